@@ -1,0 +1,217 @@
+"""Every setting and every default, once. Immutable, checked where it is made, free of heavy imports.
+
+A flag of the command line, a keyword of the Python API and a field here are one name: `--seq-len` is `seq_len`.
+A field that is None in `TrainingOptions` is chosen by `recipe` from the text, the budget and the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar, get_args
+
+from charlstm.cells import GATES, STATES
+from charlstm.errors import UsageError
+
+Cell = Literal["lstm", "peephole", "coupled", "gru", "rnn"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "int8"]
+
+MAX_LAYERS = 64
+MAX_HIDDEN = 65_536
+MAX_VOCABULARY = 1_114_112  # all code points of Unicode
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a model: all that is needed to know the names and shapes of its weights.
+
+    Raises:
+        UsageError: a size out of its range, naming the field, what was given and what is allowed.
+    """
+
+    vocab_size: int
+    hidden: int
+    layers: int = 1
+    embedding: int = 128
+    cell: Cell = "lstm"
+
+    def __post_init__(self) -> None:
+        _whole("vocab_size", self.vocab_size, 1, MAX_VOCABULARY)
+        _whole("hidden", self.hidden, 1, MAX_HIDDEN)
+        _whole("layers", self.layers, 1, MAX_LAYERS)
+        _whole("embedding", self.embedding, 1, MAX_HIDDEN)
+        _one_of("cell", self.cell, get_args(Cell))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of every weight; names as in `torch.nn.LSTM` below `recurrence.`."""
+        gates = len(GATES[self.cell]) * self.hidden
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab_size, self.embedding)}
+        for layer in range(self.layers):
+            inputs = self.embedding if layer == 0 else self.hidden
+            shapes[f"recurrence.weight_ih_l{layer}"] = (gates, inputs)
+            shapes[f"recurrence.weight_hh_l{layer}"] = (gates, self.hidden)
+            shapes[f"recurrence.bias_ih_l{layer}"] = (gates,)
+            shapes[f"recurrence.bias_hh_l{layer}"] = (gates,)
+            if self.cell == "peephole":
+                shapes[f"recurrence.peephole_l{layer}"] = (3, self.hidden)
+        shapes["projection.weight"] = (self.vocab_size, self.hidden)
+        shapes["projection.bias"] = (self.vocab_size,)
+        return shapes
+
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
+    def state_shape(self, batch: int) -> tuple[int, int, int, int]:
+        """(L, S, B, H): S = 2 for the cells with h and c, in that order, else 1."""
+        return self.layers, len(STATES[self.cell]), batch, self.hidden
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a user may say about a training; None leaves the choice to `recipe.choose`."""
+
+    cell: Cell = "lstm"
+    hidden: int | None = None
+    layers: int | None = None
+    embedding: int | None = None
+    dropout: float | None = None  # on the output of every layer
+    forget_bias: float = 1.0
+    epochs: float | None = None  # at most one of the three budgets
+    steps: int | None = None
+    seconds: float | None = None
+    batch_size: int | None = None  # parallel streams over the text
+    seq_len: int | None = None  # truncated backpropagation through so many characters
+    lr: float | None = None  # at its peak; warms up to it and decays linearly to zero
+    warmup: float = 0.02  # share of the budget
+    weight_decay: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.99
+    clip: float = 1.0  # global norm of the gradient
+    reset: float = 0.01  # chance that a stream's carried state is dropped at a window
+    valid_share: float = 0.1  # the last part of the text, held out
+    validations: int = 20  # how many times in a run the validation part is scored
+    sample_chars: int = 160  # shown at each validation; 0 shows none
+    device: Device = "auto"
+    threads: int | None = None  # None: what torch takes, one a core
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        _one_of("cell", self.cell, get_args(Cell))
+        _one_of("device", self.device, get_args(Device))
+        _whole("hidden", self.hidden, 1, MAX_HIDDEN)
+        _whole("layers", self.layers, 1, MAX_LAYERS)
+        _whole("embedding", self.embedding, 1, MAX_HIDDEN)
+        _whole("steps", self.steps, 1, 2**53)
+        _whole("batch_size", self.batch_size, 1, 2**20)
+        _whole("seq_len", self.seq_len, 1, 2**20)
+        _whole("validations", self.validations, 1, 10_000)
+        _whole("sample_chars", self.sample_chars, 0, 100_000)
+        _whole("threads", self.threads, 1, 4096)
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        _real("dropout", self.dropout, 0, 0.95)
+        _real("forget_bias", self.forget_bias, -100, 100)
+        _real("epochs", self.epochs, 1e-9, 1e9)
+        _real("seconds", self.seconds, 1e-3, 1e9)
+        _real("lr", self.lr, 0, 1e30)
+        _real("warmup", self.warmup, 0, 1)
+        _real("weight_decay", self.weight_decay, 0, 1e6)
+        _real("beta1", self.beta1, 0, 0.999999)
+        _real("beta2", self.beta2, 0, 0.999999)
+        _real("clip", self.clip, 1e-9, 1e9)
+        _real("reset", self.reset, 0, 1)
+        _real("valid_share", self.valid_share, 0.001, 0.9)
+        if sum(budget is not None for budget in (self.epochs, self.steps, self.seconds)) > 1:
+            raise UsageError("a run has one budget: give only one of --epochs, --steps and --time")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How text is drawn.
+
+    Raises:
+        UsageError: a temperature that is negative or not finite, or another value out of its range.
+    """
+
+    temperature: float = 0.8  # 0 is greedy
+    length: int = 1000  # characters; 0 is without end
+    prime: str = ""  # text that the model reads first; not printed
+    seed: int | None = None  # None draws a fresh one
+    count: int = 1  # how many texts
+
+    def __post_init__(self) -> None:
+        _real("temp", self.temperature, 0, math.inf)
+        if math.isinf(self.temperature):
+            raise UsageError("--temp must be a finite number of at least 0, not inf")
+        _whole("length", self.length, 0, 2**53)
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        _whole("count", self.count, 1, 1_000_000)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in '90s', '3m', '1h', '1h30m' or a bare number of seconds.
+
+    Raises:
+        UsageError: anything else, and a duration of nothing.
+    """
+    match = re.fullmatch(r"\s*(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?\s*", text)
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total > 0:
+        raise UsageError(f"--time wants a duration such as 90s, 3m or 1h30m, not {text!r}")
+    return total
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """The fields of a config dataclass, ready for JSON."""
+    return asdict(config)
+
+
+def from_json(kind: type[_T], values: object) -> _T:
+    """The config of `kind` with these values: every field there, none besides, each of its type and range.
+
+    Raises:
+        UsageError: a field that is missing, unknown or out of range. Whoever reads a foreign file turns it into its own error.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{kind.__name__} wants an object, found {type(values).__name__}")
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    if missing := [name for name in names if name not in values]:
+        raise UsageError(f"{kind.__name__} lacks {', '.join(missing)}")
+    if unknown := [ascii(name) for name in values if name not in names]:
+        raise UsageError(f"{kind.__name__} has no field {', '.join(unknown)[:200]}")
+    return kind(**values)
+
+
+def flag(name: str) -> str:
+    """The option a field is known by: 'seq_len' → '--seq-len'."""
+    return "--" + name.replace("_", "-")
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UsageError(f"{flag(name)} must be a whole number from {low} to {high}, not {_show(value)}")
+
+
+def _real(name: str, value: object, low: float, high: float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        bounds = f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise UsageError(f"{flag(name)} must be a number {bounds}, not {_show(value)}")
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{flag(name)} must be one of {', '.join(allowed)}, not {_show(value)}")
+
+
+def _show(value: object) -> str:
+    return ascii(value)[:60]
