@@ -1,0 +1,80 @@
+"""The network: embedding → L recurrent layers → projection over the vocabulary; and how it starts.
+
+Letters: B batch, T time, V vocabulary, E embedding, H hidden, L layers, S states (h, or h and c). Time comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from charlstm.cells import GATES
+from charlstm.config import ModelConfig
+from charlstm.recurrence import Recurrence
+
+
+class Network(nn.Module):
+    """A character-level language model, ready to train.
+
+    Its parameters have the names and shapes of `ModelConfig.shapes`, so `state_dict` is what a checkpoint holds.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding)
+        self.recurrence = Recurrence(config)
+        self.projection = nn.Linear(config.hidden, config.vocab_size)
+
+    def forward(
+        self, ids: Tensor, state: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (T, B, V) after each symbol, and the state after the last.
+
+        Args:
+            ids: (T, B), int64.
+            state: (L, S, B, H); zeros for a fresh start.
+            dropout: share of each layer's output that is dropped, scaled so that the mean stays; 0 when not training.
+            generator: where dropout takes its random numbers.
+        """
+        outputs, state = self.recurrence(self.embedding.weight, ids, state, dropout, generator)
+        return self.projection(outputs), state
+
+    def zero_state(self, batch: int) -> Tensor:
+        """(L, S, B, H) of zeros, where the model's weights are."""
+        return torch.zeros(self.config.state_shape(batch), device=self.embedding.weight.device)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator, forget_bias: float) -> None:
+        """Draw fresh weights.
+
+        Recurrent blocks are orthogonal (Saxe et al. 2014), input blocks and the projection have the variance that keeps
+        their outputs' (Glorot & Bengio 2010), the forget gate starts open (Jozefowicz et al. 2015), and the update gate of
+        the GRU, which keeps the old state where it is near one, is given the same start.
+        """
+        gates = GATES[self.config.cell]
+        keep = {"lstm": "f", "peephole": "f", "coupled": "f", "gru": "z"}.get(self.config.cell)
+        nn.init.normal_(self.embedding.weight, generator=generator)
+        for name, parameter in self.recurrence.named_parameters():
+            if name.startswith("weight_hh"):
+                for block in parameter.chunk(len(gates)):
+                    nn.init.orthogonal_(block, generator=generator)
+            elif name.startswith("weight_ih"):
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
+            else:
+                nn.init.zeros_(parameter)
+                if name.startswith("bias_ih") and keep is not None:
+                    parameter.chunk(len(gates))[gates.index(keep)].fill_(forget_bias)
+        nn.init.normal_(self.projection.weight, std=self.config.hidden**-0.5, generator=generator)
+        nn.init.zeros_(self.projection.bias)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """A float32 copy of every weight, as a checkpoint and the engine want them."""
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Take these weights; names and shapes must be those of `ModelConfig.shapes`."""
+        self.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
