@@ -1,0 +1,166 @@
+"""Symbols and their ids: the distinct code points of a text, in sorted order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from charlstm import terminal
+from charlstm.config import MAX_VOCABULARY
+from charlstm.errors import CorpusError, UnknownSymbols
+
+_BLOCK = 1 << 18  # characters worked on at a time: what numpy needs for its indices (8 bytes each) stays in the cache
+_SURROGATES = range(0xD800, 0xE000)
+
+
+class Vocabulary:
+    """Immutable: symbol ↔ id, where the id is the symbol's rank by code point.
+
+    Args:
+        symbols: distinct code points in ascending order, without surrogates.
+
+    Raises:
+        ValueError: anything else.
+    """
+
+    __slots__ = ("_codes", "_symbols", "_table")
+
+    def __init__(self, symbols: str) -> None:
+        codes = code_points(symbols)
+        if not 1 <= len(codes) <= MAX_VOCABULARY:
+            raise ValueError(f"a vocabulary has from 1 to {MAX_VOCABULARY} symbols, not {len(codes)}")
+        if not np.all(codes[1:] > codes[:-1]):
+            raise ValueError("the vocabulary's symbols are not distinct and in ascending order")
+        if np.any((codes >= _SURROGATES.start) & (codes < _SURROGATES.stop)):
+            raise ValueError("the vocabulary holds a surrogate, which is not a character")
+        self._symbols = symbols
+        self._codes = codes
+        # Code point → id; len(self) stands for "unknown", also in the last entry, for all that lies beyond it.
+        self._table = np.full(int(codes[-1]) + 2, len(codes), dtype=_smallest(len(codes)))
+        self._table[codes] = np.arange(len(codes))
+
+    @classmethod
+    def of(cls, text: str | np.ndarray[Any, Any]) -> Vocabulary:
+        """The vocabulary of a text, given as such or as an array of code points.
+
+        Raises:
+            CorpusError: an empty text, or one with a lone surrogate.
+        """
+        seen = np.zeros(MAX_VOCABULARY, dtype=bool)
+        if isinstance(text, str):
+            for _, codes in _blocks(text):
+                seen[codes] = True
+        else:
+            seen[text] = True
+        return cls.of_seen(seen)
+
+    @classmethod
+    def of_seen(cls, seen: np.ndarray[Any, Any]) -> Vocabulary:
+        """The vocabulary of the code points c for which `seen[c]` is true; `seen` is (1114112,) bool.
+
+        Raises:
+            CorpusError: none is, or a surrogate.
+        """
+        if np.any(seen[_SURROGATES.start : _SURROGATES.stop]):
+            raise CorpusError("the text holds a lone surrogate, which is no character; decode its bytes again")
+        codes = np.flatnonzero(seen).astype("<u4")
+        if not len(codes):
+            raise CorpusError("the text is empty; there is nothing to learn from")
+        return cls(codes.tobytes().decode("utf-32-le"))
+
+    @property
+    def symbols(self) -> str:
+        """All symbols; `symbols[k]` has the id k."""
+        return self._symbols
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned type that holds every id."""
+        return _smallest(len(self) - 1)
+
+    def __len__(self) -> int:
+        return len(self._symbols)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self._symbols == other._symbols
+
+    def __hash__(self) -> int:
+        return hash(self._symbols)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} symbols)"
+
+    def encode(self, text: str) -> np.ndarray[Any, Any]:
+        """The ids of a text, (len(text),) in `dtype`. Needs one id a character and half a dozen megabytes besides.
+
+        Raises:
+            UnknownSymbols: characters that are not in the vocabulary, each named with how often it occurs.
+        """
+        ids = np.empty(len(text), dtype=self.dtype)
+        unknown: dict[int, int] = {}
+        for start, codes in _blocks(text):
+            block = self._table[np.minimum(codes, len(self._table) - 1)]
+            if block.max() == len(self):
+                for code, count in zip(*np.unique(codes[block == len(self)], return_counts=True), strict=True):
+                    unknown[int(code)] = unknown.get(int(code), 0) + int(count)
+            ids[start : start + len(block)] = block
+        if unknown:
+            raise UnknownSymbols(_name(unknown))
+        return ids
+
+    def decode(self, ids: Any) -> str:
+        """The text of a sequence of ids: `decode(encode(text)) == text`.
+
+        Raises:
+            ValueError: an id that the vocabulary does not have.
+        """
+        array = np.asarray(ids)
+        if not array.size:
+            return ""
+        if array.min() < 0 or array.max() >= len(self):
+            raise ValueError(f"ids must lie from 0 to {len(self) - 1}, not {array.min()} to {array.max()}")
+        return str(self._codes[array.ravel()].tobytes(), "utf-32-le")
+
+    def to_json(self) -> dict[str, Any]:
+        """For a checkpoint's metadata."""
+        return {"kind": "code points", "symbols": self._symbols}
+
+    @classmethod
+    def from_json(cls, values: object) -> Vocabulary:
+        """What `to_json` gave.
+
+        Raises:
+            ValueError: anything else.
+        """
+        if not isinstance(values, dict) or set(values) != {"kind", "symbols"}:
+            raise ValueError("a vocabulary must be an object with kind and symbols")
+        if values["kind"] != "code points":
+            kind = terminal.escape(str(values["kind"]))[:40]
+            raise ValueError(f"a vocabulary of {kind} is not known to this charlstm")
+        if not isinstance(values["symbols"], str):
+            raise ValueError("a vocabulary's symbols must be one string")
+        return cls(values["symbols"])
+
+
+def code_points(text: str) -> np.ndarray[Any, Any]:
+    """The code points of a text, (len(text),) uint32, read-only."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _blocks(text: str) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    for start in range(0, len(text), _BLOCK):
+        yield start, code_points(text[start : start + _BLOCK])
+
+
+def _smallest(largest: int) -> np.dtype[Any]:
+    return np.min_scalar_type(largest)
+
+
+def _name(unknown: dict[int, int]) -> str:
+    often = sorted(unknown, key=lambda code: (-unknown[code], code))
+    listed = ", ".join(f"'{terminal.escape(chr(code))}' × {unknown[code]}" for code in often[:10])
+    more = f" and {len(often) - 10} more" if len(often) > 10 else ""
+    some = "1 character is" if len(often) == 1 else f"{len(often)} different characters are"
+    return f"{some} not in the model's vocabulary: {listed}{more}"
