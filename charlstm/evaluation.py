@@ -1,0 +1,94 @@
+"""How well a model foresees a text: the mean surprise of its N − 1 transitions, each counted exactly once.
+
+The first symbol has nothing before it and is only read. Two protocols, and the result names its own:
+
+    exact     one stream: the state is carried from the first symbol to the last.
+    streams   the text is cut into parts that run side by side as one batch, which is several times faster. Each part
+              but the first begins cold and reads the symbols before its cut, unscored, until its state has warmed up.
+
+How a text is cut depends on its length alone, so that a figure is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlstm.engine import Engine
+from charlstm.errors import CorpusError
+
+STREAMS = 64
+WARM_UP = 512  # symbols read before a part is scored
+CHUNK = 64  # symbols of each stream between two chances for Ctrl-C
+
+
+@dataclass(frozen=True)
+class Score:
+    """What `evaluate` found. One surprise in three units: bits = nats / ln 2, perplexity = e^nats."""
+
+    chars: int
+    transitions: int  # scored: chars − 1
+    nats_per_char: float
+    bits_per_char: float
+    perplexity: float
+    protocol: str
+
+
+def evaluate(
+    engine: Engine, ids: NDArray[np.integer], *, exact: bool = False, streams: int = STREAMS, warm_up: int = WARM_UP
+) -> Score:
+    """Score a text.
+
+    Args:
+        ids: (N,), the text's symbols.
+        exact: one stream; else at most `streams`, each warmed up on `warm_up` symbols, and fewer for a text so short
+            that warming up would cost more than a quarter of it.
+
+    Raises:
+        CorpusError: fewer than two symbols: there is no transition to score.
+    """
+    transitions = len(ids) - 1
+    if transitions < 1:
+        raise CorpusError(f"a text of {len(ids)} characters has no transition to score; at least 2 are needed")
+    count = 1 if exact else max(1, min(streams, transitions // (4 * max(warm_up, 1))))
+    if count == 1:
+        nats = _run(engine, ids[:, None], engine.zero_state(), transitions)
+        return _score(len(ids), float(nats[0]), "exact: one stream, state carried over the whole text")
+    part = -(-transitions // count)  # part k scores the transitions into symbols k·part + 1 … (k + 1)·part
+    count = -(-transitions // part)
+    cuts = np.arange(count) * part
+    state = np.zeros(engine.config.state_shape(count), np.float32)
+    if warm_up:
+        before = ids[cuts[1:] + np.arange(-warm_up, 0)[:, None]]  # (warm_up, streams but the first)
+        state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
+    places = np.minimum(cuts + np.arange(part + 1)[:, None], len(ids) - 1)  # the last part may be shorter
+    nats = _run(engine, ids[places], state, part, last=transitions - int(cuts[-1]))
+    return _score(len(ids), float(nats.sum()), f"{count} streams, each warmed up on {warm_up} characters")
+
+
+def _run(
+    engine: Engine, ids: NDArray[np.integer], state: NDArray[np.float32], length: int, last: int | None = None
+) -> NDArray[np.float64]:
+    """Sum of nats (B,) over `length` transitions of each stream; of the last stream only the first `last`."""
+    total = np.zeros(ids.shape[1])
+    for t in range(0, length, CHUNK):
+        nats, state = engine.score(ids[t : min(t + CHUNK, length) + 1], state)
+        total += nats.sum(axis=0)
+        if last is not None:
+            total[-1] -= nats[max(0, last - t) :, -1].sum()
+    return total
+
+
+def _score(chars: int, nats: float, protocol: str) -> Score:
+    nats_per_char = nats / (chars - 1)
+    return Score(
+        chars=chars,
+        transitions=chars - 1,
+        nats_per_char=nats_per_char,
+        bits_per_char=nats_per_char / math.log(2),
+        perplexity=math.exp(min(nats_per_char, 700.0)),
+        protocol=protocol,
+    )

@@ -1,0 +1,235 @@
+"""A trained model in a program: `charlstm.load` and what it returns. What the commands `sample` and `eval` call.
+
+model = charlstm.load()                                  # the newest run's best checkpoint
+print(model.sample("Once upon", length=300, temperature=0.7, seed=1))
+print(model.evaluate("Once upon a time").bits_per_char)
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlstm import atomicfile, checkpoint, corpus, evaluation, sampling, terminal
+from charlstm.config import ModelConfig, Precision, SamplingConfig
+from charlstm.engine import Engine
+from charlstm.errors import CheckpointError, CorpusError
+from charlstm.evaluation import Score
+from charlstm.sampling import Context
+from charlstm.vocab import Vocabulary
+
+STATE_MAGIC = b"charlstm-state-1"
+STATE_HEADER = struct.Struct(
+    "<16s32sqqq"
+)  # magic, digest of the model, last, drawn, seed; then the state; then a sha256
+
+
+def load(path: str | Path | None = None, *, precision: Precision = "auto", threads: int | None = None) -> Model:
+    """Open a trained model.
+
+    Args:
+        path: a checkpoint, or a run's folder; None is the newest run under `checkpoints/`.
+        precision: 'fp32' is exact. 'int8' reads a quarter of the bytes. 'auto' samples in int8 where that is faster,
+            and evaluates in fp32.
+        threads: at most so many; None chooses. No result depends on it.
+
+    Raises:
+        CheckpointError: no such file, or one that is not a whole and trustworthy checkpoint.
+    """
+    file = checkpoint.resolve(path)
+    found = checkpoint.load(file)
+    return Model(found.model, found.vocabulary, found.weights, found.facts, file, precision, threads)
+
+
+class Model:
+    """A trained model: its vocabulary, its weights, what is known of its training, and what it can do.
+
+    It remembers nothing between calls; where a text stands is a `Context` that goes in and comes out.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocabulary: Vocabulary,
+        weights: Mapping[str, NDArray[np.float32]],
+        facts: Mapping[str, Any] | None = None,
+        path: Path | None = None,
+        precision: Precision = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.weights = weights
+        self.facts = dict(facts or {})
+        self.path = path
+        self._precision: Precision = precision
+        self._threads = threads
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """What draws text, in the precision asked for."""
+        return Engine(self.config, self.weights, precision=self._precision, threads=self._threads)
+
+    @functools.cached_property
+    def scorer(self) -> Engine:
+        """What evaluates: fp32, so that figures are the model's own, unless int8 was asked for by name."""
+        if self._precision == "int8" or self.engine.precision == "fp32":
+            return self.engine
+        return Engine(self.config, self.weights, precision="fp32", threads=self._threads)
+
+    def sample(
+        self,
+        prime: str = "",
+        length: int = 1000,
+        *,
+        temperature: float = SamplingConfig.temperature,
+        seed: int | None = None,
+        context: Context | None = None,
+    ) -> str:
+        """Draw a text of `length` characters that goes on from `prime`, which is not part of it.
+
+        Args:
+            temperature: 0 takes the likeliest character each time.
+            seed: the same seed gives the same text; None draws a fresh one.
+            context: where `prime` goes on; None begins a text.
+
+        Raises:
+            UnknownSymbols: the prime has characters that are not in the vocabulary.
+            UsageError: a setting out of its range.
+        """
+        if length == 0:
+            return ""
+        return "".join(self.stream(prime, length, temperature=temperature, seed=seed, context=context))
+
+    def stream(
+        self,
+        prime: str = "",
+        length: int = 0,
+        *,
+        temperature: float = SamplingConfig.temperature,
+        seed: int | None = None,
+        context: Context | None = None,
+    ) -> sampling.Stream:
+        """As `sample`, piece by piece as it is drawn; a length of 0 goes on for ever. `.context` is where it stands."""
+        config = SamplingConfig(temperature=temperature, length=length, prime=prime, seed=seed)
+        return sampling.Stream(self.engine, self.vocabulary, config, context)
+
+    def samples(
+        self,
+        count: int,
+        prime: str = "",
+        length: int = 1000,
+        *,
+        temperature: float = SamplingConfig.temperature,
+        seed: int | None = None,
+        context: Context | None = None,
+    ) -> Iterator[str]:
+        """`count` texts drawn side by side, for a fraction of the cost of one after the other."""
+        config = SamplingConfig(temperature=temperature, length=length, prime=prime, seed=seed, count=count)
+        return sampling.texts(self.engine, self.vocabulary, config, context)
+
+    def read(self, text: str, context: Context | None = None) -> Context:
+        """The context after `text`, read after `context`, or from the beginning.
+
+        Raises:
+            UnknownSymbols: the text has characters that are not in the vocabulary.
+        """
+        return sampling.read(self.engine, self.vocabulary, text, context)
+
+    def evaluate(self, text: str | None = None, *, exact: bool = False) -> Score:
+        """The mean surprise at the N − 1 transitions of a text; without one, of the validation part of its corpus.
+
+        Args:
+            exact: as one stream; else as parts side by side, each warmed up on the characters before it.
+
+        Raises:
+            UnknownSymbols: the text has characters that are not in the vocabulary.
+            CorpusError: fewer than two characters; without a text: the corpus is not there or not the same.
+        """
+        ids = self.validation_part() if text is None else self.vocabulary.encode(text)
+        return evaluation.evaluate(self.scorer, ids, exact=exact)
+
+    def int8_cost(self, text: str | None = None) -> float:
+        """Bits per character that int8 adds on a text; without one, on the validation part of its corpus.
+
+        Raises:
+            UsageError: this installation has no native engine, and so no int8.
+        """
+        ids = self.validation_part() if text is None else self.vocabulary.encode(text)
+        exact, rounded = (
+            evaluation.evaluate(Engine(self.config, self.weights, precision=p, threads=self._threads), ids)
+            for p in ("fp32", "int8")
+        )
+        return rounded.bits_per_char - exact.bits_per_char
+
+    def validation_part(self) -> NDArray[np.integer]:
+        """The symbols of the last share of the corpus, which training held out.
+
+        Raises:
+            CorpusError: the checkpoint does not name its corpus, or that is not there or has changed since.
+        """
+        known = self.facts.get("corpus", {})
+        names = known.get("names", [])
+        if not names or "-" in names:
+            raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
+        text = corpus.read(names)
+        if text.sha256 != known["sha256"]:
+            raise CorpusError(
+                f"{text.names[0]} is not the text that the model was trained on; give the text to evaluate"
+            )
+        return text.split(float(known["valid_share"]))[1]
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """sha256 of the model: its config, its vocabulary and its weights."""
+        digest = hashlib.sha256(json.dumps([asdict(self.config), self.vocabulary.symbols]).encode())
+        for name in sorted(self.weights):
+            digest.update(np.ascontiguousarray(self.weights[name]).data)
+        return digest.digest()
+
+    def save_state(self, path: str | Path, context: Context) -> None:
+        """Write where a text stands to a small file, for `load_state` in another process or on another day.
+
+        Raises:
+            OSError: it could not be written; a file that was there is untouched.
+        """
+        seed = -1 if context.seed is None else context.seed
+        data = STATE_HEADER.pack(STATE_MAGIC, self.digest, context.last, context.drawn, seed)
+        data += np.ascontiguousarray(context.state, "<f4").tobytes()
+        atomicfile.replace(Path(path), [data, hashlib.sha256(data).digest()])
+
+    def load_state(self, path: str | Path) -> Context:
+        """What `save_state` wrote.
+
+        Raises:
+            CheckpointError: not such a file, a damaged one, or one of another model.
+        """
+        name = terminal.escape(str(path))
+        shape = self.config.state_shape(1)
+        size = STATE_HEADER.size + 4 * math.prod(shape)
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(size + 32 + 1)
+        except OSError as error:
+            raise CheckpointError(f"cannot read the state {name}: {error.strerror}") from error
+        if not data.startswith(STATE_MAGIC):
+            raise CheckpointError(f"{name} is not a state that charlstm saved")
+        if len(data) != size + 32 or data[len(STATE_MAGIC) : len(STATE_MAGIC) + 32] != self.digest:
+            raise CheckpointError(f"{name} is the state of another model, or cut short")
+        if hashlib.sha256(data[:size]).digest() != data[size:]:
+            raise CheckpointError(f"the state {name} is damaged: its checksum is wrong")
+        _, _, last, drawn, seed = STATE_HEADER.unpack_from(data)
+        state = np.frombuffer(data[STATE_HEADER.size : size], "<f4").astype(np.float32).reshape(shape)
+        if not (0 <= last < self.config.vocab_size and drawn >= 0 and seed >= -1 and np.isfinite(state).all()):
+            raise CheckpointError(f"the state {name} holds values that no model can reach")
+        return Context(state, last, drawn, None if seed == -1 else seed)
