@@ -30,8 +30,8 @@ def replace(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     the umask. Temporaries that dead processes left beside the same file are removed.
 
     Raises:
-        OSError: nothing was changed and no temporary is left. One exception: where the last call, the folder's
-            fsync, fails, the new content is in place and it is only not certain to survive a loss of power.
+        OSError: nothing was changed and no temporary is left. With one exception: where the folder's fsync, the last
+            step, fails, the new content is in place and may not survive a loss of power.
     """
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
@@ -136,7 +136,7 @@ class FolderLock:
         try:
             _lock(fd, str(self._path))
             os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0) if hasattr(os, "pwrite") else os.write(fd, b"%d\n" % os.getpid())
+            os.write(fd, b"%d\n" % os.getpid())
         except BaseException:
             os.close(fd)
             raise

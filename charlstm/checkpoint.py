@@ -136,11 +136,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise ValueError(f"the metadata takes {len(text)} bytes; a checkpoint's may take {MAX_HEADER}")
-    chunks: list[bytes | memoryview] = [
-        len(text).to_bytes(8, "little"),
-        text,
-        *(_bytes(tensors[name]) for name in entries),
-    ]
+    chunks = [memoryview(len(text).to_bytes(8, "little") + text), *(_bytes(tensors[name]) for name in entries)]
     try:
         atomicfile.replace(Path(path), chunks)
     except OSError as error:
@@ -160,6 +156,8 @@ def load(path: str | Path, *, training: bool = False, allow_nonfinite: bool = Fa
     with _open(path) as file:
         try:
             checkpoint = _load(file, training)
+        except RecursionError:
+            raise CheckpointError(f"{_show(path)} has a header that is nested too deep") from None
         except OSError as error:
             raise CheckpointError(f"{_show(path)} cannot be read: {error.strerror or error}") from error
         except _Bad as bad:
@@ -186,12 +184,13 @@ def newest_run(root: str | Path = ROOT, prefer: Literal["best", "last"] = "best"
         CheckpointError: there is no run.
     """
     runs: list[tuple[int, Path]] = []
-    if os.path.isdir(root):
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if found := _in_folder(entry.path, prefer):
-                    saved = max(os.stat(file).st_mtime_ns for file in _candidates(entry.path))
-                    runs.append((saved, found))
+    try:
+        folders = [Path(root, name) for name in os.listdir(root)] if os.path.isdir(root) else []
+        for folder in folders:
+            if found := _in_folder(folder, prefer):
+                runs.append((max(file.stat().st_mtime_ns for file in _candidates(folder)), found))
+    except OSError as error:
+        raise CheckpointError(f"{_show(root)} cannot be searched for runs: {error.strerror or error}") from error
     if not runs:
         raise CheckpointError(f"no trained model in {_show(root)}; train one first: charlstm train TEXT")
     return max(runs)[1]
@@ -298,9 +297,9 @@ def _parse(text: str, what: str) -> dict[str, Any]:
     if sum(map(text.count, ",:[{")) > MAX_VALUES:
         raise _Bad(f"has a {what} of more than {MAX_VALUES} values")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        raise _Bad(f"has a {what} that is nested too deep") from None
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_int=_whole, parse_float=_real, parse_constant=_no_constant
+        )
     except ValueError as error:
         raise _Bad(f"has a {what} that is not JSON ({escape(str(error))[:80]})") from error
     if not isinstance(value, dict):
@@ -313,6 +312,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         raise ValueError("an object has two entries of one name")
     return values
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 100:  # int() takes time by the square of their number, and 128 bits are the most that is ours
+        raise ValueError("a number of more than 100 digits")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    if math.isinf(value := float(digits)):
+        raise ValueError("a number beyond the range of double precision")
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -365,13 +376,11 @@ def _is_counts(value: object) -> bool:
 def _facts(document: str) -> dict[str, Any]:
     facts = _parse(document, "metadata entry 'charlstm'")
     version = facts.get("format_version")
-    if type(version) is not int or version < 1:
+    if type(version) is not int:
         raise _Bad("has no format version in its metadata")
-    if version > FORMAT_VERSION:
-        raise _Bad(
-            f"has format version {_show(version)}, and charlstm {__version__} reads {FORMAT_VERSION};"
-            " update charlstm: pip install -U charlstm"
-        )
+    if version != FORMAT_VERSION:
+        advice = "; a newer charlstm reads it: pip install -U charlstm" if version > FORMAT_VERSION else ""
+        raise _Bad(f"has format version {_show(version)}, and charlstm {__version__} reads {FORMAT_VERSION}{advice}")
     wanted = {"format_version", "model", "vocabulary", "step", "training", "facts"}
     if facts.keys() != wanted:
         names = ", ".join(_show(name) for name in sorted(facts.keys() ^ wanted)[:5])
@@ -391,8 +400,6 @@ def _model(facts: dict[str, Any]) -> tuple[ModelConfig, Vocabulary]:
         model = config.from_json(ModelConfig, values)
     except UsageError as error:
         raise _Bad(f"describes an impossible model: {escape(str(error))}") from error
-    except RecursionError:
-        raise _Bad("describes an impossible model: nested too deep") from None
     try:
         vocabulary = Vocabulary.from_json(facts["vocabulary"])
     except ValueError as error:

@@ -242,8 +242,10 @@ def _undecodable(path: str, encoding: str, error: UnicodeError, offset: int, lin
     byte = error.object[error.start]
     where = offset + error.start
     line = lines + error.object[: error.start].count(b"\n") + 1
-    utf16 = where == 0 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    hint = "utf-16" if utf16 else "latin-1"
+    start = bytes(error.object[:4]) if where == 0 else b""
+    hint = "latin-1"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        hint = "utf-32" if start == codecs.BOM_UTF32_LE else "utf-16"
     return (
         f"{_name(path)}: byte 0x{byte:02x} at offset {where} (line {line}) is not {encoding.upper()};"
         f" name the text's encoding, such as --encoding {hint}, or repair it"
@@ -292,7 +294,7 @@ def _expanded(blocks: Iterator[bytes], path: str) -> Iterator[bytes]:
         while block:
             if piece := member.decompress(block, BLOCK_BYTES):
                 yield piece
-            block = member.unused_data.lstrip(b"\0") if member.eof else member.unconsumed_tail
+            block = member.unused_data if member.eof else member.unconsumed_tail
             block = block or next(blocks, b"")
             if member.eof and block:  # files joined after they were compressed
                 member = zlib.decompressobj(wbits=31)

@@ -42,18 +42,15 @@ class Vocabulary:
         self._table[codes] = np.arange(len(codes))
 
     @classmethod
-    def of(cls, text: str | np.ndarray[Any, Any]) -> Vocabulary:
-        """The vocabulary of a text, given as such or as an array of code points.
+    def of(cls, text: str) -> Vocabulary:
+        """The vocabulary of a text.
 
         Raises:
             CorpusError: an empty text, or one with a lone surrogate.
         """
         seen = np.zeros(MAX_VOCABULARY, dtype=bool)
-        if isinstance(text, str):
-            for _, codes in _blocks(text):
-                seen[codes] = True
-        else:
-            seen[text] = True
+        for _, codes in _blocks(text):
+            seen[codes] = True
         return cls.of_seen(seen)
 
     @classmethod
