@@ -1,36 +1,61 @@
-"""Layers over time, for training. One choice of path, in one place: `Recurrence.path`.
+"""Layers over time, for training. One choice of path, in one place: `choose_path`.
 
 | path | what runs | where |
 |---|---|---|
-| reference | `cells`, step by step, under autograd | every cell, every device; the oracle of the others |
+| reference | `cells`, step by step, under autograd | every cell and device; the oracle of the others |
+| plain | `kernels.plain`: torch operations, the gradient written out | every cell and device |
+| native | `kernels.training`: fused loops in C | every cell, on a CPU, where a compiler was found at install |
 | vendor | torch's own layer: cuDNN on a GPU, oneDNN on a CPU | lstm, gru, rnn |
+
+All of them compute the same equations on the same parameters; the tests hold each to the reference in outputs, states and
+gradients. In the plain and native paths the first layer's input product is a table with a row a symbol, embedding ·
+weight_ih.T, looked up instead of multiplied B·T times, wherever the vocabulary is smaller than the window.
 
 Letters: B batch, T time, V vocabulary, E embedding, H hidden, L layers, G gates, S states.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from charlstm import cells
 from charlstm.config import ModelConfig
+from charlstm.kernels import plain, training
 
-Path = Literal["reference", "vendor"]
+Path = Literal["reference", "plain", "native", "vendor"]
+
+
+def choose_path(cell: str, device: str) -> Path:
+    """The fastest path for this cell on this kind of device."""
+    if device == "cpu" and training.NATIVE is not None:
+        return "native"
+    return "vendor" if cell in ("lstm", "gru", "rnn") else "plain"
 
 
 class Recurrence(nn.Module):
-    """L layers of one cell; parameters named and laid out as in `torch.nn.LSTM`, so that they interchange."""
+    """L layers of one cell; parameters named and laid out as in `torch.nn.LSTM`, so that they interchange.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: cell and sizes.
+        path: None takes `choose_path` for the device of the input.
+    """
+
+    def __init__(self, config: ModelConfig, path: Path | None = None) -> None:
         super().__init__()
         self.config = config
+        self._path = path
         for name, shape in config.shapes().items():
             if name.startswith("recurrence."):
                 self.register_parameter(name.removeprefix("recurrence."), nn.Parameter(torch.zeros(shape)))
-        self.path: Path = "vendor" if config.cell in ("lstm", "gru", "rnn") else "reference"
+
+    @property
+    def path(self) -> Path:
+        """The path that computes, on the device where the parameters are."""
+        return self._path or choose_path(self.config.cell, self.weight_hh_l0.device.type)  # type: ignore[union-attr,arg-type]
 
     def weights(self, layer: int) -> cells.Weights:
         """One layer's parameters."""
@@ -38,7 +63,12 @@ class Recurrence(nn.Module):
         return cells.Weights(*(getattr(self, f"{name}_l{layer}", None) for name in names))
 
     def forward(
-        self, embedding: Tensor, ids: Tensor, state: Tensor, dropout: float, generator: torch.Generator | None
+        self,
+        embedding: Tensor,
+        ids: Tensor,
+        state: Tensor,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Outputs (T, B, H) of the last layer and the state (L, S, B, H) after the last step.
 
@@ -48,13 +78,19 @@ class Recurrence(nn.Module):
             state: (L, S, B, H).
             dropout, generator: see `model.Network.forward`.
         """
-        x = embedding[ids]
+        path, cell = self.path, self.config.cell
+        x: Tensor | None = None  # the first layer's input is embedding[ids]
         finals = []
         for layer in range(self.config.layers):
-            run = _vendor if self.path == "vendor" else _reference
-            x, final = run(self.config.cell, x, state[layer], self.weights(layer))
+            weights = self.weights(layer)
+            if path in ("plain", "native"):
+                x, final = _written_out(path, cell, x, embedding, ids, state[layer], weights)
+            else:
+                run = _vendor if path == "vendor" else _reference
+                x, final = run(cell, embedding[ids] if x is None else x, state[layer], weights)
             finals.append(final)
             x = _drop(x, dropout, generator)
+        assert x is not None
         return x, torch.stack(finals)
 
 
@@ -78,6 +114,92 @@ def _vendor(cell: str, x: Tensor, state: Tensor, weights: cells.Weights) -> tupl
     run = torch.gru if cell == "gru" else torch.rnn_tanh
     outputs, h = run(x, state, flat, True, 1, 0.0, True, False, False)
     return outputs, h
+
+
+def _written_out(
+    path: str, cell: str, x: Tensor | None, embedding: Tensor, ids: Tensor, state: Tensor, weights: cells.Weights
+) -> tuple[Tensor, Tensor]:
+    """One layer by a path whose gradient is written out; x None stands for embedding[ids]."""
+    index: Tensor | None = None
+    if x is not None:
+        source = product(path, x.flatten(0, 1), weights.weight_ih)
+    elif len(embedding) <= ids.numel():
+        source, index = product(path, embedding, weights.weight_ih), ids
+    else:
+        source = product(path, embedding[ids.flatten()], weights.weight_ih)
+    if cell == "gru":  # its n block keeps the two biases apart
+        gates = 2 * state.shape[-1]
+        both = weights.bias_ih[:gates] + weights.bias_hh[:gates]
+        bias = torch.cat((both, weights.bias_hh[gates:], weights.bias_ih[gates:]))
+    else:
+        bias = weights.bias_ih + weights.bias_hh
+    outputs, final = _Scan.apply(path, cell, ids.shape, source, index, state, weights.weight_hh, bias, weights.peephole)
+    return outputs, final
+
+
+def product(path: str, x: Tensor, weight: Tensor) -> Tensor:
+    """x (N, K) · weight (M, K).T by the path's products: what a Linear layer without bias computes."""
+    return _Product.apply(x, weight) if path == "native" else x @ weight.t()  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        assert training.NATIVE is not None
+        ctx.save_for_backward(x, weight)
+        return training.NATIVE.product(x, weight.t())
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        assert training.NATIVE is not None
+        x, weight = ctx.saved_tensors
+        d_x = training.NATIVE.product(d_y, weight) if ctx.needs_input_grad[0] else None
+        d_weight = training.NATIVE.product(d_y.t(), x) if ctx.needs_input_grad[1] else None
+        return d_x, d_weight
+
+
+class _Scan(torch.autograd.Function):
+    """A layer over T steps, from the input's part of its gates on. Shapes in `kernels.plain.forward`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        path: str,
+        cell: str,
+        shape: tuple[int, int],
+        source: Tensor,
+        index: Tensor | None,
+        state: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        peephole: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.path, ctx.cell, ctx.index, ctx.rows = path, cell, index, len(source)
+        if path == "native":
+            outputs, last, ctx.saved = training.forward(cell, shape, source, index, state, weight, bias, peephole)
+        else:
+            x = (source if index is None else source[index]).view(*shape, -1)
+            outputs, last, ctx.saved = plain.forward(cell, x, state, weight, bias, peephole)
+        return outputs, last
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
+        saved, hidden = ctx.saved, d_output.shape[-1]
+        if ctx.path == "native":
+            gradients = training.backward(ctx.cell, saved, ctx.index, ctx.rows, d_output, d_state)
+            multiply = training.NATIVE.product  # type: ignore[union-attr]
+        else:
+            gradients = plain.backward(ctx.cell, saved, d_output, d_state)
+            multiply = torch.mm
+        d_weight = multiply(gradients.gates.flatten(0, 1).t(), saved.h[:-1].view(-1, hidden))
+        d_source = gradients.source
+        if ctx.path == "plain":
+            d_source = d_source.flatten(0, 1)
+            if ctx.index is not None:
+                d_source = d_source.new_zeros(ctx.rows, d_source.shape[1]).index_add_(0, ctx.index.flatten(), d_source)
+        return None, None, None, d_source, None, gradients.state, d_weight, gradients.bias, gradients.peephole
 
 
 def _drop(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:

@@ -1,0 +1,164 @@
+"""A layer over time in plain torch operations, with its gradient written out: any device, any float type, no compiler.
+
+Against autograd through `cells` it saves the graph of a dozen nodes a step, and the gradient of the weights becomes one
+product over all steps. The names are those of recurrence.c, which does the same in fused loops.
+
+Letters: B batch, T time, V vocabulary, H hidden, G gates, S states.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs of the forward pass."""
+
+    h: Tensor  # (T + 1, B, H)
+    c: Tensor | None  # (T + 1, B, H) where the cell has one
+    gates: list[Tensor]  # T times (B, G·H), squashed
+    candidate: list[Tensor]  # T times (B, H): the GRU's weight_hn · h + b_hn
+    weight: Tensor
+    peephole: Tensor | None
+
+
+class Gradients(NamedTuple):
+    """Of the loss, with respect to what went in."""
+
+    source: Tensor  # (T, B, G·H): of the input's part of the gates
+    gates: Tensor  # (T, B, G·H): of the hidden part; the same tensor but for the GRU
+    state: Tensor  # (S, B, H)
+    bias: Tensor
+    peephole: Tensor | None
+
+
+def forward(
+    cell: str, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor, peephole: Tensor | None
+) -> tuple[Tensor, Tensor, Saved]:
+    """Outputs (T, B, H), last state (S, B, H), and what `backward` needs.
+
+    Args:
+        x: (T, B, G·H), the input's part of the gates.
+        state: (S, B, H).
+        weight: (G·H, H), recurrent.
+        bias: (G·H,), or for the GRU (4·H,): the last H belong to the input's part of n.
+        peephole: (3, H) or None.
+    """
+    size = weight.shape[0]
+    h, c = state[0], state[1] if len(state) > 1 else None
+    hs, cs, gates, candidates = [h], [c], [], []
+    transposed = weight.t().contiguous()
+    for x_t in x:
+        z = torch.addmm(bias[:size], h, transposed)
+        if cell == "gru":
+            y, h, q = _squash_gru(x_t, z, h, bias[size:])
+            candidates.append(q)
+        elif cell == "rnn":
+            y = h = torch.tanh(x_t + z)
+        else:
+            y, h, c = _SQUASH[cell](x_t + z, c, peephole)
+        hs.append(h)
+        cs.append(c)
+        gates.append(y)
+    whole_h = torch.stack(hs)
+    whole_c = torch.stack(cs) if c is not None else None  # type: ignore[arg-type]
+    last = torch.stack((h,) if c is None else (h, c))
+    return whole_h[1:], last, Saved(whole_h, whole_c, gates, candidates, weight, peephole)
+
+
+def backward(cell: str, saved: Saved, d_output: Tensor, d_state: Tensor) -> Gradients:
+    """From the gradients of the outputs (T, B, H) and of the last state (S, B, H)."""
+    h, c, gates, weight, p = saved.h, saved.c, saved.gates, saved.weight, saved.peephole
+    d_h, d_c = d_state[0], d_state[1] if len(d_state) > 1 else None
+    hidden_part: list[Tensor] = []
+    input_part: list[Tensor] = []
+    for t in reversed(range(len(gates))):
+        d_h = d_output[t] + d_h
+        if cell == "gru":
+            d_x, d_z, through = _unsquash_gru(gates[t], saved.candidate[t], h[t], d_h)
+            input_part.append(d_x)
+            d_h = torch.addmm(through, d_z, weight)
+        else:
+            if cell == "rnn":
+                d_z = d_h * (1 - gates[t] ** 2)
+            else:
+                assert c is not None
+                d_z, d_c = _UNSQUASH[cell](gates[t], c[t], c[t + 1], d_h, d_c, p)
+            d_h = torch.mm(d_z, weight)
+        hidden_part.append(d_z)
+    d_gates = torch.stack(hidden_part[::-1])
+    d_source = torch.stack(input_part[::-1]) if input_part else d_gates
+    d_bias = d_gates.sum((0, 1))
+    if cell == "gru":
+        d_bias = torch.cat((d_bias, d_source[..., -weight.shape[1] :].sum((0, 1))))
+    d_p = None
+    if cell == "peephole":
+        assert c is not None
+        d_i, d_f, _, d_o = d_gates.chunk(4, -1)
+        d_p = torch.stack([(d * seen).sum((0, 1)) for d, seen in ((d_i, c[:-1]), (d_f, c[:-1]), (d_o, c[1:]))])
+    return Gradients(d_source, d_gates, torch.stack((d_h,) if d_c is None else (d_h, d_c)), d_bias, d_p)
+
+
+def _squash_lstm(z: Tensor, c: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    i, f, g, o = z.chunk(4, -1)
+    if p is not None:
+        i, f = i + p[0] * c, f + p[1] * c
+    i, f, g = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g)
+    c = f * c + i * g
+    o = torch.sigmoid(o if p is None else o + p[2] * c)
+    return torch.cat((i, f, g, o), -1), o * torch.tanh(c), c
+
+
+def _unsquash_lstm(
+    y: Tensor, c_before: Tensor, c: Tensor, d_h: Tensor, d_c: Tensor, p: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    i, f, g, o = y.chunk(4, -1)
+    squashed = torch.tanh(c)
+    d_o = d_h * squashed * o * (1 - o)
+    d_c = d_c + d_h * o * (1 - squashed**2)
+    if p is not None:
+        d_c = d_c + d_o * p[2]
+    d_i, d_f, d_g = d_c * g * i * (1 - i), d_c * c_before * f * (1 - f), d_c * i * (1 - g**2)
+    d_before = d_c * f if p is None else d_c * f + d_i * p[0] + d_f * p[1]
+    return torch.cat((d_i, d_f, d_g, d_o), -1), d_before
+
+
+def _squash_coupled(z: Tensor, c: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    f, g, o = z.chunk(3, -1)
+    f, g, o = torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+    c = f * c + (1 - f) * g
+    return torch.cat((f, g, o), -1), o * torch.tanh(c), c
+
+
+def _unsquash_coupled(
+    y: Tensor, c_before: Tensor, c: Tensor, d_h: Tensor, d_c: Tensor, _: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    f, g, o = y.chunk(3, -1)
+    squashed = torch.tanh(c)
+    d_o = d_h * squashed * o * (1 - o)
+    d_c = d_c + d_h * o * (1 - squashed**2)
+    d_f, d_g = d_c * (c_before - g) * f * (1 - f), d_c * (1 - f) * (1 - g**2)
+    return torch.cat((d_f, d_g, d_o), -1), d_c * f
+
+
+def _squash_gru(x: Tensor, z: Tensor, h: Tensor, b_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r_x, u_x, n_x = x.chunk(3, -1)
+    r_h, u_h, q = z.chunk(3, -1)
+    r, u = torch.sigmoid(r_x + r_h), torch.sigmoid(u_x + u_h)
+    n = torch.tanh(n_x + b_n + r * q)
+    return torch.cat((r, u, n), -1), (1 - u) * n + u * h, q
+
+
+def _unsquash_gru(y: Tensor, q: Tensor, h: Tensor, d_h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r, u, n = y.chunk(3, -1)
+    d_n = d_h * (1 - u) * (1 - n**2)
+    d_u = d_h * (h - n) * u * (1 - u)
+    d_r = d_n * q * r * (1 - r)
+    return torch.cat((d_r, d_u, d_n), -1), torch.cat((d_r, d_u, d_n * r), -1), d_h * u
+
+
+_SQUASH = {"lstm": _squash_lstm, "peephole": _squash_lstm, "coupled": _squash_coupled}
+_UNSQUASH = {"lstm": _unsquash_lstm, "peephole": _unsquash_lstm, "coupled": _unsquash_coupled}

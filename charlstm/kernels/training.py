@@ -1,0 +1,199 @@
+"""The training kernels of recurrence.c, called with torch tensors on the CPU; `NATIVE` is None where they were not built.
+
+The caller owns every buffer. Tensors must be on the CPU, of one type (float32 or float64), and contiguous unless a stride is
+passed along; this module checks nothing that `recurrence` does not already guarantee.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from charlstm import kernels
+from charlstm.kernels import plain
+
+_CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
+_pointer, _long = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Product(ctypes.Structure):
+    _fields_: Sequence[tuple[str, type]] = [
+        *((name, _pointer) for name in ("a", "b", "c", "scratch")),
+        *(
+            (name, _long)
+            for name in ("M", "N", "K", "a_row", "a_col", "b_row", "b_col", "c_row", "accumulate", "threads")
+        ),
+    ]
+
+
+class _Scan(ctypes.Structure):
+    """One layer over T steps: `struct scan` of recurrence.c, where each field is explained."""
+
+    _fields_: Sequence[tuple[str, type]] = [
+        *((name, _long) for name in ("cell", "threads", "T", "B", "H")),
+        *(
+            (name, _pointer)
+            for name in ("source", "index", "weight", "bias", "peephole", "h", "c", "gates", "candidate")
+        ),
+        *((name, _pointer) for name in ("packed", "d_output", "d_h", "d_c", "d_bias", "d_peephole", "d_source")),
+    ]
+
+
+class Native:
+    """The library, at one of its instruction sets (counted from the plainest; -1 is the best that runs here)."""
+
+    def __init__(self, library: ctypes.CDLL, variant: int = -1) -> None:
+        library.charlstm_variant_name.restype = ctypes.c_char_p
+        library.charlstm_product_scratch.restype = _long
+        library.charlstm_scan_scratch.restype = _long
+        library.charlstm_scan_scratch.argtypes = [ctypes.c_int, ctypes.c_int, _long, _long]
+        for name in ("product", "forward", "backward"):
+            call = getattr(library, f"charlstm_{name}")
+            call.argtypes, call.restype = [_pointer, ctypes.c_int, ctypes.c_int, _pointer], None
+        self._library = library
+        self.variants: int = library.charlstm_variants()
+        self.variant = range(self.variants)[variant]
+        self.name: str = library.charlstm_variant_name(self.variant).decode()
+        self._product_scratch: int = library.charlstm_product_scratch()
+
+    def product(self, a: Tensor, b: Tensor, out: Tensor | None = None, *, add: bool = False) -> Tensor:
+        """a (M, K) · b (K, N), of any strides, into `out` (M, N) with unit stride along its rows; `add` adds to it."""
+        (M, K), N = a.shape, b.shape[1]
+        if out is None:
+            out = a.new_empty(M, N)
+        threads = torch.get_num_threads() if M * N * K > 100_000 else 1
+        scratch = a.new_empty(threads * self._product_scratch)
+        pointers = (a.data_ptr(), b.data_ptr(), out.data_ptr(), scratch.data_ptr())
+        task = _Product(*pointers, M, N, K, *a.stride(), *b.stride(), out.stride(0), add, threads)
+        self.run("product", task, a.dtype)
+        return out
+
+    def scan_scratch(self, cell: str, hidden: int, dtype: torch.dtype) -> int:
+        """Elements of `_Scan.packed`."""
+        size = self._library.charlstm_scan_scratch(self.variant, dtype == torch.float64, _CELLS.index(cell), hidden)
+        return int(size)
+
+    def run(self, name: str, task: ctypes.Structure, dtype: torch.dtype) -> None:
+        call = getattr(self._library, f"charlstm_{name}")
+        call(ctypes.byref(task), self.variant, dtype == torch.float64, _openmp_pool())
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs of the forward pass; `backward` overwrites gates and candidate in float32."""
+
+    h: Tensor  # (T + 1, B, H)
+    c: Tensor | None  # (T + 1, B, H) where the cell has one
+    gates: Tensor  # (T, B, G·H), squashed
+    candidate: Tensor | None  # (T, B, H): the GRU's weight_hn · h + b_hn
+    weight: Tensor
+    peephole: Tensor | None
+
+
+def forward(
+    cell: str,
+    shape: tuple[int, int],
+    source: Tensor,
+    index: Tensor | None,
+    state: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    peephole: Tensor | None,
+) -> tuple[Tensor, Tensor, Saved]:
+    """`plain.forward`, but for the input: row t·B + b of `source`, or row index[t, b] where an index (T, B) is given."""
+    assert NATIVE is not None
+    (steps, batch), (_, hidden) = shape, weight.shape
+    h = source.new_empty(steps + 1, batch, hidden)
+    c = source.new_empty(steps + 1, batch, hidden) if len(state) > 1 else None
+    h[0] = state[0]
+    if c is not None:
+        c[0] = state[1]
+    saved = Saved(
+        h,
+        c,
+        gates=source.new_empty(steps, batch, len(weight)),
+        candidate=source.new_empty(steps, batch, hidden) if cell == "gru" else None,
+        weight=weight,
+        peephole=peephole,
+    )
+    task, _scratch = _scan(cell, saved)
+    task.source, task.bias = source.data_ptr(), bias.data_ptr()
+    task.index = None if index is None else index.data_ptr()
+    NATIVE.run("forward", task, source.dtype)
+    return h[1:], torch.stack((h[-1],) if c is None else (h[-1], c[-1])), saved
+
+
+def backward(
+    cell: str, saved: Saved, index: Tensor | None, rows: int, d_output: Tensor, d_state: Tensor
+) -> plain.Gradients:
+    """`plain.backward`, but for the gradient of the source: its own shape, `rows` rows of G·H."""
+    assert NATIVE is not None
+    if saved.gates.dtype == torch.float64:  # the type of checks, which go backward more than once
+        saved = saved._replace(gates=saved.gates.clone(), candidate=_clone(saved.candidate))
+    gates, candidate, hidden = saved.gates, saved.candidate, saved.h.shape[-1]
+    task, _scratch = _scan(cell, saved)
+    d_output, d_state = d_output.contiguous(), d_state.clone(memory_format=torch.contiguous_format)
+    d_bias = gates.new_zeros(task.threads, gates.shape[-1] + (hidden if cell == "gru" else 0))
+    d_peephole = gates.new_zeros(task.threads, 3, hidden)
+    d_source = None if index is None else gates.new_zeros(rows, gates.shape[-1])
+    task.d_output, task.d_h = d_output.data_ptr(), d_state[0].data_ptr()
+    task.d_c = d_state[1].data_ptr() if len(d_state) > 1 else None
+    task.d_bias, task.d_peephole = d_bias.data_ptr(), d_peephole.data_ptr()
+    if index is not None and d_source is not None:
+        task.index, task.d_source = index.data_ptr(), d_source.data_ptr()
+    NATIVE.run("backward", task, gates.dtype)
+    if d_source is None:
+        d_source = gates.flatten(0, 1)
+        if candidate is not None:
+            d_source = torch.cat((d_source[:, : 2 * hidden], candidate.flatten(0, 1)), 1)
+    d_p = None if saved.peephole is None else d_peephole.sum(0)
+    return plain.Gradients(d_source, gates, d_state, d_bias.sum(0), d_p)
+
+
+def _scan(cell: str, saved: Saved) -> tuple[_Scan, Tensor]:
+    """The task with all that both passes share, and its scratch, which must live as long."""
+    assert NATIVE is not None
+    steps, batch, hidden = saved.gates.shape[0], saved.gates.shape[1], saved.h.shape[-1]
+    scratch = saved.h.new_empty(NATIVE.scan_scratch(cell, hidden, saved.h.dtype))
+    task = _Scan(_CELLS.index(cell), min(torch.get_num_threads(), batch), steps, batch, hidden)
+    task.weight, task.h, task.gates = saved.weight.data_ptr(), saved.h.data_ptr(), saved.gates.data_ptr()
+    task.c = None if saved.c is None else saved.c.data_ptr()
+    task.candidate = None if saved.candidate is None else saved.candidate.data_ptr()
+    task.peephole = None if saved.peephole is None else saved.peephole.data_ptr()
+    task.packed = scratch.data_ptr()
+    return task, scratch
+
+
+def _clone(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
+
+
+@functools.cache
+def _openmp_pool() -> int | None:
+    """The address of GOMP_parallel in the OpenMP runtime that torch computes with, or None where that is another one.
+
+    Its threads spin for a while after each of torch's operations. Work given to them finds them awake; work given to
+    threads of our own would find them in the way.
+    """
+    torch.mm(torch.ones(1, 1), torch.ones(1, 1))  # the runtime is loaded by now
+    try:
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line}
+    except OSError:
+        return None
+    if len(mapped) != 1:
+        return None
+    return ctypes.cast(ctypes.CDLL(mapped.pop()).GOMP_parallel, _pointer).value
+
+
+def _load() -> Native | None:
+    library = None if os.environ.get("CHARLSTM_KERNELS") == "off" else kernels.load("_recurrence")
+    return None if library is None else Native(library)
+
+
+NATIVE = _load()
