@@ -1,3 +1,102 @@
-"""charlstm: a character-level language model trained in minutes."""
+"""charlstm: a character-level language model trained in minutes.
+
+    import charlstm
+
+    text = charlstm.read(["book.txt"])
+    model = charlstm.train(text, seconds=60)
+    print(model.sample("It was", length=300))
+
+Names are fetched when they are first used: `import charlstm` is instant, and only `train` brings torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from charlstm.checkpoint import Checkpoint
+    from charlstm.config import ModelConfig, SamplingConfig, TrainingOptions
+    from charlstm.corpus import Corpus, read
+    from charlstm.engine import Engine
+    from charlstm.errors import (
+        CharlstmError,
+        CheckpointError,
+        CorpusError,
+        DivergenceError,
+        DownloadError,
+        ResumeError,
+        RunBusy,
+        UnknownSymbols,
+        UsageError,
+    )
+    from charlstm.evaluation import Score
+    from charlstm.library import Model, load
+    from charlstm.sampling import Context
+    from charlstm.training import Training, train
+    from charlstm.vocab import Vocabulary
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "checkpoint": ("Checkpoint",),
+    "config": ("ModelConfig", "SamplingConfig", "TrainingOptions"),
+    "corpus": ("Corpus", "read"),
+    "engine": ("Engine",),
+    "errors": (
+        "CharlstmError",
+        "CheckpointError",
+        "CorpusError",
+        "DivergenceError",
+        "DownloadError",
+        "ResumeError",
+        "RunBusy",
+        "UnknownSymbols",
+        "UsageError",
+    ),
+    "evaluation": ("Score",),
+    "library": ("Model", "load"),
+    "sampling": ("Context",),
+    "training": ("Training", "train"),
+    "vocab": ("Vocabulary",),
+}
+
+__all__ = [
+    "CharlstmError",
+    "Checkpoint",
+    "CheckpointError",
+    "Context",
+    "Corpus",
+    "CorpusError",
+    "DivergenceError",
+    "DownloadError",
+    "Engine",
+    "Model",
+    "ModelConfig",
+    "ResumeError",
+    "RunBusy",
+    "SamplingConfig",
+    "Score",
+    "Training",
+    "TrainingOptions",
+    "UnknownSymbols",
+    "UsageError",
+    "Vocabulary",
+    "__version__",
+    "load",
+    "read",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"charlstm.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'charlstm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

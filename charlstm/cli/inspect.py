@@ -1,0 +1,102 @@
+"""`charlstm info` and `charlstm verify`: what a checkpoint is, and whether it is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from charlstm.cli.options import CheckpointArgument, Json
+from charlstm.cli.talk import facts, put
+from charlstm.config import to_json
+from charlstm.errors import CheckpointError
+from charlstm.terminal import escape
+
+INFO_EXAMPLES = """\
+charlstm info                       of the newest run
+charlstm info model.safetensors
+charlstm info --json | python3 -m json.tool"""
+
+VERIFY_EXAMPLES = """\
+charlstm verify checkpoints/book && charlstm sample -c checkpoints/book"""
+
+SHOWN_SYMBOLS = 200
+
+
+def info(
+    checkpoint: CheckpointArgument = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the numbers of the training state, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a checkpoint is: cell, sizes, vocabulary, text, steps, bits per character, versions."""
+    from charlstm import checkpoint as files
+
+    path = files.resolve(checkpoint)
+    found = files.load(path, allow_nonfinite=True)
+    if verify:
+        _refuse(files.verify(path))
+    if as_json:
+        known = {"path": str(path), "bytes": path.stat().st_size, "model": to_json(found.model)}
+        known |= {"parameters": found.model.parameters(), "vocabulary": found.vocabulary.symbols}
+        known |= {"step": found.step, "facts": found.facts, "resumable": found.training is not None}
+        put(json.dumps(known) + "\n")
+        return
+    model, symbols = found.model, found.vocabulary.symbols
+    best = _number(found.facts, "best_valid_nats_per_char")
+    rows = [
+        ("checkpoint", f"{path}, {path.stat().st_size:,} bytes{', whole' if verify else ''}"),
+        ("model", f"{model.cell} {model.layers} × {model.hidden}, embedding {model.embedding}"),
+        ("parameters", f"{model.parameters():,}"),
+        ("vocabulary", f"{model.vocab_size:,}: {symbols[:SHOWN_SYMBOLS]}{'…' if symbols[SHOWN_SYMBOLS:] else ''}"),
+        ("text", _text(found.facts)),
+        ("steps", f"{found.step:,}"),
+        ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per character at the best"),
+        ("resumable", "yes" if found.training is not None else "no: weights only"),
+        ("made by", _versions(found.facts)),
+    ]
+    facts(rows)
+
+
+def verify(checkpoint: CheckpointArgument = None) -> None:
+    """Tell whether a checkpoint, or each of a run's, is whole; exit with 1 if not."""
+    from charlstm import checkpoint as files
+
+    path = files.resolve(checkpoint)
+    whole = [path]
+    if checkpoint is None or checkpoint.is_dir():
+        whole = [file for file in (path.parent / files.BEST, path.parent / files.LAST) if file.exists()]
+    _refuse([problem for file in whole for problem in files.verify(file)])
+    for file in whole:
+        put(f"{escape(str(file))}: whole\n")
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if problems[1:] else ""
+        raise CheckpointError(problems[0] + more)
+
+
+def _number(known: Mapping[str, Any], name: str) -> float | None:
+    """A fact of a foreign file: there, and a number, or None."""
+    value = known.get(name)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _text(known: Mapping[str, Any]) -> str:
+    corpus = known.get("corpus")
+    if not isinstance(corpus, Mapping):
+        return "not known"
+    names = corpus.get("names")
+    named = ", ".join(map(str, names)) if isinstance(names, list) else "not named"
+    chars = _number(corpus, "chars")
+    return named if chars is None else f"{named}: {chars:,} characters"
+
+
+def _versions(known: Mapping[str, Any]) -> str:
+    versions = known.get("versions")
+    if not isinstance(versions, Mapping):
+        return "not known"
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,101 @@
+"""What the command line says: talk on stderr, data on stdout. What stands in a file is escaped before it gets here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, cast
+
+from charlstm.errors import CharlstmError
+from charlstm.terminal import TextOut, escape, is_terminal
+
+
+class Stderr:
+    """sys.stderr, as rich and tqdm want a file, that never fails: a run must not die of a terminal that was closed."""
+
+    def __init__(self) -> None:
+        self.encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        if sys.stderr is not None:
+            try:
+                sys.stderr.write(text)
+                sys.stderr.flush()
+            except OSError:  # nobody listens any more: from here on nothing is said, and nothing is left to flush
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        return len(text)
+
+    def flush(self) -> None:
+        """Every write is flushed."""
+
+    def isatty(self) -> bool:
+        return sys.stderr is not None and is_terminal(sys.stderr)
+
+    def fileno(self) -> int:
+        return 2
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    Stderr().write(line + "\n")
+
+
+def complain(message: str) -> None:
+    """The one line of an error, with nothing in it that drives a terminal."""
+    say("charlstm: " + escape(" ".join(message.split())))
+
+
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """Around writes to stdout: a full disk or a closed stdout is an error; a reader who left is an end (see `run`)."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CharlstmError(f"cannot write to stdout: {error.strerror}") from error
+
+
+def put(text: str) -> None:
+    """Data on stdout, as UTF-8 whatever the locale says."""
+    with to_stdout():
+        out = TextOut(1)
+        out.write(text)
+        out.flush()
+
+
+def facts(rows: Sequence[tuple[str, str]], *, title: str = "", to_stderr: bool = False) -> None:
+    """Names and values: a table on a terminal, aligned lines elsewhere."""
+    rows = [(escape(name), escape(value)) for name, value in rows]
+    stream = cast(IO[str], Stderr() if to_stderr else sys.stdout)
+    if not is_terminal(stream):
+        width = max(len(name) for name, _ in rows)
+        text = "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
+        Stderr().write(text) if to_stderr else put(text)
+        return
+    from rich.box import ROUNDED
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, title_justify="left", box=ROUNDED, show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    Console(file=stream, highlight=False).print(table)
+
+
+def dim(text: str) -> str:
+    """Text that stands back, where the terminal's user has not asked for none of that."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not Stderr().isatty()
+    return text if plain else f"\x1b[2m{text}\x1b[22m"
+
+
+def duration(seconds: float) -> str:
+    """1:05 or 2:00:00."""
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,151 @@
+"""`charlstm train`: a text in, a run out."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charlstm.cli import watch
+from charlstm.cli.options import Encoding
+from charlstm.cli.page import Option, options_of
+from charlstm.config import TrainingOptions, parse_duration
+from charlstm.errors import CheckpointError, UsageError
+from charlstm.events import Stopped
+from charlstm.recipe import DEFAULT_SECONDS
+
+if TYPE_CHECKING:
+    from charlstm.corpus import Corpus
+
+EXAMPLES = """\
+charlstm train book.txt                          size and time are chosen
+charlstm train book.txt --time 90s -o runs/book  a quick one, into runs/book
+charlstm train notes/ diary.txt.gz --cell gru    folders and .gz are texts, too
+cat *.log | charlstm train - --epochs 3          so is stdin
+charlstm train book.txt --resume                 go on after Ctrl-C
+charlstm train book.txt --json > events.jsonl    for programs"""
+
+MODEL, BUDGET, LEARNING, WATCHING, MACHINE = "Model", "Budget (one of them)", "Learning", "Watching", "Machine"
+DEFAULT_TIME = f"{DEFAULT_SECONDS / 60:g}m"
+
+HELP = {
+    "cell": Option(MODEL, "The recurrent cell; lstm is the one to start with."),
+    "hidden": Option(MODEL, "Width of a layer: a wider one can learn more, and is slower.", "N"),
+    "layers": Option(MODEL, "Layers, one on top of the other.", "N"),
+    "embedding": Option(MODEL, "Width of the vector that stands for a character.", "N"),
+    "dropout": Option(MODEL, "Share of a layer's output dropped at random, against learning by heart.", "P"),
+    "forget_bias": Option(MODEL, "Bias of the forget gates at the start; above 0, the memory begins open.", "X"),
+    "epochs": Option(BUDGET, "Read the training text so many times.", "X", "none"),
+    "steps": Option(BUDGET, "Update the weights so many times.", "N", "none"),
+    "seconds": Option(BUDGET, "Train for so long: 90s, 3m, 1h30m.", "TIME", DEFAULT_TIME, "--time", str | None),
+    "batch_size": Option(LEARNING, "Places of the text that are read side by side.", "N"),
+    "seq_len": Option(LEARNING, "Characters that a gradient looks back.", "N"),
+    "lr": Option(LEARNING, "Learning rate at its peak: it warms up to it and falls to 0.", "X"),
+    "warmup": Option(LEARNING, "Share of the budget in which the rate rises.", "P"),
+    "weight_decay": Option(LEARNING, "How strongly the weights are pulled towards 0.", "X"),
+    "beta1": Option(LEARNING, "AdamW's memory of the gradient.", "P"),
+    "beta2": Option(LEARNING, "AdamW's memory of the gradient's square.", "P"),
+    "clip": Option(LEARNING, "Gradients longer than this are shortened to it.", "X"),
+    "reset": Option(LEARNING, "Chance, at each window, that a stream forgets what it has read.", "P"),
+    "valid_share": Option(WATCHING, "Share of the text, its end, kept to validate on.", "P"),
+    "validations": Option(WATCHING, "Validate so many times in the run.", "N"),
+    "sample_chars": Option(WATCHING, "Characters of text drawn at each validation; 0 for none.", "N"),
+    "device": Option(MACHINE, "Where to compute."),
+    "threads": Option(MACHINE, "Threads of the CPU.", "N", "one a core"),
+    "seed": Option(MACHINE, "Of all that is drawn: the same seed makes the same model.", "N"),
+}
+
+
+@options_of(TrainingOptions, HELP)
+def train(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CORPUS...",
+            help="Text to learn from: files, folders (all files below), .gz of them; - is stdin.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="RUN",
+            help="Folder of the run. [default: a new one, checkpoints/<text>]",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in -o, or else with the newest run of this text.")
+    ] = False,
+    allow_new_corpus: Annotated[
+        bool, typer.Option("--allow-new-corpus", help="With --resume: the text may differ from the run's.")
+    ] = False,
+    encoding: Encoding = "utf-8",
+    max_chars: Annotated[
+        int | None,
+        typer.Option(
+            "--max-chars",
+            metavar="N",
+            min=1,
+            help="Refuse a longer text. [default: what half of the memory holds]",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout; nothing on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
+    **options: Any,
+) -> None:
+    """Train a model on a text.
+
+    Without options it sizes the model for the text, trains for some minutes, shows how it goes, and keeps the best
+    model in a new folder under checkpoints/. Ctrl-C stops it, with all saved. Where a default is auto, what suits the
+    text, the budget and the machine is chosen, and shown before the start.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if "seconds" in given:
+        given["seconds"] = parse_duration(given["seconds"])
+    chosen = TrainingOptions(**given)  # a bad option is reported before the text is read
+    if allow_new_corpus and not resume:
+        raise UsageError("--allow-new-corpus makes sense with --resume only")
+
+    from charlstm.corpus import read
+
+    text = read(corpus, encoding=encoding, max_chars=max_chars)
+
+    from charlstm import training  # last, for it takes a second: it brings torch
+
+    if resume:
+        session = training.Training.resume(
+            text, output or _newest_run_of(text), given, allow_new_corpus=allow_new_corpus
+        )
+    else:
+        session = training.Training.start(text, output or training.fresh_run(text.names), chosen)
+    with watch.watcher(corpus, as_json, quiet) as show:
+        for event in session.events():
+            show(event)
+    if isinstance(event, Stopped) and event.reason == "interrupted":
+        raise typer.Exit(128 + (event.signal or signal.SIGINT))
+
+
+def _newest_run_of(text: Corpus) -> Path:
+    """The newest run under checkpoints/ that was trained on this very text.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from charlstm import checkpoint
+
+    runs = sorted(checkpoint.ROOT.glob(f"*/{checkpoint.LAST}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in runs:
+        with contextlib.suppress(CheckpointError):  # a damaged run is not the one to go on with
+            known = checkpoint.load(file).facts.get("corpus")
+            if isinstance(known, dict) and known.get("sha256") == text.sha256:
+                return file.parent
+    raise CheckpointError(
+        f"no run of this text in {checkpoint.ROOT}; name one with -o, or leave out --resume to begin one"
+    )

@@ -1,0 +1,188 @@
+"""A training as it is seen: on a terminal a table, a bar and lines of sampled text; elsewhere plain lines; or JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from charlstm.cli.talk import Stderr, complain, dim, duration, facts, put, say
+from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
+from charlstm.terminal import escape
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LINE_SECONDS = 30.0  # in a log, a line at least so often
+SAMPLE_ROWS = 4
+
+
+def watcher(sources: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
+    """What fits the options and stderr; to be entered, called with each event, and left."""
+    if as_json:
+        return JsonLines()
+    if quiet:
+        return Watcher()
+    return Bar(sources) if Stderr().isatty() else Lines(sources)
+
+
+class Watcher:
+    """Says only what the user must know. The others say more."""
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            complain(event.message)
+
+
+class JsonLines(Watcher):
+    """Each event as a line of JSON on stdout."""
+
+    def __call__(self, event: Event) -> None:
+        put(json.dumps(to_json(event)) + "\n")
+
+
+class Lines(Watcher):
+    """Plain lines for a log: the facts, every validation and save, and a sign of life in between."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._sources = sources
+        self._progress: Progress | None = None
+        self._said = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if isinstance(event, Started):
+            _introduce(event)
+        elif isinstance(event, Progress):
+            self._progress = event
+            if time.monotonic() - self._said >= LINE_SECONDS:
+                self._say(_progress(event))
+        elif isinstance(event, Validated):
+            self._say(_validated(event) + (f"  {_pace(self._progress)}" if self._progress else ""))
+        elif isinstance(event, Saved):
+            say(f"saved step {event.step} to {escape(str(event.path))}")
+        elif isinstance(event, Stopped):
+            _farewell(event, self._sources)
+
+    def _say(self, line: str) -> None:
+        say(line)
+        self._said = time.monotonic()
+
+
+class Bar(Watcher):
+    """A bar that moves, and above it a line and a few lines of text for each validation."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._sources = sources
+        self._validated: Validated | None = None
+
+    def __enter__(self) -> Bar:
+        from tqdm import tqdm
+
+        tqdm.monitor_interval = 0  # no thread to watch it: it is drawn as events come
+        self._bar: tqdm[Any] = tqdm(
+            total=1.0,
+            file=Stderr(),
+            dynamic_ncols=True,
+            leave=False,
+            delay=1e-9,  # draws nothing before the first report
+            bar_format="{percentage:3.0f}%|{bar}|{postfix}",
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            _introduce(event)
+        elif isinstance(event, Progress):
+            self._bar.n = event.share
+            self._bar.set_postfix_str(self._state(event), refresh=False)
+            self._bar.refresh()
+        elif isinstance(event, Validated):
+            self._validated = event
+            self._above(_validated(event))
+            for row in _rows(event.sample, self._bar.ncols or 80):
+                self._above(dim(row))
+        elif isinstance(event, Warned):
+            self._above(f"charlstm: {escape(event.message)}")
+        elif isinstance(event, Stopped):
+            self._bar.close()
+            _farewell(event, self._sources)
+
+    def _above(self, line: str) -> None:
+        self._bar.write(line, file=Stderr())
+
+    def _state(self, progress: Progress) -> str:
+        known = f" valid {self._validated.valid_bits_per_char:.3f}" if self._validated else ""
+        return f" train {progress.train_bits_per_char:.3f}{known}  {_pace(progress)}"
+
+
+def _introduce(started: Started) -> None:
+    model = f"{started.layers} × {started.hidden}, embedding {started.embedding}"
+    rows = [
+        ("run", str(started.run)),
+        ("text", f"{started.chars:,} characters, {started.vocab_size:,} distinct"),
+        ("split", f"{started.train_chars:,} to train on, {started.valid_chars:,} to validate"),
+        ("model", f"{started.cell} {model}: {started.parameters:,} parameters"),
+        ("training", f"{started.batch_size} streams × {started.seq_len} characters, rate {started.lr:.3g}"),
+        ("dropout", f"{started.dropout:g}"),
+        ("device", f"{started.device}, {started.threads} threads, {started.kernels}"),
+        ("budget", started.budget + (f", from step {started.resumed_step:,}" if started.resumed_step else "")),
+        ("seed", str(started.seed)),
+    ]
+    facts(rows, to_stderr=True)
+
+
+def _validated(event: Validated) -> str:
+    return (
+        f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f}"
+        f"  validation {event.valid_bits_per_char:.3f} bits/char{' (best)' if event.best else ''}"
+    )
+
+
+def _progress(event: Progress) -> str:
+    return (
+        f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f} bits/char"
+        f"  {event.share:.0%}  {_pace(event)}"
+    )
+
+
+def _pace(event: Progress) -> str:
+    speed = event.chars_per_second
+    figure = f"{speed / 1000:.0f}k" if speed >= 10_000 else f"{speed:,.0f}"
+    return f"{figure} chars/s  {duration(event.seconds_left)} left"
+
+
+def _farewell(event: Stopped, sources: Sequence[str]) -> None:
+    """How the run ended, and what to type next."""
+    run = shlex.quote(escape(str(event.last.parent)))
+    best = event.best_valid_bits_per_char
+    known = "" if best is None else f", best validation {best:.3f} bits per character"
+    if event.reason == "interrupted":
+        corpus = " ".join(shlex.quote(escape(source)) for source in sources)
+        say(f"interrupted at step {event.step:,}, and saved; to go on: charlstm train {corpus} -o {run} --resume")
+    elif event.reason == "already-finished":
+        say(f"{run} has spent its budget: {event.step:,} steps{known}; to go on, give it a larger one")
+    else:
+        say(f"done: {event.step:,} steps in {duration(event.seconds)}{known}")
+        say(f"next: charlstm sample -c {run}")
+
+
+def _rows(sample: str, columns: int) -> list[str]:
+    """At most a few rows of a sample, each within the terminal's width; wide characters count as two columns."""
+    from rich.cells import chop_cells
+
+    rows: list[str] = []
+    for line in escape(sample, keep="\n").expandtabs().splitlines():
+        rows += chop_cells(line, max(columns - 4, 4)) if line else []
+    return ["  " + row for row in rows[:SAMPLE_ROWS]]
