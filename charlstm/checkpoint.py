@@ -104,39 +104,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         CheckpointError: the file could not be written; what was there before is untouched.
         ValueError: arrays that do not fit `checkpoint.model`, or facts that are not JSON (NaN is not).
     """
-    tensors = {_PREFIX + name: np.array(array, order="C") for name, array in checkpoint.weights.items()}
-    tensors |= {name: np.array(array, order="C") for name, array in checkpoint.tensors.items()}
-    for name, array in tensors.items():
-        if array.dtype not in _NAMES or not array.size or array.ndim > MAX_RANK:
-            raise ValueError(f"{name}: no checkpoint holds an array of {array.dtype} and shape {array.shape}")
-    entries, position = {}, 0
-    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):  # wide types first: all aligned
-        array = tensors[name]
-        entries[name] = _Entry(_NAMES[array.dtype], array.shape, position, position + array.nbytes)
-        position += array.nbytes
-    if problem := _misfit(checkpoint.model, checkpoint.vocabulary, entries):
-        raise ValueError(problem)
-    document = _dump(
-        {
-            "format_version": FORMAT_VERSION,
-            "model": config.to_json(checkpoint.model),
-            "vocabulary": checkpoint.vocabulary.to_json(),
-            "step": checkpoint.step,
-            "training": checkpoint.training,
-            "facts": checkpoint.facts,
-        }
-    )
-    digest = _digest(document, entries)
-    for name in sorted(tensors):
-        digest.update(_bytes(tensors[name]))
-    header: dict[str, Any] = {"__metadata__": {"charlstm": document, "sha256": digest.hexdigest()}}
-    for name, entry in entries.items():
-        header[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (entry.begin, entry.end)}
-    text = _dump(header).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER:
-        raise ValueError(f"the metadata takes {len(text)} bytes; a checkpoint's may take {MAX_HEADER}")
-    chunks = [memoryview(len(text).to_bytes(8, "little") + text), *(_bytes(tensors[name]) for name in entries)]
+    chunks = _serialise(checkpoint)
     try:
         atomicfile.replace(Path(path), chunks)
     except OSError as error:
@@ -222,6 +190,43 @@ def _in_folder(folder: str | Path, prefer: str) -> Path | None:
     return files[0] if prefer == "best" else files[-1]
 
 
+def _serialise(checkpoint: Checkpoint) -> list[memoryview]:
+    """The bytes of a checkpoint's file, copied from its arrays."""
+    tensors = {_PREFIX + name: np.array(array, order="C") for name, array in checkpoint.weights.items()}
+    tensors |= {name: np.array(array, order="C") for name, array in checkpoint.tensors.items()}
+    for name, array in tensors.items():
+        if array.dtype not in _NAMES or not array.size or array.ndim > MAX_RANK:
+            raise ValueError(f"{name}: no checkpoint holds an array of {array.dtype} and shape {array.shape}")
+    entries, position = {}, 0
+    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):  # wide types first: all aligned
+        array = tensors[name]
+        entries[name] = _Entry(_NAMES[array.dtype], array.shape, position, position + array.nbytes)
+        position += array.nbytes
+    if problem := _misfit(checkpoint.model, checkpoint.vocabulary, entries):
+        raise ValueError(problem)
+    document = _dump(
+        {
+            "format_version": FORMAT_VERSION,
+            "model": config.to_json(checkpoint.model),
+            "vocabulary": checkpoint.vocabulary.to_json(),
+            "step": checkpoint.step,
+            "training": checkpoint.training,
+            "facts": checkpoint.facts,
+        }
+    )
+    digest = _digest(document, entries)
+    for name in sorted(tensors):
+        digest.update(_bytes(tensors[name]))
+    header: dict[str, Any] = {"__metadata__": {"charlstm": document, "sha256": digest.hexdigest()}}
+    for name, entry in entries.items():
+        header[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (entry.begin, entry.end)}
+    text = _dump(header).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER or _values(text.decode()) > MAX_VALUES:
+        raise ValueError(f"the metadata is too large: {len(text)} bytes of at most {MAX_HEADER}")
+    return [memoryview(len(text).to_bytes(8, "little") + text), *(_bytes(tensors[name]) for name in entries)]
+
+
 class _Bad(Exception):
     """What is wrong with a file; `load` puts its name in front."""
 
@@ -294,7 +299,7 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
 
 def _parse(text: str, what: str) -> dict[str, Any]:
     """An object from JSON: strict, of bounded size and depth."""
-    if sum(map(text.count, ",:[{")) > MAX_VALUES:
+    if _values(text) > MAX_VALUES:
         raise _Bad(f"has a {what} of more than {MAX_VALUES} values")
     try:
         value = json.loads(
@@ -305,6 +310,11 @@ def _parse(text: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _Bad(f"has a {what} that is not a JSON object")
     return value
+
+
+def _values(text: str) -> int:
+    """A bound on how many values a JSON text has."""
+    return 1 + sum(map(text.count, ",:[{"))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
