@@ -13,7 +13,6 @@ import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 if sys.platform == "win32":
     import msvcrt
@@ -120,36 +119,37 @@ def _alive(pid: int) -> bool:
 
 
 class FolderLock:
-    """At most one holder of a folder at a time, as a context manager. The lock ends with its process, however it dies.
+    """At most one holder of a folder at a time, from construction to `close`; the lock ends with its process, however
+    that dies. Also a context manager.
 
     Raises:
-        BlockingIOError: on entering, where another holder has it; the message names its process id.
+        BlockingIOError: another holder has it; the message names its process id.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = Path(folder) / ".lock"
-        self._fd: int | None = None
-
-    def __enter__(self) -> FolderLock:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    def __init__(self, folder: str | Path) -> None:
+        path = os.path.join(folder, ".lock")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            _lock(fd, str(self._path))
+            _lock(fd, path)
             os.ftruncate(fd, 0)
             os.write(fd, b"%d\n" % os.getpid())
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
-        return self
+        self._fd: int | None = fd
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # The file stays: whoever removed it could remove the one that another process has just locked.
+    def close(self) -> None:
+        """Give the folder back. The file stays: whoever removed it could remove the one that another has just locked."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
 
 def _lock(fd: int, path: str) -> None:
