@@ -54,7 +54,7 @@ def info(
         ("text", _text(found.facts)),
         ("steps", f"{found.step:,}"),
         ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per character at the best"),
-        ("resumable", "yes" if found.training is not None else "no: weights only"),
+        ("training state", "in this file" if found.training is not None else "not in this file: weights only"),
         ("made by", _versions(found.facts)),
     ]
     facts(rows)

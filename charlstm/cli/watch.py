@@ -83,6 +83,7 @@ class Bar(Watcher):
     def __init__(self, sources: Sequence[str]) -> None:
         self._sources = sources
         self._validated: Validated | None = None
+        self._stderr = Stderr()  # one object: by it tqdm knows that a line and the bar are on one terminal
 
     def __enter__(self) -> Bar:
         from tqdm import tqdm
@@ -90,11 +91,11 @@ class Bar(Watcher):
         tqdm.monitor_interval = 0  # no thread to watch it: it is drawn as events come
         self._bar: tqdm[Any] = tqdm(
             total=1.0,
-            file=Stderr(),
+            file=self._stderr,
             dynamic_ncols=True,
             leave=False,
             delay=1e-9,  # draws nothing before the first report
-            bar_format="{percentage:3.0f}%|{bar}|{postfix}",
+            bar_format="{percentage:3.0f}%|{bar}| {desc}",
         )
         return self
 
@@ -106,7 +107,7 @@ class Bar(Watcher):
             _introduce(event)
         elif isinstance(event, Progress):
             self._bar.n = event.share
-            self._bar.set_postfix_str(self._state(event), refresh=False)
+            self._bar.set_description_str(self._state(event), refresh=False)
             self._bar.refresh()
         elif isinstance(event, Validated):
             self._validated = event
@@ -120,11 +121,11 @@ class Bar(Watcher):
             _farewell(event, self._sources)
 
     def _above(self, line: str) -> None:
-        self._bar.write(line, file=Stderr())
+        self._bar.write(line, file=self._stderr)
 
     def _state(self, progress: Progress) -> str:
         known = f" valid {self._validated.valid_bits_per_char:.3f}" if self._validated else ""
-        return f" train {progress.train_bits_per_char:.3f}{known}  {_pace(progress)}"
+        return f"train {progress.train_bits_per_char:.3f}{known}  {_pace(progress)}"
 
 
 def _introduce(started: Started) -> None:
