@@ -140,7 +140,7 @@ class FolderLock:
         self._fd: int | None = fd
 
     def close(self) -> None:
-        """Give the folder back. The file stays: whoever removed it could remove the one that another has just locked."""
+        """Give the folder back. The file stays: removing it could remove the one that another has just locked."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

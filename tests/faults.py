@@ -1,0 +1,370 @@
+"""Tools that provoke faults: a stand-in for `os` that kills, fails or shortens calls; a disk that loses its power; and
+children that are forked from one warm process, so that a test can afford a thousand of them.
+
+Run as a script this is that warm process; see `Forks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charlstm import atomicfile, checkpoint, corpus
+from charlstm.checkpoint import Checkpoint
+from charlstm.config import ModelConfig
+from charlstm.errors import CharlstmError
+from charlstm.vocab import Vocabulary
+
+Hook = Callable[[str, tuple[Any, ...], Callable[[], Any]], Any]
+
+
+class FaultyOs:
+    """Stands for the module `os` in `atomicfile`: each call that reaches the kernel goes through `hook`.
+
+    The hook gets the call's name, its arguments and a function that makes it; what it returns is the call's result.
+    """
+
+    SYSTEM_CALLS = frozenset(
+        ("open", "write", "fsync", "close", "replace", "unlink", "fchmod", "stat", "listdir", "kill")
+    )
+
+    def __init__(self, hook: Hook) -> None:
+        self._hook = hook
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(os, name)
+        if name not in self.SYSTEM_CALLS:
+            return value
+        return lambda *args: self._hook(name, args, lambda: value(*args))
+
+
+@contextlib.contextmanager
+def hooked(hook: Hook) -> Iterator[None]:
+    """While this is open, the system calls of `atomicfile` go through `hook`."""
+    module: Any = atomicfile
+    module.os = FaultyOs(hook)
+    try:
+        yield
+    finally:
+        module.os = os
+
+
+class At:
+    """A hook that lets the calls through until the k-th, counted from 1, and then does `fault` instead."""
+
+    def __init__(self, k: int, fault: Hook) -> None:
+        self.left = k
+        self.name = ""  # of the call that met the fault
+        self._fault = fault
+
+    def __call__(self, name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        self.left -= 1
+        if self.left:
+            return call()
+        self.name = name
+        return self._fault(name, args, call)
+
+
+def die(name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> None:
+    """The process is killed before the call."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_within(name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> None:
+    """The process is killed in the middle of a write; before any other call."""
+    if name == "write":
+        os.write(args[0], args[1][: len(args[1]) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(code: int) -> Hook:
+    """The call fails with this errno. A descriptor is closed all the same, as Linux does."""
+
+    def fault(name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> None:
+        if name == "close":
+            call()
+        raise OSError(code, os.strerror(code))
+
+    return fault
+
+
+class Recorder:
+    """A hook that lets every call through and writes down those that change the disk.
+
+    Attributes:
+        calls: ("open", path, fd), ("write", fd, data), ("fsync", fd), ("close", fd), ("replace", old, new) or
+            ("unlink", path).
+
+    Args:
+        skip: says of which calls neither is made nor recorded anything: the guard taken away.
+    """
+
+    def __init__(self, skip: Callable[[str, tuple[Any, ...]], bool] = lambda name, args: False) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self._skip = skip
+
+    def __call__(self, name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        if self._skip(name, args):
+            return None
+        result = call()
+        if name == "open":
+            self.calls.append((name, os.fspath(args[0]), result))
+        elif name == "write":
+            self.calls.append((name, args[0], bytes(args[1][:result])))
+        elif name in ("fsync", "close", "replace", "unlink"):
+            self.calls.append((name, *args))
+        return result
+
+
+class Disk:
+    """What a disk may hold after its power is lost: the model of a filesystem that honours fsync and nothing more.
+
+    A write that no fsync of its file followed is there, or in part (by sectors of 512 bytes), or not; the same for the
+    file's length. A name that was made, changed or removed since the last fsync of the folder is so or not, each by
+    itself. A rename is all or nothing. So data may be lost whose rename survived.
+    """
+
+    SECTOR = 512
+
+    def __init__(self, folder: str, files: dict[str, bytes]) -> None:
+        self._folder = folder
+        self._names = {os.path.join(folder, name): index for index, name in enumerate(files)}
+        self._safe = dict(enumerate(files.values()))
+        self._unsafe: dict[int, list[tuple[int, bytes]]] = {index: [] for index in self._safe}
+        self._end = {index: len(data) for index, data in self._safe.items()}
+        self._changes: list[tuple[str | None, str | None, int | None]] = []  # (name that goes, that comes, its file)
+        self._now = dict(self._names)
+        self._fds: dict[int, int | None] = {}  # descriptor → file; None is the folder
+
+    def replay(self, calls: list[tuple[Any, ...]]) -> None:
+        """Do what a process did."""
+        for name, *args in calls:
+            getattr(self, "do_" + name)(*args)
+
+    def lose_power(self, rng: random.Random) -> dict[str, bytes]:
+        """One state that the files may be in afterwards: name → content."""
+        names = dict(self._names)
+        keep = rng.choice((0.0, 0.5, 0.5, 1.0))
+        for gone, come, file in self._changes:
+            if rng.random() < keep:
+                if gone is not None:
+                    names.pop(gone, None)
+                if come is not None and file is not None:
+                    names[come] = file
+        return {os.path.basename(name): self._content(file, rng) for name, file in names.items()}
+
+    def _content(self, file: int, rng: random.Random) -> bytes:
+        data = bytearray(self._safe[file])
+        keep = rng.choice((0.0, 0.5, 0.9, 1.0))
+        for position, chunk in self._unsafe[file]:
+            for start in range(0, len(chunk), self.SECTOR):
+                if rng.random() < keep:
+                    _put(data, position + start, chunk[start : start + self.SECTOR])
+        if self._unsafe[file] and rng.random() < 0.5:  # the length was written, not all of the data
+            data.extend(bytes(max(0, self._end[file] - len(data))))
+        return bytes(data)
+
+    def do_open(self, path: str, fd: int) -> None:
+        if path == self._folder:
+            self._fds[fd] = None
+            return
+        self._fds[fd] = file = len(self._safe)
+        self._safe[file], self._unsafe[file], self._end[file] = b"", [], 0
+        self._now[path] = file
+        self._changes.append((None, path, file))
+
+    def do_write(self, fd: int, data: bytes) -> None:
+        file = self._fds[fd]
+        assert file is not None
+        self._unsafe[file].append((self._end[file], data))
+        self._end[file] += len(data)
+
+    def do_fsync(self, fd: int) -> None:
+        file = self._fds[fd]
+        if file is None:
+            self._names, self._changes = dict(self._now), []
+            return
+        data = bytearray(self._safe[file])
+        for position, chunk in self._unsafe[file]:
+            _put(data, position, chunk)
+        self._safe[file], self._unsafe[file] = bytes(data), []
+
+    def do_close(self, fd: int) -> None:
+        del self._fds[fd]
+
+    def do_replace(self, old: str, new: str) -> None:
+        self._now[new] = file = self._now.pop(old)
+        self._changes.append((old, new, file))
+
+    def do_unlink(self, path: str) -> None:
+        self._now.pop(path)
+        self._changes.append((path, None, None))
+
+
+def _put(data: bytearray, position: int, chunk: bytes) -> None:
+    data.extend(bytes(max(0, position + len(chunk) - len(data))))
+    data[position : position + len(chunk)] = chunk
+
+
+def example(step: int = 0, hidden: int = 6, seed: int = 0) -> Checkpoint:
+    """A checkpoint with every kind of tensor; equal arguments give equal ones. About 6 kB, or 12·hidden² numbers."""
+    vocabulary = Vocabulary("\n abcé☃😀")
+    model = ModelConfig(len(vocabulary), hidden, layers=2, embedding=5, cell="peephole")
+    rng = np.random.default_rng((seed, step))
+    weights = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in model.shapes().items()}
+    tensors: dict[str, Any] = {
+        "optim/step": np.asarray(step, dtype=np.int64),
+        "optim/mean": rng.standard_normal((3, hidden), dtype=np.float32),
+        "state/carried": rng.standard_normal((2, 2, 3, hidden)),
+        "rng/torch": rng.integers(0, 256, 13, dtype=np.uint8),
+    }
+    return Checkpoint(
+        model=model,
+        vocabulary=vocabulary,
+        weights=weights,
+        step=step,
+        training={"cursor": step, "options": {"lr": 0.01, "seed": 2**63 - 1}},
+        tensors=tensors,
+        facts={"corpus": {"names": ["naïve ☃.txt"], "chars": 1000}, "valid_nats_per_char": 1.25, "best": None},
+    )
+
+
+class Forks:
+    """A warm process that forks children on demand: a child costs two milliseconds instead of two hundred.
+
+    A child runs one of the functions `child_*` below and ends.
+    """
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # no threads: what forks must have none
+        root = str(Path(checkpoint.__file__).parents[1])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
+        )
+        self._received = b""
+
+    def start(self, name: str, *args: Any) -> int:
+        """Fork a child that runs `child_{name}(*args)`; its process id. Then read `lines`, all of them."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([name, *args]).encode() + b"\n")
+        return int(self._line()["pid"])
+
+    def lines(self, timeout: float = 60) -> Iterator[Any]:
+        """What the child says, a JSON value at a time; the last is {"exit": status}, negative for a signal."""
+        while True:
+            line = self._line(timeout)
+            yield line
+            if isinstance(line, dict) and "exit" in line:
+                return
+
+    def call(self, name: str, *args: Any) -> Any:
+        """The first line that a child says; it must end well."""
+        self.start(name, *args)
+        said, *_, end = self.lines()
+        assert end == {"exit": 0}, end
+        return said
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+    def _line(self, timeout: float = 60) -> Any:
+        assert self._process.stdout is not None
+        while b"\n" not in self._received:
+            ready, _, _ = select.select([self._process.stdout], [], [], timeout)
+            assert ready, f"the child said nothing for {timeout} s"
+            piece = os.read(self._process.stdout.fileno(), 65536)
+            assert piece, "the warm process died"
+            self._received += piece
+        line, _, self._received = self._received.partition(b"\n")
+        return json.loads(line)
+
+
+def say(value: Any) -> None:
+    """From a child to its test; at once and in one piece."""
+    os.write(1, json.dumps(value).encode() + b"\n")
+
+
+def child_save_for_ever(path: str, hidden: int) -> None:
+    """Save steps 1, 2, … and say each when `save` has returned."""
+    states = [example(step, hidden) for step in range(8)]
+    for step in range(1, 1_000_000):
+        state = states[step % 8]
+        checkpoint.save(path, Checkpoint(**{**vars(state), "step": step}))
+        say(step)
+
+
+def child_save_and_die(path: str, step: int, k: int, within: bool) -> None:
+    """Save, and be killed at the k-th system call of it; exit well where there are fewer."""
+    state = example(step)
+    with hooked(At(k, die_within if within else die)):
+        checkpoint.save(path, state)
+
+
+def child_save_with_limit(path: str, limit: int) -> None:
+    """Save where no file may grow beyond `limit` bytes, as on a full disk; say the error."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        checkpoint.save(path, example(2))
+    except CharlstmError as error:
+        say(str(error))
+
+
+def child_measure_load(path: str, training: bool) -> None:
+    """Load; say the error or None, the growth of the process in bytes at its peak, and the seconds."""
+    _measure(lambda: checkpoint.load(path, training=training))
+
+
+def child_measure_read(path: str) -> None:
+    """Read a corpus; the same."""
+    _measure(lambda: corpus.read([path]))
+
+
+def _measure(work: Callable[[], Any]) -> None:
+    before, start, error = _memory("VmRSS"), time.perf_counter(), None
+    try:
+        work()
+    except CharlstmError as caught:
+        error = str(caught)
+    seconds = time.perf_counter() - start
+    say([error, _memory("VmHWM") - before, seconds])
+
+
+def _memory(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(field + ":")[1].split()[0]) * 1024
+
+
+def serve() -> None:
+    """The warm process: for each line of stdin a child."""
+    for line in sys.stdin:
+        name, *args = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os.close(0)
+            globals()["child_" + name](*args)
+            os._exit(0)
+        say({"pid": pid})
+        _, status = os.waitpid(pid, 0)
+        say({"exit": os.waitstatus_to_exitcode(status)})
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,280 @@
+"""A file is replaced or untouched, whatever happens on the way: tables A and parts of it in docs/reliability.md.
+
+The numbers R1 … name the faults.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import At, Disk, Recorder, fail, hooked
+
+from charlstm import atomicfile
+from charlstm.atomicfile import FolderLock
+
+OLD, NEW = b"old" * 700, [b"new head", memoryview(b"N" * 3000), b"tail" * 300]
+WHOLE = b"".join(NEW)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(OLD)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def record(path: Path, skip: Any = lambda name, args: False) -> list[tuple[Any, ...]]:
+    recorder = Recorder(skip)
+    with hooked(recorder):
+        atomicfile.replace(path, NEW)
+    return recorder.calls
+
+
+def error_of(path: Path, fault: At) -> OSError | None:
+    try:
+        with hooked(fault):
+            atomicfile.replace(path, NEW)
+    except OSError as error:
+        return error
+    return None
+
+
+def test_content_is_the_chunks_and_nothing_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    atomicfile.replace(path, iter(NEW))
+    assert path.read_bytes() == WHOLE
+    assert names(tmp_path) == ["new"]
+    atomicfile.replace(path, [])
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.fault("R3")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(tmp_path: Path, code: int, exists: bool) -> None:
+    path, renamed = tmp_path / "model", False
+    met = []
+    for k in itertools.count(1):
+        path.unlink(missing_ok=True)
+        if exists:
+            path.write_bytes(OLD)
+        fault = At(k, fail(code))
+        if fault_met := error_of(path, fault):
+            assert fault_met.errno == code
+            expected = WHOLE if renamed else OLD if exists else None
+            assert (path.read_bytes() if path.exists() else None) == expected, fault.name
+        else:  # no call failed, or one that is not needed: the search for old temporaries
+            assert path.read_bytes() == WHOLE
+            assert fault.name in ("", "listdir")
+        assert names(tmp_path) in ([path.name], [])
+        if not fault.name:
+            break
+        renamed |= fault.name == "replace"
+        met.append(fault.name)
+    assert {"open", "write", "fsync", "close", "replace", "stat"} <= set(met)
+    assert met[-2:] == ["fsync", "close"]  # those of the folder, after the rename
+
+
+@pytest.mark.fault("R4")
+@pytest.mark.parametrize("at_most", range(1, 8))
+def test_short_writes_are_continued(file: Path, at_most: int) -> None:
+    def shorten(name: str, args: tuple[Any, ...], call: Any) -> Any:
+        return os.write(args[0], args[1][:at_most]) if name == "write" else call()
+
+    with hooked(shorten):
+        atomicfile.replace(file, NEW)
+    assert file.read_bytes() == WHOLE
+
+
+@pytest.mark.fault("R6")
+def test_calls_come_in_the_order_that_durability_needs(file: Path) -> None:
+    calls = record(file)
+    opened = {path: fd for name, path, fd in (call for call in calls if call[0] == "open")}
+    folder_fd = opened.pop(str(file.parent))
+    ((temporary, fd),) = opened.items()
+    writes = [("write", fd, bytes(chunk)) for chunk in NEW]
+    assert [call for call in calls if call[0] != "open"] == [
+        *writes,
+        ("fsync", fd),
+        ("close", fd),
+        ("replace", temporary, str(file)),
+        ("fsync", folder_fd),
+        ("close", folder_fd),
+    ]
+
+
+def states_after_power_loss(path: Path, old: bytes | None, calls: list[tuple[Any, ...]], count: int) -> Iterator[Any]:
+    """(whether all calls were made, the file's content) in `count` states of a disk that lost its power on the way."""
+    rng = random.Random(1)
+    for n in range(count):
+        made = n % (len(calls) + 1)
+        disk = Disk(str(path.parent), {} if old is None else {path.name: old})
+        disk.replay(calls[:made])
+        yield made == len(calls), disk.lose_power(rng).get(path.name)
+
+
+def broken_states(path: Path, old: bytes | None, calls: list[tuple[Any, ...]], count: int) -> int:
+    states = states_after_power_loss(path, old, calls, count)
+    return sum(content != WHOLE and (finished or content != old) for finished, content in states)
+
+
+@pytest.mark.fault("R5")
+@pytest.mark.parametrize("count", [500, pytest.param(50_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("exists", [True, False])
+def test_after_a_loss_of_power_the_file_is_the_old_or_the_new(tmp_path: Path, exists: bool, count: int) -> None:
+    path, old = tmp_path / "model", OLD if exists else None
+    if old:
+        path.write_bytes(old)
+    calls = record(path)
+    assert broken_states(path, old, calls, count) == 0
+    seen = {content for _, content in states_after_power_loss(path, old, calls, count)}
+    assert seen == {old, WHOLE}
+
+
+@pytest.mark.fault("R5")
+@pytest.mark.fault("R6")
+def test_without_the_files_fsync_a_loss_of_power_breaks_it(file: Path) -> None:
+    def of_the_file(name: str, args: tuple[Any, ...]) -> bool:
+        return name == "fsync" and not stat.S_ISDIR(os.fstat(args[0]).st_mode)
+
+    assert broken_states(file, OLD, record(file, of_the_file), 500) > 10
+
+
+@pytest.mark.fault("R5")
+@pytest.mark.fault("R6")
+def test_without_the_folders_fsync_a_loss_of_power_takes_back_what_was_acknowledged(file: Path) -> None:
+    def of_the_folder(name: str, args: tuple[Any, ...]) -> bool:
+        return name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
+
+    assert broken_states(file, OLD, record(file, of_the_folder), 500) > 10
+
+
+@pytest.mark.fault("R9")
+def test_temporaries_of_dead_writers_are_removed_and_all_others_stay(file: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [f".{file.name}.{pid}.0a1b2c3d.tmp" for pid in (dead.pid, os.getpid())]  # ours: from a run in a container
+    kept = [
+        f".{file.name}.{os.getppid()}.0a1b2c3d.tmp",
+        f".{file.name}.notes.tmp",
+        f".other.{dead.pid}.0a1b2c3d.tmp",
+        f"{file.name}.tmp",
+        "mine.tmp",
+    ]
+    for name in gone + kept:
+        (file.parent / name).write_bytes(b"x")
+    atomicfile.replace(file, NEW)
+    assert names(file.parent) == sorted([*kept, file.name])
+
+
+@pytest.mark.fault("R9")
+def test_a_temporary_that_another_thread_writes_stays(file: Path) -> None:
+    def slow() -> Iterator[bytes]:
+        yield b"outer"
+        thread = threading.Thread(target=atomicfile.replace, args=(file, [b"inner"]))
+        thread.start()
+        thread.join()
+        assert file.read_bytes() == b"inner"
+        yield b" end"
+
+    atomicfile.replace(file, slow())
+    assert file.read_bytes() == b"outer end"
+    assert names(file.parent) == [file.name]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_in_the_middle_leaves_the_old_file(file: Path, error: type[BaseException]) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"half"
+        raise error
+
+    with pytest.raises(error):
+        atomicfile.replace(file, chunks())
+    assert file.read_bytes() == OLD
+    assert names(file.parent) == [file.name]
+
+
+@pytest.mark.fault("R10")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_gets_the_mode_that_the_umask_leaves(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        atomicfile.replace(tmp_path / "new", NEW)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode
+
+
+@pytest.mark.fault("R10")
+@pytest.mark.parametrize("mode", [0o640, 0o600, 0o666, 0o444])
+def test_an_existing_file_keeps_its_mode(file: Path, mode: int) -> None:
+    file.chmod(mode)
+    atomicfile.replace(file, NEW)
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert file.read_bytes() == WHOLE
+
+
+@pytest.mark.fault("R11")
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link, chain = tmp_path / "elsewhere" / "model", tmp_path / "link", tmp_path / "chain"
+    target.write_bytes(OLD)
+    link.symlink_to(target)
+    chain.symlink_to("link")
+    atomicfile.replace(chain, NEW)
+    assert link.is_symlink()
+    assert chain.is_symlink()
+    assert target.read_bytes() == WHOLE
+    assert names(tmp_path) == ["chain", "elsewhere", "link"]
+    assert names(target.parent) == ["model"]
+
+
+@pytest.mark.fault("R11")
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    folder, pipe = tmp_path / "folder", tmp_path / "pipe"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for path in (folder, pipe):
+        with pytest.raises(OSError, match=path.name):
+            atomicfile.replace(path, NEW)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert names(tmp_path) == ["folder", "pipe"]
+
+
+@pytest.mark.fault("R12")
+def test_a_folder_has_one_holder_who_is_named_to_the_second(tmp_path: Path) -> None:
+    with FolderLock(tmp_path), pytest.raises(BlockingIOError, match=f"process {os.getpid()}"):
+        FolderLock(tmp_path)
+    FolderLock(tmp_path).close()
+
+
+@pytest.mark.fault("R12")
+def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from charlstm.atomicfile import FolderLock\n"
+        "lock = FolderLock(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(BlockingIOError, match=f"process {holder.pid}"):
+        FolderLock(tmp_path)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    FolderLock(tmp_path).close()
