@@ -12,7 +12,7 @@ from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads
 from charlstm.cli.talk import facts, put
 
 EXAMPLES = """\
-charlstm eval                          on the part of its text kept from training
+charlstm eval                          on the part kept from training
 charlstm eval chapter.txt              on any text
 zcat log.gz | charlstm eval - --json   on stdin, for a program"""
 

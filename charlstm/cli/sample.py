@@ -14,9 +14,9 @@ from charlstm.errors import UsageError
 from charlstm.terminal import TextOut, is_terminal
 
 EXAMPLES = """\
-charlstm sample --temp 0.5 -n 300            calmer text
-charlstm sample --prime "It was " --seed 7   go on from a text; the same each time
-charlstm sample -n 0 | less                  without end
+charlstm sample --temp 0.5 -n 300           calmer text
+charlstm sample --prime "It was " --seed 7  go on from a text, always the same
+charlstm sample -n 0 | less                 without end
 charlstm sample --count 5 -0 | xargs -0 -n 1 printf '<%s>'"""
 
 DEFAULT = SamplingConfig()

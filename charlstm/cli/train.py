@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 charlstm train book.txt                          size and time are chosen
 charlstm train book.txt --time 90s -o runs/book  a quick one, into runs/book
-charlstm train notes/ diary.txt.gz --cell gru    folders and .gz are texts, too
-cat *.log | charlstm train - --epochs 3          so is stdin
+charlstm train notes/ diary.gz --cell gru        folders and .gz, too
+cat *.log | charlstm train - --epochs 3          stdin
 charlstm train book.txt --resume                 go on after Ctrl-C
 charlstm train book.txt --json > events.jsonl    for programs"""
 

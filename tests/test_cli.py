@@ -1,0 +1,388 @@
+"""The command line as a user meets it: stdout to the byte, stderr to the line, exit status."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+from commands import here, model_file
+
+import charlstm
+from charlstm import bundled, checkpoint, library
+from charlstm.cli import app
+from charlstm.config import TrainingOptions, flag
+
+Capture = pytest.CaptureFixture[str]
+
+OPTIONS = {
+    "": {"--version", "--install-completion", "--show-completion", "--help"},
+    "train": {
+        "--output", "-o", "--resume", "--allow-new-corpus", "--encoding", "--max-chars", "--json", "--quiet", "-q",
+        "--cell", "--hidden", "--layers", "--embedding", "--dropout", "--forget-bias", "--epochs", "--steps", "--time",
+        "--batch-size", "--seq-len", "--lr", "--warmup", "--weight-decay", "--beta1", "--beta2", "--clip", "--reset",
+        "--valid-share", "--validations", "--sample-chars", "--device", "--threads", "--seed", "--help",
+    },
+    "sample": {
+        "--checkpoint", "-c", "--temp", "-t", "--length", "-n", "--prime", "--prime-file", "--seed", "--count",
+        "--null", "-0", "--precision", "--threads", "--line-buffered", "--unbuffered", "-u", "--raw", "--load-state",
+        "--save-state", "--help",
+    },
+    "eval": {"--checkpoint", "-c", "--exact", "--precision", "--threads", "--encoding", "--json", "--help"},
+    "info": {"--verify", "--json", "--help"},
+    "verify": {"--help"},
+    "corpus": {"--help"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return model_file(tmp_path / "model.safetensors")
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def help_of(command: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = here(capfd, *([command] if command else []), "--help")
+    assert (done.status, done.err) == (0, "")
+    return done.text
+
+
+# The command line itself
+
+
+def test_commands_and_options_are_these_and_no_others() -> None:
+    group = typer.main.get_command(app)
+    commands = {"": group, **group.commands}
+    context = typer.Context(group)
+    found = {
+        name: {o for p in c.get_params(context) if p.param_type_name == "option" for o in p.opts}
+        for name, c in commands.items()
+    }
+    assert found == OPTIONS
+
+
+def test_every_setting_of_a_training_is_an_option_and_shows_its_default(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = " ".join(help_of("train", capfd, monkeypatch).split())
+    for field in fields(TrainingOptions):
+        name = "--time" if field.name == "seconds" else flag(field.name)
+        entry = page.split(f" {name} ")[1].split(" --")[0]
+        assert "[default: " in entry, name
+        if field.default is not None:
+            assert f"[default: {field.default}]" in entry
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_fits_80_columns_and_has_examples(command: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = help_of(command, capfd, monkeypatch)
+    assert "Examples:\n  " in page
+    assert max(map(len, page.splitlines())) <= 80
+    assert "\x1b" not in page
+
+
+def test_without_arguments_the_help_is_shown(capfd: Capture) -> None:
+    done = here(capfd)
+    assert done.status == 0
+    assert done.text.startswith("Usage: charlstm")
+
+
+def test_version_is_the_packages(capfd: Capture) -> None:
+    assert here(capfd, "--version") == (0, f"charlstm {charlstm.__version__}\n".encode(), "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "nonsense",
+        "--nonsense",
+        "train",
+        "train x --cell transformer",
+        "train x --hidden 0",
+        "train x --hidden 1.5",
+        "train x --time 3parsecs",
+        "train x --time 3m --steps 4",
+        "train x --allow-new-corpus",
+        "train x --dropout nan",
+        "train {text} --encoding klingon",
+        "sample --temp -1",
+        "sample --temp nan",
+        "sample --temp inf",
+        "sample -n -1",
+        "sample --seed -1",
+        "sample --count 0",
+        "sample --threads 0",
+        "sample --prime a --prime-file b",
+        "sample --line-buffered --unbuffered",
+        "sample --count 2 --save-state s",
+        "sample -c {model} --count 2 -n 0",
+        "sample -c {model} --precision fp16",
+        "eval -c {model} --threads none",
+        "corpus latin:docs",
+    ],
+)
+def test_wrong_usage_is_told_in_one_line_with_status_2(
+    arguments: str, model: Path, in_folder: Path, capfd: Capture
+) -> None:
+    (in_folder / "text").write_text("abc" * 9)
+    done = here(capfd, *(word.format(model=model, text=in_folder / "text") for word in arguments.split()))
+    assert (done.status, done.out) == (2, b"")
+    assert done.err.startswith("charlstm: ")
+    assert done.err.count("\n") == 1
+
+
+def _damage(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "damaged").write_bytes(data)
+
+
+def _nan(folder: Path) -> None:
+    whole = checkpoint.load(folder / "model.safetensors")
+    weights = {**whole.weights, "projection.bias": np.full(10, np.nan, np.float32)}
+    checkpoint.save(folder / "nan", checkpoint.Checkpoint(whole.model, whole.vocabulary, weights))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("train missing", "missing: no such file"),
+        ("train empty", "empty"),
+        ("train latin", "0xe9"),
+        ("train text --max-chars 9", "longer than 9"),
+        ("train text --resume", "no run of this text"),
+        ("train text -o text/run", "text/run"),
+        ("sample", "no trained model"),
+        ("sample -c missing", "missing: no such checkpoint"),
+        ("sample -c damaged", "sha256"),
+        ("sample -c nan", "projection.bias"),
+        ("sample -c text", "not a whole safetensors file"),
+        ("sample -c {model} --prime xyz", "'x' × 1"),
+        ("sample -c {model} --prime-file missing", "missing"),
+        ("sample -c {model} --load-state text", "not a state"),
+        ("eval -c {model}", "does not name a corpus"),
+        ("eval -c {model} xyz", "xyz: no such file"),
+        ("eval -c {model} one", "at least 2"),
+        ("eval -c {model} text2", "not in the model's vocabulary"),
+        ("info damaged", "sha256"),
+        ("verify damaged", "sha256"),
+        ("verify nan", "projection.bias"),
+        ("verify", "no trained model"),
+    ],
+)
+def test_what_is_wrong_with_files_is_told_in_one_line_with_status_1(
+    arguments: str, said: str, model: Path, in_folder: Path, capfd: Capture
+) -> None:
+    files = {"empty": b"", "latin": b"caf\xe9", "text": b"abc" * 9, "text2": b"abcxyz", "one": b"a"}
+    for name, data in files.items():
+        (in_folder / name).write_bytes(data)
+    _damage(in_folder)
+    _nan(in_folder)
+    done = here(capfd, *(word.format(model=model) for word in arguments.split()))
+    assert (done.status, done.out) == (1, b"")
+    assert done.err.startswith("charlstm: ")
+    assert said in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_file_name_cannot_drive_the_terminal_through_an_error(capfd: Capture, in_folder: Path) -> None:
+    name = "\x1b]0;title\x07\n\u202egnp"
+    for command in ("train", "sample -c", "eval -c", "info", "verify"):
+        done = here(capfd, *command.split(), name)
+        assert done.status == 1
+        assert done.err.count("\n") == 1
+        assert "\\x1b" in done.err
+        assert not any(bad in done.err for bad in "\x1b\x07\u202e")
+
+
+# sample
+
+
+def test_sample_writes_exactly_the_text_that_the_library_draws(model: Path, capfd: Capture) -> None:
+    done = here(capfd, "sample", "-c", model, "-n", 300, "--seed", 5, "--temp", 0.7, "--prime", "abc")
+    assert (done.status, done.err) == (0, "")
+    assert done.text == library.load(model).sample("abc", 300, temperature=0.7, seed=5)
+    assert len(done.text) == 300
+
+
+@pytest.mark.parametrize("length", [1, 2, 999])
+def test_sample_length_is_exact(length: int, model: Path, capfd: Capture) -> None:
+    assert len(here(capfd, "sample", "-c", model, "-n", length).text) == length
+
+
+def test_the_same_seed_gives_the_same_text_and_another_another(model: Path, capfd: Capture) -> None:
+    first, again, other = (here(capfd, "sample", "-c", model, "--seed", seed).text for seed in (1, 1, 2))
+    assert first == again != other
+    assert here(capfd, "sample", "-c", model).text != here(capfd, "sample", "-c", model).text
+
+
+def test_several_texts_are_each_followed_by_a_newline_or_a_nul(model: Path, capfd: Capture) -> None:
+    texts = list(library.load(model).samples(3, "", 10, seed=4))
+    words = ("sample", "-c", model, "-n", 10, "--seed", 4)
+    assert here(capfd, *words, "--count", 3).text == "".join(f"{text}\n" for text in texts)
+    assert here(capfd, *words, "--count", 3, "-0").text == "".join(f"{text}\0" for text in texts)
+    assert here(capfd, *words, "--null").text == f"{texts[0]}\0"
+
+
+def test_prime_may_come_from_a_file_or_stdin(
+    model: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prime").write_text("abc\n")
+    words = ("sample", "-c", model, "--seed", 1, "-n", 50)
+    wanted = here(capfd, *words, "--prime", "abc\n").text
+    assert here(capfd, *words, "--prime-file", tmp_path / "prime").text == wanted
+    type_in(monkeypatch, b"abc\n")
+    assert here(capfd, *words, "--prime-file", "-").text == wanted
+    assert here(capfd, *words).text != wanted
+
+
+def test_a_kept_state_goes_on_as_if_the_text_had_not_ended(model: Path, tmp_path: Path, capfd: Capture) -> None:
+    words = ("sample", "-c", model)
+    whole = here(capfd, *words, "--seed", 9, "-n", 90).text
+    first = here(capfd, *words, "--seed", 9, "-n", 40, "--save-state", tmp_path / "kept").text
+    rest = here(capfd, *words, "-n", 50, "--load-state", tmp_path / "kept").text
+    assert first + rest == whole
+
+
+# eval
+
+
+def known_corpus(folder: Path, **changes: object) -> tuple[Path, str]:
+    """A model whose checkpoint says that it was trained on the file `book`, which is there."""
+    text = "abcd efgh\n" * 40
+    (folder / "book").write_text(text)
+    corpus = {"names": ["book"], "chars": 400, "sha256": hashlib.sha256(text.encode()).hexdigest(), "valid_share": 0.1}
+    return model_file(folder / "run" / "best.safetensors", facts={"corpus": {**corpus, **changes}}), text
+
+
+def test_eval_of_a_text_is_the_librarys_score(model: Path, tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "text").write_text("abc def\n" * 50)
+    done = here(capfd, "eval", "-c", model, tmp_path / "text", "--json")
+    result = json.loads(done.out)
+    score = library.load(model).evaluate("abc def\n" * 50)
+    assert (done.status, done.err) == (0, "")
+    assert result["bits_per_char"] == score.bits_per_char
+    assert (result["chars"], result["transitions"]) == (400, 399)
+    assert result["perplexity"] == pytest.approx(2 ** result["bits_per_char"])
+    assert result["nats_per_char"] == pytest.approx(result["bits_per_char"] * math.log(2))
+
+
+def test_eval_reads_several_texts_and_stdin_as_one(
+    model: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("abc")
+    (tmp_path / "b").write_text("def")
+    type_in(monkeypatch, b"gh")
+    done = here(capfd, "eval", "-c", model, tmp_path / "a", tmp_path / "b", "-", "--json")
+    assert json.loads(done.out)["bits_per_char"] == library.load(model).evaluate("abcdefgh").bits_per_char
+
+
+def test_eval_without_text_scores_the_part_that_training_held_out(in_folder: Path, capfd: Capture) -> None:
+    model, text = known_corpus(in_folder)
+    done = here(capfd, "eval", "-c", "run", "--json")
+    assert json.loads(done.out)["bits_per_char"] == library.load(model).evaluate(text[360:]).bits_per_char
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"names": ["gone"]}, "gone: no such file"),
+        ({"names": ["-"]}, "give the text"),
+        ({"names": []}, "give the text"),
+        ({"sha256": "0" * 64}, "give the text"),
+    ],
+)
+def test_eval_says_so_where_the_corpus_is_not_there_or_another(
+    changes: dict[str, object], said: str, in_folder: Path, capfd: Capture
+) -> None:
+    known_corpus(in_folder, **changes)
+    done = here(capfd, "eval", "-c", "run")
+    assert (done.status, done.out, done.err.count("\n")) == (1, b"", 1)
+    assert said in done.err
+
+
+def test_eval_states_its_protocol_and_exact_is_one_stream(in_folder: Path, capfd: Capture) -> None:
+    known_corpus(in_folder)
+    (in_folder / "long").write_text("abc defgh\n" * 1000)
+    streams, exact = (here(capfd, "eval", "-c", "run", "long", *more).text for more in ([], ["--exact"]))
+    assert "4 streams, each warmed up on 512 characters" in streams
+    assert "exact: one stream" in exact
+
+
+def test_eval_in_a_pipe_is_aligned_plain_lines(in_folder: Path, capfd: Capture) -> None:
+    known_corpus(in_folder)
+    lines = here(capfd, "eval", "-c", "run").text.splitlines()
+    assert lines[0].startswith("bits per character  ")
+    assert float(lines[0].split()[-1]) == pytest.approx(library.load("run").evaluate().bits_per_char, abs=5e-5)
+    assert {line[18:20] for line in lines} == {"  "}
+
+
+def test_without_a_checkpoint_the_newest_run_is_taken(in_folder: Path, capfd: Capture) -> None:
+    for name, symbols, age in (("old", "ab", 50), ("new", "yz", 0)):
+        file = model_file(in_folder / "checkpoints" / name / "best.safetensors", symbols)
+        os.utime(file, (time.time() - age,) * 2)
+    assert set(here(capfd, "sample", "-n", 99).text) <= set("yz")
+
+
+# info, verify, corpus
+
+
+def test_info_says_what_a_checkpoint_is(in_folder: Path, capfd: Capture) -> None:
+    facts = {
+        "corpus": {"names": ["b\x1b[31mook"], "chars": 12_345},
+        "best_valid_nats_per_char": math.log(2) * 1.5,
+        "versions": {"torch": "2.13", "charlstm": "0.1.0"},
+    }
+    model_file(in_folder / "m", "a\nb\u202e", facts=facts)
+    page = here(capfd, "info", "m").text
+    for part in ("lstm 1 × 12", "4: \\x0aab\\u202e", "b\\x1b[31mook: 12,345 characters", "1.5000 bits", "torch 2.13"):
+        assert part in page
+    known = json.loads(here(capfd, "info", "m", "--json").out)
+    assert known["facts"] == facts
+    assert known["vocabulary"] == "\nab\u202e"
+    assert known["parameters"] == checkpoint.load("m").model.parameters()
+
+
+@pytest.mark.parametrize("facts", [{}, {"corpus": 3, "versions": [1], "best_valid_nats_per_char": "x"}, {"corpus": {}}])
+def test_info_takes_facts_of_any_shape(facts: dict[str, object], in_folder: Path, capfd: Capture) -> None:
+    model_file(in_folder / "m", facts=facts)
+    done = here(capfd, "info", "m")
+    assert (done.status, done.err) == (0, "")
+    assert done.text.count("not known") >= 2
+
+
+def test_verify_names_each_file_of_a_run_that_is_whole(in_folder: Path, capfd: Capture) -> None:
+    for name in ("best", "last"):
+        model_file(in_folder / "run" / f"{name}.safetensors")
+    assert here(capfd, "verify", "run").text == "run/best.safetensors: whole\nrun/last.safetensors: whole\n"
+    assert ", whole" in here(capfd, "info", "run", "--verify").text
+    with (in_folder / "run" / "last.safetensors").open("ab") as file:
+        file.write(b"x")
+    done = here(capfd, "verify", "run")
+    assert (done.status, done.out) == (1, b"")
+    assert "run/last.safetensors" in done.err
+
+
+def test_corpus_writes_the_named_text_and_lists_the_names(capfd: Capture) -> None:
+    assert here(capfd, "corpus", "python:docs").text == bundled.text("python:docs")
+    listed = here(capfd, "corpus").text
+    assert [line.split()[0] for line in listed.splitlines()] == list(bundled.NAMES)
