@@ -9,8 +9,9 @@ Letters: B batch of independent texts, T time, V vocabulary, L layers, S states 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,11 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 from charlstm.cells import STEP, Weights
 from charlstm.config import ModelConfig, Precision
 from charlstm.errors import CheckpointError, UsageError
-from charlstm.kernels import drawing
+from charlstm.kernels import drawing, native
 
 Backend = Literal["auto", "native", "numpy"]
 Ids = NDArray[np.int32]
 State = NDArray[np.float32]
+_Array = TypeVar("_Array", bound=NDArray[Any])
 
 
 class Engine:
@@ -30,10 +32,13 @@ class Engine:
 
     Args:
         config: the model's shape.
-        weights: name → array, exactly the names and shapes of `config.shapes()`.
-        precision: 'fp32' is exact; 'int8' rounds weights and activations to 8 bits; 'auto' is int8 where it is faster.
-        threads: at most so many; None chooses by the model's size and the machine. The results do not depend on it.
+        weights: name → array, exactly the names and shapes of `config.shapes()`. They are copied.
+        precision: 'fp32' is exact; 'int8' rounds weights and hidden activations to 8 bits; 'auto' is int8 where that is
+            faster.
+        threads: at most so many; None, as many as the machine has. A model too small for them uses fewer, and no result
+            depends on it.
         backend: 'auto' is native where it was compiled, else numpy.
+        isa: the native engine's instruction set by name, for tests and comparisons; None is the best.
 
     Raises:
         UsageError: a precision or backend that this installation lacks.
@@ -48,18 +53,33 @@ class Engine:
         precision: Precision = "auto",
         threads: int | None = None,
         backend: Backend = "auto",
+        isa: str | None = None,
     ) -> None:
-        self.config = config
         _check_weights(config, weights)
-        if precision not in ("auto", "fp32", "int8"):
-            raise UsageError(f"--precision must be one of auto, fp32, int8, not {precision!r}")
-        if backend == "native":
-            raise UsageError("the native engine was not compiled in this installation")
-        if precision == "int8":
-            raise UsageError("--precision int8 needs the native engine, which was not compiled in this installation")
+        if precision not in get_args(Precision):
+            raise UsageError(f"--precision must be one of auto, fp32, int8, not {precision!a}")
+        is_native = backend != "numpy" and native.library() is not None
+        if not is_native and (backend == "native" or precision == "int8"):
+            wanted = "the native engine" if backend == "native" else "--precision int8"
+            raise UsageError(f"{wanted} needs a C compiler when charlstm is installed, and there was none")
+        self.config = config
         self.precision: Literal["fp32", "int8"] = "fp32"
-        self.description = "numpy (fp32)"
-        self._run = _Numpy(config, weights)
+        """What it computes in."""
+        self._run: _Numpy | native.Native
+        if is_native:
+            if precision == "int8" or (precision == "auto" and native.has_int8()):
+                self.precision = "int8"
+            self._run = native.Native(config, weights, self.precision == "int8", threads, isa)
+        else:
+            self._run = _Numpy(config, weights)
+
+    @property
+    def description(self) -> str:
+        """Such as 'native (avx512-vnni, int8, 2 threads)', as it draws one text, or 'numpy (fp32)'."""
+        if isinstance(self._run, _Numpy):
+            return "numpy (fp32)"
+        threads = self._run.threads(1)
+        return f"native ({self._run.isa}, {self.precision}, {threads} thread{'s' if threads > 1 else ''})"
 
     def zero_state(self, batch: int = 1) -> State:
         """The state before any text: zeros, (L, S, B, H)."""
@@ -67,13 +87,14 @@ class Engine:
 
     def step(self, ids: ArrayLike, state: State) -> tuple[NDArray[np.float32], State]:
         """Let each text read one symbol: ids (B,) and state → logits (B, V) of what follows, and the new state."""
-        return self._run.step(self._check(ids, 1, state), state)
+        checked = self._check(ids, 1, state)[None]
+        parts = [self._run.read(checked[:, part], state[:, :, part], True) for part in _parts(checked)]
+        return _joined(parts, 0)
 
     def read(self, ids: ArrayLike, state: State) -> State:
         """Let each text read the symbols ids (T, B), for what they leave in the state."""
-        for row in self._check(ids, 2, state):
-            state = self._run.step(row, state, project=False)[1]
-        return state
+        checked = self._check(ids, 2, state)
+        return _joined([self._run.read(checked[:, part], state[:, :, part], False) for part in _parts(checked)], 0)[1]
 
     def score(self, ids: ArrayLike, state: State) -> tuple[NDArray[np.float64], State]:
         """Surprise of each text at its own symbols.
@@ -84,17 +105,11 @@ class Engine:
             state: (L, S, B, H), before the first.
 
         Returns:
-            nats (T, B): −log p of ids[t + 1] after ids[0 … t]; and the state after ids[T − 1].
+            nats (T, B): −log p of ids[t + 1] after ids[0 … t], NaN where the logits are not finite; and the state after
+            ids[T − 1].
         """
-        symbols = self._check(ids, 2, state)
-        nats = np.empty((max(0, len(symbols) - 1), symbols.shape[1]), np.float64)
-        for t in range(len(nats)):
-            logits, state = self._run.step(symbols[t], state)
-            scores = logits.astype(np.float64)
-            with np.errstate(invalid="ignore"):  # logits that are not finite give NaN
-                scores -= scores.max(axis=1, keepdims=True)
-            nats[t] = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(scores)), symbols[t + 1]]
-        return nats, state
+        checked = self._check(ids, 2, state)
+        return _joined([self._run.score(checked[:, part], state[:, :, part]) for part in _parts(checked)], 1)
 
     def generate(
         self,
@@ -112,6 +127,7 @@ class Engine:
         Args:
             ids: (B,), the symbol to read first; after it each drawn symbol is read in turn but the last.
             state: (L, S, B, H), before `ids`.
+            length: at least 1.
             temperature: 0 takes the likeliest symbol.
             seed, position, streams: the random numbers are a function of the seed, of each text's number in `streams`
                 (B,) (None: 0, 1, …) and of the symbol's place, counted from `position`. A text that is drawn in blocks,
@@ -123,19 +139,20 @@ class Engine:
         Raises:
             CheckpointError: logits that are not finite: weights out of all proportion.
         """
-        read = self._check(ids, 1, state)
-        numbers = np.arange(len(read)) if streams is None else np.asarray(streams)
-        if numbers.shape != read.shape:
-            raise ValueError(f"streams must be one number for each of {len(read)} texts, found shape {numbers.shape}")
-        drawn = np.empty((length, len(read)), np.int32)
-        for t in range(length):
-            logits, state = self._run.step(read, state)
-            try:
-                drawn[t] = drawing.draw(logits, temperature, drawing.uniform(seed, numbers, position + t))
-            except FloatingPointError as error:
-                raise CheckpointError(f"{error}: its weights are out of all proportion") from error
-            read = drawn[t]
-        return drawn, state
+        checked = self._check(ids, 1, state)[None]
+        numbers = np.arange(checked.shape[1]) if streams is None else np.asarray(streams)
+        if numbers.shape != checked.shape[1:] or length < 1 or not 0 <= temperature < math.inf:
+            found = f"length {length}, temperature {temperature}, streams {numbers.shape} for {checked.shape[1]} texts"
+            raise ValueError(f"cannot draw with {found}")
+        draw = (length, temperature, seed, position)
+        try:
+            parts = [
+                self._run.generate(checked[0, part], state[:, :, part], *draw, numbers[part].astype(np.uint64))
+                for part in _parts(checked)
+            ]
+        except FloatingPointError as error:
+            raise CheckpointError(f"{error}: its weights are out of all proportion") from error
+        return _joined(parts, 1)
 
     def _check(self, ids: ArrayLike, rank: int, state: State) -> Ids:
         """The ids as the backends want them, or a ValueError that says what was found and what was expected."""
@@ -149,11 +166,11 @@ class Engine:
         if not isinstance(state, np.ndarray) or state.dtype != np.float32 or state.shape != expected_shape:
             kind = f"{state.dtype} {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
             raise ValueError(f"the state must be float32 {expected_shape}, found {kind}")
-        return np.ascontiguousarray(found, np.int32)
+        return found.astype(np.int32)
 
 
 class _Numpy:
-    """The equations of `cells`, a layer after the other. The batch of one is a matrix of one row."""
+    """The equations of `cells`, one layer after the other. Same methods as `native.Native`."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Any]) -> None:
         self._cell = STEP[config.cell]
@@ -161,23 +178,63 @@ class _Numpy:
         self._layers = [layer_weights(config, weights, layer) for layer in range(config.layers)]
         self._projection, self._bias = weights["projection.weight"], weights["projection.bias"]
 
-    def step(self, ids: Ids, state: State, project: bool = True) -> tuple[NDArray[np.float32], State]:
-        x = self._embedding[ids]  # (B, E)
-        new = np.empty_like(state)
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # weights out of all proportion: told by whoever reads the logits
-            for layer, weights in enumerate(self._layers):
-                for s, value in enumerate(self._cell(x, tuple(state[layer]), weights)):
-                    new[layer, s] = value
-                x = new[layer, 0]
-            return x @ self._projection.T + self._bias if project else x, new  # (B, V)
+    def read(self, ids: Ids, state: State, project: bool) -> tuple[NDArray[np.float32], State]:
+        h = state[-1, 0]
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever uses the logits tells that they are not finite
+            for symbols in ids:
+                x = self._embedding[symbols]  # (B, E)
+                old, state = state, np.empty_like(state)
+                for layer, weights in enumerate(self._layers):
+                    for s, value in enumerate(self._cell(x, tuple(old[layer]), weights)):
+                        state[layer, s] = value
+                    x = h = state[layer, 0]
+            return h @ self._projection.T + self._bias if project else h[:, :0], state  # (B, V)
+
+    def score(self, ids: Ids, state: State) -> tuple[NDArray[np.float64], State]:
+        nats = np.full((max(0, len(ids) - 1), ids.shape[1]), np.nan)
+        for t in range(len(nats)):
+            logits, state = self.read(ids[t : t + 1], state, True)
+            finite = np.isfinite(logits).all(axis=1)
+            weights = drawing.weights(logits[finite], 1.0)
+            scores = logits[finite].astype(np.float64)
+            surprises = np.log(weights.sum(axis=1)) + scores.max(axis=1)
+            nats[t, finite] = surprises - scores[np.arange(len(scores)), ids[t + 1, finite]]
+        return nats, state
+
+    def generate(
+        self,
+        ids: Ids,
+        state: State,
+        length: int,
+        temperature: float,
+        seed: int,
+        position: int,
+        streams: NDArray[np.uint64],
+    ) -> tuple[Ids, State]:
+        symbols = np.empty((length, len(ids)), np.int32)
+        for t in range(length):
+            logits, state = self.read(ids[None], state, True)
+            symbols[t] = drawing.draw(logits, temperature, drawing.uniform(seed, streams, position + t))
+            ids = symbols[t]
+        return symbols, state
 
 
 def layer_weights(config: ModelConfig, weights: Mapping[str, Any], layer: int) -> Weights:
     """One layer's weights, as the functions of `cells` want them."""
     names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", *(["peephole"] if config.cell == "peephole" else [])]
     return Weights(*(weights[f"recurrence.{name}_l{layer}"] for name in names))
+
+
+def _parts(ids: Ids) -> list[slice]:
+    """Slices of the batch that one call takes."""
+    return [slice(first, first + native.BATCH) for first in range(0, ids.shape[1], native.BATCH)]
+
+
+def _joined(parts: list[tuple[_Array, State]], axis: int) -> tuple[_Array, State]:
+    if len(parts) == 1:
+        return parts[0]
+    values, states = zip(*parts, strict=True)
+    return np.concatenate(values, axis), np.concatenate(states, 2)  # type: ignore[return-value]
 
 
 def _check_weights(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> None:

@@ -1,0 +1,59 @@
+/* charlstm's inference engine: a trained character-level model at work, with nothing but the C library.
+ *
+ * One handle is one block of memory, made by engine_create and never grown. The hidden state belongs to the caller: it goes in
+ * and comes out of every call, laid out (layers, states, batch, hidden), states being h, or h and c. A handle serves one call at
+ * a time; two handles know nothing of each other.
+ *
+ * Weights come in torch's layout and gate order, as `charlstm/cells.py` and `charlstm/config.py` lay it down:
+ *     embedding (V, E); for each layer weight_ih (G·H, in), weight_hh (G·H, H), bias_ih, bias_hh (G·H) and, in the peephole
+ *     cell, peephole (3, H); projection (V, H) and its bias (V).
+ */
+#ifndef CHARLSTM_ENGINE_H
+#define CHARLSTM_ENGINE_H
+
+#include <stdint.h>
+
+enum engine_cell { ENGINE_LSTM, ENGINE_PEEPHOLE, ENGINE_COUPLED, ENGINE_GRU, ENGINE_RNN };
+enum engine_error { ENGINE_OK, ENGINE_NO_MEMORY, ENGINE_BAD_ARGUMENT, ENGINE_NOT_FINITE };
+
+typedef struct {
+    int32_t cell, vocabulary, embedding, hidden, layers;
+    int32_t int8;    /* 0: fp32; 1: weights and hidden activations rounded to 8 bits */
+    int32_t batch;   /* most texts in one call */
+    int32_t threads; /* most threads in one call; small models use fewer */
+    int32_t isa;     /* which of engine_isa_name's; -1 takes the best that this processor has */
+} engine_options;
+
+typedef struct engine engine;
+
+/* Changes whenever this file does: whoever loads a library compares before calling anything else in it. */
+#define ENGINE_ABI 1
+int engine_abi(void);
+
+/* The instruction sets this library was compiled for, best first; NULL past the last. */
+const char *engine_isa_name(int isa);
+/* Whether this processor has it (0 or 1). */
+int engine_isa_present(int isa);
+/* Whether its int8 products are faster than its fp32 ones (0 or 1). */
+int engine_isa_has_int8(int isa);
+
+/* NULL with *error set where a size is out of range or memory is short. The weights are copied. */
+engine *engine_create(const engine_options *options, const float *const *weights, int *error);
+void engine_destroy(engine *e);
+/* The instruction set in use, and the threads that a call with `batch` texts uses. */
+int engine_isa(const engine *e);
+int engine_threads(const engine *e, int batch);
+
+/* Each of `batch` texts reads `length` symbols: ids (length, batch). If logits is not NULL it receives those after the
+ * last symbol: (batch, V). */
+int engine_read(engine *e, int batch, int length, const int32_t *ids, float *state, float *logits);
+
+/* The surprise of each text at its own symbols: ids (length + 1, batch) → nats (length, batch). */
+int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats);
+
+/* Each text reads ids (batch) and goes on by `length` symbols drawn from softmax(logits / temperature), temperature 0 taking
+ * the likeliest. The n-th draw of text b takes the random number (seed, streams[b], position + n). symbols: (length, batch). */
+int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, double temperature, uint64_t seed,
+                    const uint64_t *streams, uint64_t position, int32_t *symbols);
+
+#endif

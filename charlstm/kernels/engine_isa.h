@@ -1,0 +1,273 @@
+/* The arithmetic of engine.c for one instruction set. engine.c includes this file once for each, after defining
+ *
+ *     ISA          suffix of every name here
+ *     TARGET       function attribute that lets the compiler use the set
+ *     LANES        floats in a vector register
+ *     REGISTERS    how many registers a product may use for its sums
+ *     DOT          how bytes are multiplied: one of the DOT_… of engine.c
+ *
+ * Everything is written in vector types, so that the instances are one text; only the product of bytes needs intrinsics.
+ *
+ * Rows of weights are packed in groups of GROUP = 16: lane j of a vector belongs to row j, and step k multiplies column k of all
+ * rows with the one activation x[k]. So nothing is summed across lanes, a sum stays in its register until it is done, and it is
+ * added up in the order of k whatever the batch or the number of threads: the results are the same bits.
+ */
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define NAME(x) JOIN(x, ISA)
+#define INLINE static inline __attribute__((always_inline)) TARGET
+#define VECTORS (GROUP / LANES)                               /* registers to a group of rows */
+#define DOT_VECTORS (DOT == DOT_AVX2 ? 2 * VECTORS : VECTORS) /* the same in the product of bytes */
+
+typedef float NAME(floats) __attribute__((vector_size(4 * LANES)));
+typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
+typedef uint32_t NAME(bits) __attribute__((vector_size(4 * LANES)));
+typedef uint8_t NAME(bytes) __attribute__((vector_size(LANES), aligned(1)));
+typedef float NAME(half) __attribute__((vector_size(2 * LANES)));
+typedef double NAME(doubles) __attribute__((vector_size(4 * LANES)));
+typedef uint64_t NAME(wide) __attribute__((vector_size(4 * LANES)));
+#define floats NAME(floats)
+#define ints NAME(ints)
+#define bits NAME(bits)
+#define doubles NAME(doubles)
+#define wide NAME(wide)
+
+/* ---- products: z[m][r] += Σ_k w[k][r]·x[m][k] for M texts and R groups of rows ----
+ *
+ * M and R are constants where these are inlined, so the loops over them unroll and `sum` is registers. */
+
+/* Vectors of rows taken at once: all, if their sums for M texts fit into the registers, else fewer, and x is read again. */
+#define AT_ONCE(M, R, vectors)                                                        \
+    ((M) * (R) * (vectors) <= REGISTERS                           ? (R) * (vectors)   \
+     : (M) * 2 * (vectors) <= REGISTERS && (R) % 2 == 0           ? 2 * (vectors)     \
+     : (M) * (vectors) <= REGISTERS                               ? (vectors)         \
+     : (M) * 2 <= REGISTERS && (vectors) > 2                      ? 2                 \
+                                                                  : 1)
+
+INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K, float *z, const int M, const int R)
+{
+    const int rows = AT_ONCE(M, R, VECTORS);
+    for (int first = 0; first < R * VECTORS; first += rows) {
+        floats sum[MOST_TEXTS][4 * VECTORS];
+        for (int m = 0; m < M; m++)
+            for (int r = 0; r < rows; r++) sum[m][r] = *(const floats *)(z + m * Z_STRIDE + (first + r) * LANES);
+        const float *column = w + first * LANES;
+        for (int k = 0; k < K; k++, column += R * GROUP)
+            for (int m = 0; m < M; m++)
+                for (int r = 0; r < rows; r++) sum[m][r] += *(const floats *)(column + r * LANES) * x[m * x_stride + k];
+        for (int m = 0; m < M; m++)
+            for (int r = 0; r < rows; r++) *(floats *)(z + m * Z_STRIDE + (first + r) * LANES) = sum[m][r];
+    }
+}
+
+/* Four activations, u8 with an offset of 128, for all lanes; and sum += Σ of four w·x in each lane. The offset's share of a
+ * row, 128·Σw, is the same at every step, and is taken off by whoever reads the sum. */
+#if DOT == DOT_VNNI512
+#define SPREAD(x) ((ints)_mm512_set1_epi32(x))
+#define ADD_DOT(sum, w, x) ((ints)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), _mm512_load_si512(w)))
+#elif DOT == DOT_VNNI256
+#define SPREAD(x) ((ints)_mm256_set1_epi32(x))
+#define ADD_DOT(sum, w, x) \
+    ((ints)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(x), _mm256_load_si256((const __m256i *)(w))))
+#elif DOT == DOT_AVX2 /* as 16 bits, since vpmaddubsw saturates; each row's sum is in two lanes */
+#define SPREAD(x) ((ints)_mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(x))))
+#define ADD_DOT(sum, w, x) \
+    ((sum) + (ints)_mm256_madd_epi16((__m256i)(x), _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)(w)))))
+#elif DOT == DOT_NEON /* signed times signed: the offset is taken off here */
+#define SPREAD(x) ((ints)(bits){} + (int32_t)((uint32_t)(x) ^ 0x80808080u))
+#define ADD_DOT(sum, w, x) ((ints)vdotq_s32((int32x4_t)(sum), vld1q_s8(w), (int8x16_t)(x)))
+#else
+INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
+{
+    const uint8_t *four = (const uint8_t *)&x;
+    for (int lane = 0; lane < LANES; lane++)
+        for (int i = 0; i < 4; i++) sum[lane] += w[4 * lane + i] * four[i];
+    return sum;
+}
+#define SPREAD(x) ((ints){} + (x))
+#define ADD_DOT(sum, w, x) NAME(add_dot)(sum, w, x)
+#endif
+
+INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x, size_t x_stride, int K,
+                        float *z, const int M, const int R)
+{
+    const int rows = AT_ONCE(M, R, DOT_VECTORS), bytes = 4 * GROUP / DOT_VECTORS;
+    for (int first = 0; first < R * DOT_VECTORS; first += rows) {
+        ints sum[MOST_TEXTS][4 * DOT_VECTORS] = {{{0}}};
+        const int8_t *column = w + first * bytes;
+        for (int k = 0; k < K; k += 4, column += 4 * R * GROUP)
+            for (int m = 0; m < M; m++) {
+                int32_t four;
+                memcpy(&four, x + m * x_stride + k, 4);
+                const ints spread = SPREAD(four);
+                for (int r = 0; r < rows; r++) sum[m][r] = ADD_DOT(sum[m][r], column + r * bytes, spread);
+            }
+        for (int m = 0; m < M; m++)
+            for (int r = 0; r < rows; r++) {
+                const int row = (first + r) * GROUP / DOT_VECTORS;
+                float *to = z + m * Z_STRIDE + row;
+#if DOT == DOT_AVX2
+                for (int j = 0; j < LANES / 2; j++)
+                    to[j] += scale[row + j] * (float)(sum[m][r][2 * j] + sum[m][r][2 * j + 1] - offset[row + j]);
+#else
+                const ints whole = DOT == DOT_NEON ? sum[m][r] : sum[m][r] - *(const ints *)(offset + row);
+                *(floats *)to += *(const floats *)(scale + row) * __builtin_convertvector(whole, floats);
+#endif
+            }
+    }
+}
+
+/* The same for any number of texts and 1 to 4 groups, in tiles that fit the registers. */
+#define EACH_R(tile, M, ...)                          \
+    switch (R) {                                      \
+        case 1: NAME(tile)(__VA_ARGS__, M, 1); break; \
+        case 2: NAME(tile)(__VA_ARGS__, M, 2); break; \
+        case 3: NAME(tile)(__VA_ARGS__, M, 3); break; \
+        default: NAME(tile)(__VA_ARGS__, M, 4);       \
+    }
+#define EACH_TILE(tile, ...)                                                                 \
+    for (int m = 0, size; m < texts; m += size, x += size * x_stride, z += size * Z_STRIDE) { \
+        const int left = texts - m;                                                          \
+        size = left >= MOST_TEXTS ? MOST_TEXTS : left >= 4 ? 4 : left >= 2 ? 2 : 1;          \
+        if (size == MOST_TEXTS) EACH_R(tile, MOST_TEXTS, __VA_ARGS__)                        \
+        else if (size == 4) EACH_R(tile, 4, __VA_ARGS__)                                     \
+        else if (size == 2) EACH_R(tile, 2, __VA_ARGS__)                                     \
+        else EACH_R(tile, 1, __VA_ARGS__)                                                    \
+    }
+
+static TARGET void NAME(product32)(const float *w, const float *x, size_t x_stride, int K, float *z, int texts, int R)
+{
+    EACH_TILE(tile32, w, x, x_stride, K, z)
+}
+
+static TARGET void NAME(product8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x,
+                                  size_t x_stride, int K, float *z, int texts, int R)
+{
+    EACH_TILE(tile8, w, scale, offset, x, x_stride, K, z)
+}
+
+/* ---- the cells' equations, for the 16 units of a group ---- */
+
+#define SELECT(mask, a, b) ((((bits)(mask)) & (bits)(a)) | (~((bits)(mask)) & (bits)(b)))
+
+/* 2^x to 1e-8 of itself, for any x: the whole part of x goes into the exponent's bits, the rest, in [-1/2, 1/2], through the
+ * Taylor series of e^(x ln 2). NaN stays NaN. */
+INLINE floats NAME(exp2)(floats x)
+{
+    x = (floats)SELECT(x < -126, (floats){} - 126, x);
+    x = (floats)SELECT(x > 126, (floats){} + 126, x);
+    const floats shifted = x + 0x1.8p23f; /* the sum has no room for a fraction: its last bits are the rounded x */
+    const floats f = x - (shifted - 0x1.8p23f);
+    floats p = (floats){} + 1.5252734e-5f;
+    p = p * f + 1.5403530e-4f;
+    p = p * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    return (floats)((bits)p + ((bits)shifted << 23));
+}
+
+INLINE floats NAME(sigmoid)(floats x) { return 1.0f / (1.0f + NAME(exp2)(x * -1.4426950f)); }
+INLINE floats NAME(tanh)(floats x) { return 1.0f - 2.0f / (1.0f + NAME(exp2)(x * 2.8853901f)); }
+
+/* From the sums z (texts, Z_STRIDE) of one group to the new state. c, h and q point at the group's first unit of the first text,
+ * `stride` apart; old is the old h; q, where it is not NULL, receives h in 8 bits: 127·h + 128. */
+static TARGET void NAME(cells)(int cell, int texts, const float *z, const float *peephole, const float *old, float *c, float *h,
+                               uint8_t *q, size_t stride)
+{
+    for (int m = 0; m < texts; m++, z += Z_STRIDE, old += stride, c += stride, h += stride) {
+        for (int v = 0; v < GROUP; v += LANES) {
+#define Z(r) (*(const floats *)(z + (r) * GROUP + v))
+#define P(r) (*(const floats *)(peephole + (r) * GROUP + v))
+#define SIGMOID(x) NAME(sigmoid)(x)
+#define TANH(x) NAME(tanh)(x)
+            floats cell_old = *(floats *)(c + v), cell_new = cell_old, out;
+            switch (cell) {
+                case ENGINE_LSTM: /* z: i, f, g, o */
+                    cell_new = SIGMOID(Z(1)) * cell_old + SIGMOID(Z(0)) * TANH(Z(2));
+                    out = SIGMOID(Z(3)) * TANH(cell_new);
+                    break;
+                case ENGINE_PEEPHOLE:
+                    cell_new = SIGMOID(Z(1) + P(1) * cell_old) * cell_old + SIGMOID(Z(0) + P(0) * cell_old) * TANH(Z(2));
+                    out = SIGMOID(Z(3) + P(2) * cell_new) * TANH(cell_new);
+                    break;
+                case ENGINE_COUPLED: { /* z: f, g, o */
+                    const floats forget = SIGMOID(Z(0));
+                    cell_new = forget * cell_old + (1.0f - forget) * TANH(Z(1));
+                    out = SIGMOID(Z(2)) * TANH(cell_new);
+                    break;
+                }
+                case ENGINE_GRU: { /* z: the input's share of n, r, z, the hidden share of n */
+                    const floats update = SIGMOID(Z(2)), n = TANH(Z(0) + SIGMOID(Z(1)) * Z(3));
+                    out = (1.0f - update) * n + update * *(const floats *)(old + v);
+                    break;
+                }
+                default: out = TANH(Z(0));
+            }
+            *(floats *)(c + v) = cell_new;
+            *(floats *)(h + v) = out;
+            if (q) *(NAME(bytes) *)(q + v) = __builtin_convertvector((bits)(out * 127.0f + (0x1.8p23f + 128)) & 255, NAME(bytes));
+#undef Z
+#undef P
+#undef SIGMOID
+#undef TANH
+        }
+        if (q) q += stride;
+    }
+}
+
+/* ---- the softmax before its division ---- */
+
+/* weights[i] = e^((logits[i] − largest)/temperature) for i < n, a multiple of 16; returns their sum. Good to 2e-15; what is under
+ * 2^-1022 is 0, so a logit of −∞ is a symbol of weight 0. */
+static TARGET double NAME(softmax)(const float *logits, int n, float largest, double temperature, double *weights)
+{
+    static const double taylor[] = {2.5678435993488206e-11, 4.4455382718708116e-10, 7.0549116208011233e-9,
+                                    1.0178086009239699e-7,  1.3215486790144309e-6,  1.5252733804059840e-5,
+                                    1.5403530393381610e-4,  1.3333558146428443e-3,  9.6181291076284772e-3,
+                                    5.5504108664821580e-2,  2.4022650695910071e-1,  6.9314718055994531e-1,  1.0};
+    doubles total = {0};
+    for (int i = 0; i < n; i += LANES / 2) {
+        doubles x = __builtin_convertvector(*(const NAME(half) *)(logits + i), doubles) - (double)largest;
+        x = x / temperature * 1.4426950408889634;
+        const wide seen = (wide)(x >= -1022);
+        x = (doubles)((seen & (wide)x) | (~seen & (wide)((doubles){} - 1022)));
+        const doubles shifted = x + 0x1.8p52, f = x - (shifted - 0x1.8p52);
+        doubles p = (doubles){} + taylor[0];
+        for (int k = 1; k < 13; k++) p = p * f + taylor[k];
+        p = (doubles)(((wide)p + ((wide)shifted << 52)) & seen);
+        *(doubles *)(weights + i) = p;
+        total += p;
+    }
+    double sum = 0;
+    for (int lane = 0; lane < LANES / 2; lane++) sum += total[lane];
+    return sum;
+}
+
+static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cells), NAME(softmax)};
+
+#undef ISA
+#undef TARGET
+#undef LANES
+#undef REGISTERS
+#undef DOT
+#undef JOIN_
+#undef JOIN
+#undef NAME
+#undef INLINE
+#undef VECTORS
+#undef DOT_VECTORS
+#undef AT_ONCE
+#undef SPREAD
+#undef ADD_DOT
+#undef EACH_R
+#undef EACH_TILE
+#undef SELECT
+#undef floats
+#undef ints
+#undef bits
+#undef doubles
+#undef wide
