@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from charlstm.cells import GATES, STATES
@@ -131,6 +131,20 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
+class TrainingConfig(TrainingOptions):
+    """The options with every choice made; of the three budgets exactly one is not None."""
+
+    hidden: int = field(kw_only=True)
+    layers: int = field(kw_only=True)
+    embedding: int = field(kw_only=True)
+    dropout: float = field(kw_only=True)
+    batch_size: int = field(kw_only=True)
+    seq_len: int = field(kw_only=True)
+    lr: float = field(kw_only=True)
+    weight_decay: float = field(kw_only=True)
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """How text is drawn.
 
@@ -176,7 +190,7 @@ def from_json(kind: type[_T], values: object) -> _T:
     """The config of `kind` with these values: every field there, none besides, each of its type and range.
 
     Raises:
-        UsageError: a field that is missing, unknown or out of range. Whoever reads a foreign file turns it into its own error.
+        UsageError: a field that is missing, unknown or out of range.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{kind.__name__} wants an object, found {type(values).__name__}")

@@ -13,16 +13,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlstm.engine import Engine
+from charlstm.config import ModelConfig
 from charlstm.errors import CorpusError
 
 STREAMS = 64
 WARM_UP = 512  # symbols read before a part is scored
 CHUNK = 64  # symbols of each stream between two chances for Ctrl-C
+
+
+class Reader(Protocol):
+    """What scores: `engine.Engine`, or a network that is being trained. Shapes as in `engine.Engine`."""
+
+    config: ModelConfig
+
+    def zero_state(self, batch: int = 1) -> NDArray[np.float32]: ...
+
+    def read(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+    def score(
+        self, ids: NDArray[np.integer], state: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,7 @@ class Score:
 
 
 def evaluate(
-    engine: Engine, ids: NDArray[np.integer], *, exact: bool = False, streams: int = STREAMS, warm_up: int = WARM_UP
+    engine: Reader, ids: NDArray[np.integer], *, exact: bool = False, streams: int = STREAMS, warm_up: int = WARM_UP
 ) -> Score:
     """Score a text.
 
@@ -70,7 +85,7 @@ def evaluate(
 
 
 def _run(
-    engine: Engine, ids: NDArray[np.integer], state: NDArray[np.float32], length: int, last: int | None = None
+    engine: Reader, ids: NDArray[np.integer], state: NDArray[np.float32], length: int, last: int | None = None
 ) -> NDArray[np.float64]:
     """Sum of nats (B,) over `length` transitions of each stream; of the last stream only the first `last`."""
     total = np.zeros(ids.shape[1])

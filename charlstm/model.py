@@ -9,11 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from charlstm.cells import GATES
 from charlstm.config import ModelConfig
-from charlstm.recurrence import Recurrence
+from charlstm.recurrence import Recurrence, product
 
 
 class Network(nn.Module):
@@ -41,7 +43,8 @@ class Network(nn.Module):
             generator: where dropout takes its random numbers.
         """
         outputs, state = self.recurrence(self.embedding.weight, ids, state, dropout, generator)
-        return self.projection(outputs), state
+        logits = product(self.recurrence.path, outputs.flatten(0, 1), self.projection.weight) + self.projection.bias
+        return logits.view(*ids.shape, -1), state
 
     def zero_state(self, batch: int) -> Tensor:
         """(L, S, B, H) of zeros, where the model's weights are."""
@@ -51,9 +54,9 @@ class Network(nn.Module):
     def initialise(self, generator: torch.Generator, forget_bias: float) -> None:
         """Draw fresh weights.
 
-        Recurrent blocks are orthogonal (Saxe et al. 2014), input blocks and the projection have the variance that keeps
-        their outputs' (Glorot & Bengio 2010), the forget gate starts open (Jozefowicz et al. 2015), and the update gate of
-        the GRU, which keeps the old state where it is near one, is given the same start.
+        Recurrent blocks are orthogonal (Saxe et al. 2014), input blocks and the projection have the variance that
+        keeps their outputs' (Glorot & Bengio 2010), the forget gate starts open (Jozefowicz et al. 2015), and so does
+        the update gate of the GRU, which keeps the old state where it is near one.
         """
         gates = GATES[self.config.cell]
         keep = {"lstm": "f", "peephole": "f", "coupled": "f", "gru": "z"}.get(self.config.cell)
@@ -78,3 +81,35 @@ class Network(nn.Module):
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take these weights; names and shapes must be those of `ModelConfig.shapes`."""
         self.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+
+
+class Scorer:
+    """A network as `evaluation` wants its engine: numpy in, numpy out, computed where the network trains."""
+
+    def __init__(self, network: Network) -> None:
+        self.config = network.config
+        self._network = network
+        self._device = network.embedding.weight.device
+
+    def zero_state(self, batch: int = 1) -> NDArray[np.float32]:
+        """(L, S, B, H) of zeros."""
+        return np.zeros(self.config.state_shape(batch), np.float32)
+
+    def read(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The state after reading ids (T, B)."""
+        return self._run(ids, state)[1]
+
+    def score(
+        self, ids: NDArray[np.integer], state: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Nats (T, B) of ids[1:] (T + 1, B) after those before, and the state after ids[T - 1]."""
+        logits, last = self._run(ids[:-1], state)
+        wanted = torch.from_numpy(ids[1:].astype(np.int64)).to(self._device)
+        nats = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        return nats.view(wanted.shape).cpu().numpy().astype(np.float64), last
+
+    @torch.no_grad()
+    def _run(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> tuple[Tensor, NDArray[np.float32]]:
+        inputs = torch.from_numpy(ids.astype(np.int64)).to(self._device)
+        logits, last = self._network(inputs, torch.from_numpy(state).to(self._device))
+        return logits, last.cpu().numpy()

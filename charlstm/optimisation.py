@@ -5,22 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from charlstm.config import TrainingOptions
+from charlstm.config import TrainingConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimiser:
-    """AdamW (Loshchilov & Hutter 2019). Weight decay acts on matrices only: a bias or a peephole that shrinks helps nobody.
+    """AdamW (Loshchilov & Hutter 2019), whose weight decay acts on matrices only: a bias that shrinks helps nobody.
 
     Args:
         network: its parameters are updated in place.
         options: filled in by `recipe.choose`.
     """
 
-    def __init__(self, network: nn.Module, options: TrainingOptions) -> None:
-        assert options.lr is not None
-        assert options.weight_decay is not None
+    def __init__(self, network: nn.Module, options: TrainingConfig) -> None:
         self._options = options
         self._named = dict(network.named_parameters())
         self._parameters = list(self._named.values())
@@ -45,8 +43,8 @@ class Optimiser:
 
         Args:
             share: of the budget that is spent before this step.
-            norm: of the gradient, from `clip`. Where it is not finite, nothing is changed (fused kernels, CPU and CUDA);
-                so a caller on a GPU may look at it later without waiting for it now.
+            norm: of the gradient, from `clip`. Where it is not finite, nothing is changed (in the fused kernels of CPU
+                and CUDA), so that a caller on a GPU may look at it later instead of waiting for it now.
         """
         if self._adamw.defaults["fused"]:
             self._adamw.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
@@ -59,14 +57,13 @@ class Optimiser:
 
     def rate(self, share: float) -> float:
         """The learning rate: linear from near zero over `warmup`, then linear down to zero at the budget's end."""
-        assert self._options.lr is not None
         warmup = self._options.warmup
         if share < warmup:
             return self._options.lr * (0.02 + 0.98 * share / warmup)
         return self._options.lr * (1 - share) / (1 - warmup) if warmup < 1 else self._options.lr
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moments of every parameter by name, 'optim/exp_avg/<parameter>', for a checkpoint; empty before step 1."""
+        """Every parameter's moments as 'optim/exp_avg/<parameter>', for a checkpoint; none before the first step."""
         return {
             f"optim/{moment}/{name}": self._adamw.state[parameter][moment]
             for name, parameter in self._named.items()

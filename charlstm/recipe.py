@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from charlstm.config import TrainingOptions
+from charlstm.config import TrainingConfig, TrainingOptions, to_json
 
 DEFAULT_SECONDS = 240.0
 
 
-def choose(options: TrainingOptions, train_chars: int, vocab_size: int) -> TrainingOptions:
-    """The same options with every None filled in, but for the budgets that were not chosen.
+def choose(options: TrainingOptions, train_chars: int, vocab_size: int) -> TrainingConfig:
+    """The options with every None filled in.
 
     Args:
         train_chars: characters of the training part.
@@ -23,18 +21,18 @@ def choose(options: TrainingOptions, train_chars: int, vocab_size: int) -> Train
     hidden = options.hidden or _hidden(train_chars, patience)
     layers = options.layers or 1
     expected_epochs = options.epochs or patience * _chars_per_second(hidden, layers) / train_chars
-    return replace(
-        options,
-        seconds=seconds,
-        hidden=hidden,
-        layers=layers,
-        embedding=options.embedding or min(hidden, 128 if vocab_size <= 256 else 256),
-        dropout=_dropout(expected_epochs) if options.dropout is None else options.dropout,
-        batch_size=options.batch_size or 32,
-        seq_len=options.seq_len or (32 if hidden <= 256 else 48),
-        lr=options.lr or 1e-2 * min(1.0, (256 / hidden) ** 0.5),
-        weight_decay=0.02 if options.weight_decay is None else options.weight_decay,
-    )
+    chosen = {
+        "seconds": seconds,
+        "hidden": hidden,
+        "layers": layers,
+        "embedding": options.embedding or min(hidden, 128 if vocab_size <= 256 else 256),
+        "dropout": _dropout(expected_epochs) if options.dropout is None else options.dropout,
+        "batch_size": options.batch_size or 32,
+        "seq_len": options.seq_len or (32 if hidden <= 256 else 48),
+        "lr": options.lr or 1e-2 * min(1.0, (256 / hidden) ** 0.5),
+        "weight_decay": 0.02 if options.weight_decay is None else options.weight_decay,
+    }
+    return TrainingConfig(**{**to_json(options), **chosen})
 
 
 def _hidden(train_chars: int, seconds: float) -> int:

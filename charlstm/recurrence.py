@@ -7,8 +7,8 @@
 | native | `kernels.training`: fused loops in C | every cell, on a CPU, where a compiler was found at install |
 | vendor | torch's own layer: cuDNN on a GPU, oneDNN on a CPU | lstm, gru, rnn |
 
-All of them compute the same equations on the same parameters; the tests hold each to the reference in outputs, states and
-gradients. In the plain and native paths the first layer's input product is a table with a row a symbol, embedding ·
+All of them compute the same equations on the same parameters; the tests hold each to the reference in outputs, states
+and gradients. In the plain and native paths the first layer's input product is a table with a row a symbol, embedding ·
 weight_ih.T, looked up instead of multiplied B·T times, wherever the vocabulary is smaller than the window.
 
 Letters: B batch, T time, V vocabulary, E embedding, H hidden, L layers, G gates, S states.
@@ -55,7 +55,7 @@ class Recurrence(nn.Module):
     @property
     def path(self) -> Path:
         """The path that computes, on the device where the parameters are."""
-        return self._path or choose_path(self.config.cell, self.weight_hh_l0.device.type)  # type: ignore[union-attr,arg-type]
+        return self._path or choose_path(self.config.cell, self.weight_hh_l0.device.type)  # type: ignore[arg-type]
 
     def weights(self, layer: int) -> cells.Weights:
         """One layer's parameters."""
@@ -133,13 +133,15 @@ def _written_out(
         bias = torch.cat((both, weights.bias_hh[gates:], weights.bias_ih[gates:]))
     else:
         bias = weights.bias_ih + weights.bias_hh
-    outputs, final = _Scan.apply(path, cell, ids.shape, source, index, state, weights.weight_hh, bias, weights.peephole)
-    return outputs, final
+    result: tuple[Tensor, Tensor] = _Scan.apply(  # type: ignore[no-untyped-call]
+        path, cell, ids.shape, source, index, state, weights.weight_hh, bias, weights.peephole
+    )
+    return result
 
 
 def product(path: str, x: Tensor, weight: Tensor) -> Tensor:
     """x (N, K) · weight (M, K).T by the path's products: what a Linear layer without bias computes."""
-    return _Product.apply(x, weight) if path == "native" else x @ weight.t()  # type: ignore[no-untyped-call, no-any-return]
+    return _Product.apply(x, weight) if path == "native" else x @ weight.t()  # type: ignore[no-untyped-call]
 
 
 class _Product(torch.autograd.Function):
@@ -150,7 +152,7 @@ class _Product(torch.autograd.Function):
         return training.NATIVE.product(x, weight.t())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, Tensor | None]:
         assert training.NATIVE is not None
         x, weight = ctx.saved_tensors
@@ -184,7 +186,7 @@ class _Scan(torch.autograd.Function):
         return outputs, last
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         saved, hidden = ctx.saved, d_output.shape[-1]
         if ctx.path == "native":

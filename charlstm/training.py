@@ -1,13 +1,14 @@
 """The training loop: a generator of events. It prints nothing, saves what it says it saved, and resumes bit for bit.
 
-A run is a folder: `best.safetensors` (the weights with the best validation), `last.safetensors` (those of the last save with
-everything needed to go on) and `metrics.jsonl`. For a budget in steps or epochs nothing in the two files depends on the
-clock, so that a run that was stopped and resumed ends in the same bytes as one that never was.
+A run is a folder: `best.safetensors` (the weights with the best validation), `last.safetensors` (those of the last
+save, with everything needed to go on) and `metrics.jsonl`. For a budget in steps or epochs nothing in the two files
+depends on the clock, so that a run that was stopped and resumed ends in the same bytes as one that never was.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 import signal
@@ -28,32 +29,34 @@ import charlstm
 from charlstm import checkpoint, evaluation, events, library, recipe, sampling
 from charlstm.atomicfile import FolderLock
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import ModelConfig, SamplingConfig, TrainingOptions, flag, from_json, to_json
+from charlstm.config import ModelConfig, SamplingConfig, TrainingConfig, TrainingOptions, flag, from_json, to_json
 from charlstm.corpus import Corpus, Streams, fit
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, DivergenceError, ResumeError, RunBusy
-from charlstm.model import Network
+from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
+from charlstm.kernels.training import keep_pages
+from charlstm.model import Network, Scorer
 from charlstm.optimisation import Optimiser
 from charlstm.terminal import escape
 
 BEST, LAST, METRICS = "best.safetensors", "last.safetensors", "metrics.jsonl"
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
-CHANGEABLE_ON_RESUME = frozenset(
-    "epochs steps seconds lr warmup weight_decay beta1 beta2 clip dropout reset validations sample_chars device threads".split()
-)
+CHANGEABLE_ON_RESUME = {
+    *("epochs", "steps", "seconds", "lr", "warmup", "weight_decay", "beta1", "beta2", "clip"),
+    *("dropout", "reset", "validations", "sample_chars", "device", "threads"),
+}
 
 
 class Training:
     """One run, fresh (`Training.start`) or taken up again (`Training.resume`); `events` trains."""
 
-    def __init__(self, corpus: Corpus, run: Path, options: TrainingOptions, model: ModelConfig) -> None:
+    def __init__(self, corpus: Corpus, run: Path, options: TrainingConfig, model: ModelConfig) -> None:
         self.corpus, self.run, self.options = corpus, run, options
+        keep_pages()
         self._device = _device(options.device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        assert options.batch_size is not None
-        assert options.seq_len is not None
         train_ids, self._valid_ids = corpus.split(options.valid_share)
         self._streams = Streams(train_ids, options.batch_size, options.seq_len)
         self._train_chars = len(train_ids)
@@ -76,11 +79,10 @@ class Training:
             CorpusError: the text is too short to train on.
         """
         train_ids, _ = corpus.split(options.valid_share)
-        options = recipe.choose(options, len(train_ids), len(corpus.vocabulary))
-        assert options.hidden and options.layers and options.embedding and options.batch_size and options.seq_len
-        batch_size, seq_len = fit(len(train_ids), options.batch_size, options.seq_len)
-        options = replace(options, batch_size=batch_size, seq_len=seq_len)
-        model = ModelConfig(len(corpus.vocabulary), options.hidden, options.layers, options.embedding, options.cell)
+        chosen = recipe.choose(options, len(train_ids), len(corpus.vocabulary))
+        batch_size, seq_len = fit(len(train_ids), chosen.batch_size, chosen.seq_len)
+        chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
+        model = ModelConfig(len(corpus.vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
         lock = _lock(run)
         try:
             if held := [name for name in (BEST, LAST) if (run / name).exists()]:
@@ -88,8 +90,8 @@ class Training:
                     f"{escape(str(run))} holds a model already ({', '.join(held)}): "
                     "go on with it by --resume, or choose another folder with -o"
                 )
-            training = cls(corpus, run, options, model)
-            training._network.initialise(training._generator, options.forget_bias)
+            training = cls(corpus, run, chosen, model)
+            training._network.initialise(training._generator, chosen.forget_bias)
         except BaseException:
             lock.close()
             raise
@@ -118,13 +120,13 @@ class Training:
             saved = checkpoint.load(file, training=True)
             if saved.training is None:
                 raise ResumeError(f"{escape(str(file))} holds weights only; resume from its run's {LAST}")
-            options = from_json(TrainingOptions, saved.training["options"])
+            options = from_json(TrainingConfig, saved.training["options"])
             options = _changed(options, dict(changes or {}))
             same_text = corpus.sha256 == saved.facts["corpus"]["sha256"]
             if not same_text and not allow_new_corpus:
                 raise ResumeError(
-                    f"the text is not the one this run began with: {len(corpus.ids)} characters, sha256 {corpus.sha256[:16]}…, "
-                    f"saved {saved.facts['corpus']['chars']}, {saved.facts['corpus']['sha256'][:16]}…; "
+                    f"this run began with another text, of {saved.facts['corpus']['chars']} characters and sha256 "
+                    f"{saved.facts['corpus']['sha256'][:16]}…; given are {len(corpus.ids)}, {corpus.sha256[:16]}…: "
                     "give the same text, or --allow-new-corpus"
                 )
             if corpus.vocabulary.symbols != saved.vocabulary.symbols:
@@ -140,11 +142,10 @@ class Training:
         return training
 
     @property
-    def started(self) -> events.Started:
+    def started(self) -> Started:
         """All that was decided, for whoever wants to see it before the first step."""
         options, model = self.options, self._network.config
-        assert options.batch_size and options.seq_len and options.lr is not None and options.dropout is not None
-        return events.Started(
+        return Started(
             run=self.run,
             cell=model.cell,
             layers=model.layers,
@@ -167,7 +168,7 @@ class Training:
             resumed_step=self._progress.step,
         )
 
-    def events(self) -> Iterator[events.Event]:
+    def events(self) -> Iterator[Event]:
         """Train, and tell. The last event is `Stopped`; the run's folder is unlocked when the generator ends.
 
         In the main thread, SIGINT, SIGTERM and SIGHUP end the current step, save, and stop; a second one stops at once.
@@ -180,7 +181,7 @@ class Training:
         try:
             with (self.run / METRICS).open("a", encoding="utf-8") as metrics, _Signals() as signals:
                 for event in self._loop(signals):
-                    if not isinstance(event, (events.Progress, events.Saved)):
+                    if not isinstance(event, (Progress, Saved)):
                         metrics.write(json.dumps(events.to_json(event), ensure_ascii=False) + "\n")
                         metrics.flush()
                     yield event
@@ -190,11 +191,11 @@ class Training:
             self._lock.close()
             self._lock = None
 
-    def _loop(self, signals: _Signals) -> Iterator[events.Event]:
+    def _loop(self, signals: _Signals) -> Iterator[Event]:
         progress, clock = self._progress, _Clock(self._progress.seconds)
         yield self.started
         for message in self._warnings:
-            yield events.Warned(progress.step, message)
+            yield Warned(progress.step, message)
         if self._share(clock) >= 1:
             yield self._stopped(clock, "already-finished", None)
             return
@@ -233,7 +234,6 @@ class Training:
     def _step(self, share: float) -> float:
         """One window of every stream: forward, backward, update. Returns the learning rate."""
         options, progress = self.options, self._progress
-        assert options.dropout is not None
         inputs, targets, fresh = self._streams.next()  # (T, B), (T, B), (B,)
         restart = torch.from_numpy(fresh) | (torch.rand(len(fresh), generator=self._generator) < options.reset)
         self._state *= (~restart).to(self._device, torch.float32)[:, None]
@@ -241,7 +241,7 @@ class Training:
         wanted = torch.from_numpy(targets).to(self._device, non_blocking=True)
         logits, state = self._network(ids, self._state, options.dropout, self._mask_generator)
         loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = self._optimiser.clip()
         progress.norm, progress.loss = norm, loss.detach()
         if (
@@ -257,13 +257,13 @@ class Training:
 
     def _check_finite(self) -> None:
         loss, norm = float(self._progress.loss), float(self._progress.norm)
-        if np.isfinite(loss) and np.isfinite(norm):
+        if math.isfinite(loss) and math.isfinite(norm):
             return
         kept = self.run / LAST
         hint = f"the last good state is {escape(str(kept))}" if kept.exists() else "nothing was saved yet"
         raise DivergenceError(
-            f"step {self._progress.step + 1}: loss {loss:g}, gradient norm {norm:g}; the weights were not changed and {hint}. "
-            "Try a lower --lr or --clip"
+            f"step {self._progress.step + 1}: loss {loss:g}, gradient norm {norm:g}; the weights were not changed "
+            f"and {hint}. Try a lower --lr or --clip"
         )
 
     def _share(self, clock: _Clock) -> float:
@@ -285,7 +285,6 @@ class Training:
         progress, count = self._progress, self.options.validations
         if (steps := self._total_steps()) is not None:
             # Scoring a character costs about a third of training on one; a twentieth of the run may go to it.
-            assert self.options.batch_size and self.options.seq_len
             chars = steps * self.options.batch_size * self.options.seq_len
             count = max(1, min(count, int(0.15 * chars / len(self._valid_ids))))
             return progress.step * count // steps > (progress.step - 1) * count // steps
@@ -293,37 +292,37 @@ class Training:
         pause = max(self.options.seconds / count, 20 * progress.validation_seconds)
         return clock.seconds() - progress.validated_seconds >= pause
 
-    def _validate(self, clock: _Clock) -> events.Validated:
+    def _validate(self, clock: _Clock) -> Validated:
         progress, began = self._progress, clock.seconds()
-        engine = Engine(self._network.config, self._network.weights(), precision="fp32")
-        nats = evaluation.evaluate(engine, self._valid_ids).nats_per_char
+        nats = evaluation.evaluate(Scorer(self._network), self._valid_ids).nats_per_char
         text = ""
         if self.options.sample_chars:
+            engine = Engine(self._network.config, self._network.weights(), precision="fp32")
             config = SamplingConfig(length=self.options.sample_chars, seed=self.options.seed)
             text = "".join(sampling.stream(engine, self.corpus.vocabulary, config))
-        best = bool(np.isfinite(nats)) and (progress.best_nats is None or nats < progress.best_nats)
+        best = bool(math.isfinite(nats)) and (progress.best_nats is None or nats < progress.best_nats)
         if best:
             progress.best_nats, progress.best_step = nats, progress.step
         progress.last_nats = nats
         progress.validated_step, progress.validated_seconds = progress.step, clock.seconds()
         progress.validation_seconds = clock.seconds() - began
-        return events.Validated(
+        return Validated(
             step=progress.step,
             seconds=clock.seconds(),
-            valid_bits_per_char=nats / np.log(2),
+            valid_bits_per_char=nats / math.log(2),
             valid_nats_per_char=nats,
-            train_bits_per_char=progress.train_nats / np.log(2),
+            train_bits_per_char=progress.train_nats / math.log(2),
             best=best,
             sample=text,
         )
 
-    def _try_save(self, name: str, clock: _Clock | None = None) -> events.Event:
+    def _try_save(self, name: str, clock: _Clock | None = None) -> Event:
         try:
             return self._save(name, clock)
         except CheckpointError as error:
-            return events.Warned(self._progress.step, f"{error}; training goes on and will try again")
+            return Warned(self._progress.step, f"{error}; training goes on and will try again")
 
-    def _save(self, name: str, clock: _Clock | None = None) -> events.Saved:
+    def _save(self, name: str, clock: _Clock | None = None) -> Saved:
         """Write `name`: the weights alone without a clock, else with all the state of the training."""
         progress = self._progress
         record: dict[str, Any] | None = None
@@ -347,7 +346,7 @@ class Training:
                 facts=self._facts(),
             ),
         )
-        return events.Saved(progress.step, self.run / name)
+        return Saved(progress.step, self.run / name)
 
     def _facts(self) -> dict[str, Any]:
         corpus, progress = self.corpus, self._progress
@@ -394,19 +393,18 @@ class Training:
                     "the result may differ in the last digits"
                 )
 
-    def _report(self, clock: _Clock, rate: float, speed: _Speed) -> events.Progress:
+    def _report(self, clock: _Clock, rate: float, speed: _Speed) -> Progress:
         progress, share = self._progress, self._share(clock)
         chars_per_second = speed.reading(progress.chars_seen)
         if (steps := self._total_steps()) is not None:
-            assert self.options.batch_size and self.options.seq_len
             left = (steps - progress.step) * self.options.batch_size * self.options.seq_len / chars_per_second
         else:
             assert self.options.seconds is not None
             left = max(0.0, self.options.seconds - clock.seconds())
-        return events.Progress(
+        return Progress(
             step=progress.step,
             share=share,
-            train_bits_per_char=progress.train_nats / np.log(2),
+            train_bits_per_char=progress.train_nats / math.log(2),
             chars_per_second=chars_per_second,
             chars_seen=progress.chars_seen,
             seconds=clock.seconds(),
@@ -414,13 +412,13 @@ class Training:
             lr=rate,
         )
 
-    def _stopped(self, clock: _Clock, reason: Any, received: int | None) -> events.Stopped:
+    def _stopped(self, clock: _Clock, reason: Any, received: int | None) -> Stopped:
         best = self._progress.best_nats
-        return events.Stopped(
+        return Stopped(
             step=self._progress.step,
             seconds=clock.seconds(),
             reason=reason,
-            best_valid_bits_per_char=None if best is None else best / np.log(2),
+            best_valid_bits_per_char=None if best is None else best / math.log(2),
             best=self.run / BEST,
             last=self.run / LAST,
             signal=received,
@@ -493,7 +491,7 @@ class _Speed:
 
 
 class _Signals:
-    """Remembers the first SIGINT, SIGTERM or SIGHUP, so that the loop can stop between two steps; the second acts as before.
+    """Remembers the first SIGINT, SIGTERM or SIGHUP, that the loop may stop between two steps; the second acts as ever.
 
     Outside the main thread Python lets nobody set handlers, and the loop is then stopped by its owner.
     """
@@ -526,7 +524,7 @@ def train(
     corpus: Corpus,
     run: Path | str | None = None,
     *,
-    on_event: Callable[[events.Event], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
     **options: Any,
 ) -> library.Model:
     """Train a model on a text and load the best of it.
@@ -565,7 +563,7 @@ def _lock(run: Path) -> FolderLock:
         raise CheckpointError(f"cannot train into {escape(str(run))}: {error.strerror}") from error
 
 
-def _changed(saved: TrainingOptions, changes: dict[str, Any]) -> TrainingOptions:
+def _changed(saved: TrainingConfig, changes: dict[str, Any]) -> TrainingConfig:
     refused = [
         f"{flag(f.name)} {changes[f.name]} (saved: {getattr(saved, f.name)})"
         for f in fields(TrainingOptions)
@@ -578,7 +576,7 @@ def _changed(saved: TrainingOptions, changes: dict[str, Any]) -> TrainingOptions
     return replace(saved, **changes)
 
 
-def _budget(options: TrainingOptions) -> str:
+def _budget(options: TrainingConfig) -> str:
     if options.epochs is not None:
         return f"{options.epochs:g} epoch{'' if options.epochs == 1 else 's'}"
     if options.steps is not None:

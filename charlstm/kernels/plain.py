@@ -59,6 +59,7 @@ def forward(
         elif cell == "rnn":
             y = h = torch.tanh(x_t + z)
         else:
+            assert c is not None
             y, h, c = _SQUASH[cell](x_t + z, c, peephole)
         hs.append(h)
         cs.append(c)
@@ -86,6 +87,7 @@ def backward(cell: str, saved: Saved, d_output: Tensor, d_state: Tensor) -> Grad
                 d_z = d_h * (1 - gates[t] ** 2)
             else:
                 assert c is not None
+                assert d_c is not None
                 d_z, d_c = _UNSQUASH[cell](gates[t], c[t], c[t + 1], d_h, d_c, p)
             d_h = torch.mm(d_z, weight)
         hidden_part.append(d_z)

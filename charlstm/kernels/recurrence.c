@@ -77,6 +77,13 @@ static inline __attribute__((always_inline)) float exp_f32(float x) {
 
 static inline __attribute__((always_inline)) double exp_f64(double x) { return exp(x); }
 
+/* The units of a layer do not depend on each other; a compiler cannot know that the gates of one lie H apart. */
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 #define GLUE3(a, b, c) a##_##b##_##c
 #define GLUE(a, b, c) GLUE3(a, b, c)
 #define NAME(base) GLUE(base, REAL, ISA)

@@ -138,6 +138,7 @@ static inline __attribute__((always_inline)) void NAME(squash)(const struct scan
 #define PRE(g) (x[(g) * H + j] + bias[(g) * H + j] + z[(g) * stride + j])
     switch (s->cell) {
     case LSTM:
+        INDEPENDENT
         for (int64_t j = 0; j < n; j++) {
             REAL i_ = SIGMOID(PRE(0)), f_ = SIGMOID(PRE(1)), g_ = TANH(PRE(2)), o_ = SIGMOID(PRE(3));
             REAL c_ = f_ * c[j] + i_ * g_;
@@ -146,6 +147,7 @@ static inline __attribute__((always_inline)) void NAME(squash)(const struct scan
         }
         break;
     case PEEPHOLE:
+        INDEPENDENT
         for (int64_t j = 0; j < n; j++) {
             REAL i_ = SIGMOID(PRE(0) + p[j] * c[j]), f_ = SIGMOID(PRE(1) + p[H + j] * c[j]), g_ = TANH(PRE(2));
             REAL c_ = f_ * c[j] + i_ * g_, o_ = SIGMOID(PRE(3) + p[2 * H + j] * c_);
@@ -154,6 +156,7 @@ static inline __attribute__((always_inline)) void NAME(squash)(const struct scan
         }
         break;
     case COUPLED:
+        INDEPENDENT
         for (int64_t j = 0; j < n; j++) {
             REAL f_ = SIGMOID(PRE(0)), g_ = TANH(PRE(1)), o_ = SIGMOID(PRE(2));
             REAL c_ = f_ * c[j] + (1 - f_) * g_;
@@ -163,6 +166,7 @@ static inline __attribute__((always_inline)) void NAME(squash)(const struct scan
         break;
     case GRU: {
         REAL *restrict q = (REAL *)s->candidate + at;
+        INDEPENDENT
         for (int64_t j = 0; j < n; j++) {
             REAL r_ = SIGMOID(PRE(0)), z_ = SIGMOID(PRE(1)), q_ = bias[2 * H + j] + z[2 * stride + j];
             REAL n_ = TANH(x[2 * H + j] + bias[3 * H + j] + r_ * q_);
@@ -172,6 +176,7 @@ static inline __attribute__((always_inline)) void NAME(squash)(const struct scan
         break;
     }
     default:
+        INDEPENDENT
         for (int64_t j = 0; j < n; j++) y[j] = h_next[j] = TANH(PRE(0));
     }
 #undef PRE
@@ -217,6 +222,7 @@ static void NAME(unsquash)(const struct scan *s, int64_t t, int64_t b, REAL *res
     REAL *restrict d_h = (REAL *)s->d_h + b * H, *restrict d_c = (REAL *)s->d_c + b * H;
     switch (s->cell) {
     case LSTM:
+        INDEPENDENT
         for (int64_t j = 0; j < H; j++) {
             REAL i_ = y[j], f_ = y[H + j], g_ = y[2 * H + j], o_ = y[3 * H + j], t_ = TANH(c_next[j]), dh = d_out[j] + d_h[j];
             REAL dc = d_c[j] + dh * o_ * (1 - t_ * t_);
@@ -227,6 +233,7 @@ static void NAME(unsquash)(const struct scan *s, int64_t t, int64_t b, REAL *res
         }
         break;
     case PEEPHOLE:
+        INDEPENDENT
         for (int64_t j = 0; j < H; j++) {
             REAL i_ = y[j], f_ = y[H + j], g_ = y[2 * H + j], o_ = y[3 * H + j], t_ = TANH(c_next[j]), dh = d_out[j] + d_h[j];
             REAL dz = dh * t_ * o_ * (1 - o_), dc = d_c[j] + dh * o_ * (1 - t_ * t_) + dz * p[2 * H + j];
@@ -238,6 +245,7 @@ static void NAME(unsquash)(const struct scan *s, int64_t t, int64_t b, REAL *res
         }
         break;
     case COUPLED:
+        INDEPENDENT
         for (int64_t j = 0; j < H; j++) {
             REAL f_ = y[j], g_ = y[H + j], o_ = y[2 * H + j], t_ = TANH(c_next[j]), dh = d_out[j] + d_h[j];
             REAL dc = d_c[j] + dh * o_ * (1 - t_ * t_);
@@ -248,6 +256,7 @@ static void NAME(unsquash)(const struct scan *s, int64_t t, int64_t b, REAL *res
         break;
     case GRU: {
         REAL *restrict q = (REAL *)s->candidate + at;
+        INDEPENDENT
         for (int64_t j = 0; j < H; j++) {
             REAL r_ = y[j], z_ = y[H + j], n_ = y[2 * H + j], dh = d_out[j] + d_h[j];
             REAL dn = dh * (1 - z_) * (1 - n_ * n_), dz = dh * (h[j] - n_) * z_ * (1 - z_), dr = dn * q[j] * r_ * (1 - r_);
@@ -257,6 +266,7 @@ static void NAME(unsquash)(const struct scan *s, int64_t t, int64_t b, REAL *res
         break;
     }
     default:
+        INDEPENDENT
         for (int64_t j = 0; j < H; j++) {
             REAL dz = (d_out[j] + d_h[j]) * (1 - y[j] * y[j]);
             y[j] = dz, d_bias[j] += dz;
