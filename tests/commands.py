@@ -77,7 +77,7 @@ def spawn(arguments: Sequence[object], *, cwd: Path | None = None, stdin: bytes 
         input=stdin,
         capture_output=True,
         env=environment(**changes),
-        timeout=60,
+        timeout=120,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr.decode())
@@ -92,7 +92,7 @@ def in_terminal(command: Sequence[object], *, columns: int = 80, **changes: str 
     )
     os.close(child)
     shown = b""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         ready, _, _ = select.select([parent], [], [], 1.0)
         if ready:

@@ -1,0 +1,348 @@
+"""The command line between other programs: pipes, closed and full descriptors, signals, locales, terminals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, Done, environment, in_terminal, model_file, spawn
+
+from charlstm import checkpoint, library
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, /dev and pseudoterminals are of POSIX")
+pytestmark = needs_posix
+
+WILD = "\x1b[31m]8;\x07\x08\r\x9b\u202e\u2066\n\t:smile/\x00é😀"  # what a model could say to a terminal
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_file(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def wild(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_file(tmp_path_factory.mktemp("wild") / "model.safetensors", WILD)
+
+
+def shell(line: str, **changes: str | None) -> Done:
+    """A line of bash, in which $charlstm is the command; `out` ends with the statuses of its pipeline."""
+    done = subprocess.run(
+        ["bash", "-c", line + '; echo -n "${PIPESTATUS[@]}"'],
+        env=environment(charlstm=" ".join(COMMAND), **changes),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+# Pipes
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_reader_that_leaves_ends_the_sampler_at_once_and_quietly_with_141(model: Path, times: int) -> None:
+    seconds = []
+    for _ in range(times):
+        began = time.monotonic()
+        done = shell(f"$charlstm sample -c {model} -n 0 | head -c 100")
+        assert (done.out[100:], done.err) == (b"141 0", "")
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("command", ["sample -n 100000 -c {model}", "corpus python:docs", "train --help"])
+def test_a_reader_that_was_never_there_is_a_closed_pipe_for_every_command(command: str, model: Path) -> None:
+    done = shell(f"$charlstm {command.format(model=model)} | true")
+    assert (done.out, done.err) in [(b"141 0", ""), (b"0 0", "")]  # a short text may fit the pipe before it closes
+    assert done.out == b"141 0" or "--help" in command
+
+
+def test_a_slow_reader_gets_every_byte(model: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "sample", "-c", model, "-n", "100", "--seed", "3"], stdout=subprocess.PIPE, env=environment()
+    )
+    assert process.stdout is not None
+    got = b""
+    while byte := os.read(process.stdout.fileno(), 1):
+        got += byte
+        time.sleep(0.005)
+    process.stdout.close()
+    assert process.wait() == 0
+    assert got.decode() == library.load(model).sample(length=100, seed=3)
+
+
+@pytest.mark.parametrize("flag", ["--unbuffered", "--line-buffered", None])
+def test_a_reader_sees_the_text_while_it_is_drawn(model: Path, flag: str | None) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "sample", "-c", model, "-n", "0", *([flag] if flag else [])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    first = os.read(process.stdout.fileno(), 1 << 20)
+    process.stdout.close()
+    assert first
+    if flag == "--line-buffered":
+        assert b"\n" in first
+    assert process.wait(60) == 141
+    with process.stderr as stderr:
+        assert stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
+@pytest.mark.parametrize("command", ["sample -c {model}", "info {model}", "corpus python:docs"])
+def test_a_full_disk_is_one_line_and_status_1(command: str, model: Path) -> None:
+    done = shell(f"$charlstm {command.format(model=model)} > /dev/full")
+    assert (done.out, done.err) == (b"1", "charlstm: cannot write to stdout: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        (">&-", b"1", "charlstm: cannot write to stdout: Bad file descriptor\n"),
+        ("<&-", b"0", ""),
+        ("2>&-", b"0", ""),
+        ("<&- >&- 2>&-", b"1", ""),
+    ],
+)
+def test_closed_descriptors_have_a_defined_end(redirection: str, status: bytes, said: str, model: Path) -> None:
+    done = shell(f"$charlstm sample -c {model} -n 30 {redirection}")
+    assert (done.out[-1:], done.err) == (status, said)
+    assert len(done.out) == (31 if status == b"0" else 1)
+
+
+def test_stdin_that_is_closed_is_told_to_who_reads_it(model: Path) -> None:
+    done = shell(f"$charlstm eval -c {model} - <&-")
+    assert done.out == b"1"
+    assert done.err.startswith("charlstm: ")
+    assert done.err.count("\n") == 1
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_the_sampler_without_a_word(model: Path, number: signal.Signals, status: int) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "sample", "-c", model, "-n", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 10)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, b"")
+
+
+def test_ctrl_c_ends_an_evaluation_without_a_word(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("abcdefgh" * 1_000_000)
+    process = subprocess.Popen(
+        [*COMMAND, "eval", "-c", model, tmp_path / "text", "--exact"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 130
+
+
+# Locales and environments
+
+
+@pytest.mark.parametrize(
+    "changes", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+)
+def test_text_is_utf_8_whatever_the_locale(changes: dict[str, str], tmp_path: Path) -> None:
+    model = model_file(tmp_path / "m", "αβγδ\n ")
+    done = spawn(["sample", "-c", model, "-n", 200, "--seed", 1, "--prime-file", "-"], stdin="αβ".encode(), **changes)
+    assert (done.status, done.err) == (0, "")
+    assert done.text == library.load(model).sample("αβ", 200, seed=1)
+
+
+@pytest.mark.parametrize("changes", [{"HOME": None}, {"TERM": "dumb"}, {"TERM": None}, {"COLUMNS": "20"}])
+def test_a_poor_environment_changes_nothing(changes: dict[str, str | None], model: Path) -> None:
+    done = spawn(["sample", "-c", model, "-n", 20, "--seed", 1], **changes)
+    assert (done.status, len(done.text), done.err) == (0, 20, "")
+
+
+def test_a_folder_that_was_deleted_or_may_not_be_written_is_no_hindrance(model: Path, tmp_path: Path) -> None:
+    gone, sealed = tmp_path / "gone", tmp_path / "sealed"
+    for folder in (gone, sealed):
+        folder.mkdir()
+    sealed.chmod(0o500)
+    main = "from charlstm.__main__ import main; main()"
+    for line in (f"cd {gone} && rmdir {gone}", f"cd {sealed}"):
+        done = shell(
+            f'{line} && {sys.executable} -c "{main}" sample -c {model} -n 20 && {sys.executable} -c "{main}" sample'
+        )
+        assert (len(done.out), done.out[-1:]) == (21, b"1")
+        assert done.err.startswith("charlstm: no trained model")
+        assert done.err.count("\n") == 1
+    sealed.chmod(0o700)
+
+
+# Terminals
+
+
+def test_a_terminal_is_shown_controls_and_never_given_them(wild: Path) -> None:
+    shown = in_terminal([*COMMAND, "sample", "-c", wild, "-n", "2000", "--seed", "1", "--temp", "2"]).out.decode()
+    text = library.load(wild).sample(length=2000, seed=1, temperature=2.0)
+    assert set(text) == set(WILD)  # the model says them all
+    assert set(shown) & set("\x1b\x07\x08\x9b\u202e\u2066\x00") == set()
+    assert shown.replace("\r\n", "").count("\r") == 0  # the terminal itself turns \n into \r\n
+    for spelling in ("\\x1b", "\\x07", "\\x08", "\\x0d", "\\x9b", "\\u202e", "\\u2066", "\\x00", "é", "😀", ":"):
+        assert spelling in shown
+
+
+def test_raw_lets_a_terminal_have_them(wild: Path) -> None:
+    command = [*COMMAND, "sample", "-c", wild, "-n", "2000", "--seed", "1", "--temp", "2", "--raw"]
+    assert b"\x1b" in in_terminal(command).out
+
+
+def test_a_pipe_gets_the_very_bytes(wild: Path) -> None:
+    done = spawn(["sample", "-c", wild, "-n", 2000, "--seed", 1, "--temp", 2])
+    assert done.text == library.load(wild).sample(length=2000, seed=1, temperature=2.0)
+
+
+def test_markup_of_rich_is_only_text(tmp_path: Path) -> None:
+    model = model_file(tmp_path / "m", "[bold]/")
+    shown = in_terminal([*COMMAND, "sample", "-c", model, "-n", "500", "--seed", "1"]).out.decode()
+    assert shown.replace("\r\n", "\n") == library.load(model).sample(length=500, seed=1) + "\n"
+
+
+@pytest.mark.parametrize("columns", [80, 20])
+def test_info_on_a_terminal_is_a_table_that_fits_it(columns: int, wild: Path) -> None:
+    done = in_terminal([*COMMAND, "info", wild], columns=columns)
+    shown = done.out.decode().replace("\x1b[36m", "").replace("\x1b[0m", "")
+    assert done.status == 0
+    assert shown.startswith("╭")
+    assert max(map(len, shown.replace("\r\n", "\n").splitlines())) <= columns
+    assert set(shown) & set("\x1b\x07\x08\x9b\u202e\u2066\x00") == set()
+
+
+@pytest.mark.parametrize("changes", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_none_is_wanted(changes: dict[str, str], model: Path) -> None:
+    environment_line = [f"{name}={value}" for name, value in changes.items()]
+    for words in (["info", model], ["--help"]):
+        assert b"\x1b" not in in_terminal(["env", *environment_line, *COMMAND, *words]).out
+
+
+SAMPLE = "To be\x1b[2J, [bold]or[/bold]\n\nnot" + "日本" * 60
+BAR = """
+import os, sys
+from pathlib import Path
+from charlstm.cli.watch import watcher
+from charlstm.events import Progress, Started, Stopped, Validated, Warned
+run = Path("checkpoints/book")
+with watcher(["book.txt"], False, False) as show:
+    show(Started(run, "lstm", 1, 64, 32, 0.0, 9999, 1000, 900, 100, 50, 32, 32, 0.01, "cpu", 2, "torch", "9 steps", 1))
+    for step in range(1, 10):
+        show(Progress(step, step / 9, 2.5, 71_234.0, step * 1024, step * 1.0, 9.0 - step, 0.01))
+        if step % 3 == 0:
+            show(Validated(step, step * 1.0, 2.25, 1.56, 2.5, True, os.environ["SAMPLE"]))
+    show(Warned(9, "look \\x1b]0;out"))
+    show(Stopped(9, 9.0, os.environ["REASON"], 2.25, run / "best", run / "last", 2))
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 20])
+def test_a_training_on_a_terminal_shows_facts_a_bar_and_text(columns: int) -> None:
+    done = in_terminal([sys.executable, "-c", BAR], columns=columns, SAMPLE=SAMPLE, REASON="finished")
+    shown = done.out.decode()
+    assert done.status == 0
+    assert "\x1b[2J" not in shown
+    assert "\x1b]0" not in shown
+    assert "book" in shown
+    bars = [piece for piece in shown.split("\r") if "%|" in piece]
+    assert len(bars) >= 9
+    assert max(map(len, bars)) <= columns
+    if columns == 80:
+        assert "To be\\x1b[2J, [bold]or[/bold]" in shown
+        assert "train 2.500 valid 2.250  71k chars/s  0:00 left" in bars[-1]
+        assert "look \\x1b]0;out" in shown
+        assert shown.rstrip().endswith("next: charlstm sample -c checkpoints/book")
+
+
+def test_a_training_on_a_terminal_without_colour_has_none() -> None:
+    shown = in_terminal(
+        ["env", "NO_COLOR=1", sys.executable, "-c", BAR], SAMPLE=SAMPLE, REASON="interrupted"
+    ).out.decode()
+    assert "To be" in shown
+    assert "\x1b[2m" not in shown
+    assert "\x1b[36m" not in shown
+    assert "to go on: charlstm train book.txt -o checkpoints/book --resume" in shown
+
+
+def test_a_training_in_a_log_is_plain_lines() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BAR],
+        capture_output=True,
+        env=environment(SAMPLE=SAMPLE, REASON="already-finished"),
+        check=False,
+    )
+    assert done.stdout == b""
+    log = done.stderr.decode()
+    assert not set("\r\x1b█") & set(log)
+    assert "run       checkpoints/book\n" in log
+    assert "step 3  0:03  train 2.500  validation 2.250 bits/char (best)" in log
+    assert "has spent its budget" in log
+
+
+def test_a_log_whose_reader_has_left_does_not_end_a_training() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", BAR + "print(42)"],
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        env=environment(SAMPLE=SAMPLE, REASON="finished"),
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, b"42\n")
+
+
+# Training in a process of its own
+
+
+def begin(folder: Path, *more: str, **streams: int) -> subprocess.Popen[bytes]:
+    (folder / "text").write_text("the cat sat on the mat. " * 200)
+    words = ["train", "text", "-o", "run", "--hidden", "8", "--steps", "1000000", "--seed", "1"]
+    return subprocess.Popen([*COMMAND, *words, *more], cwd=folder, env=environment(), **streams)
+
+
+def test_ctrl_c_saves_the_training_and_says_how_to_go_on(tmp_path: Path) -> None:
+    process = begin(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = ""
+    while "seed" not in said:  # the last line before the first step
+        said += os.read(process.stderr.fileno(), 4096).decode()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, b"")
+    last = err.decode().splitlines()[-1]
+    assert last.startswith("interrupted at step ")
+    assert last.endswith("to go on: charlstm train text -o run --resume")
+    assert checkpoint.verify(tmp_path / "run" / checkpoint.LAST) == []
+
+
+def test_a_signal_before_the_first_step_leaves_nothing_half_done(tmp_path: Path) -> None:
+    process = begin(tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert not list(tmp_path.glob("run/*.safetensors"))
+    assert not list(tmp_path.glob("**/*.tmp*"))

@@ -1,0 +1,206 @@
+"""`charlstm train` from the outside, on a text so small that a run takes a moment."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import Done, here
+
+from charlstm import checkpoint
+from charlstm.cli import watch
+
+TEXT = "the cat sat on the mat.\n" * 60
+SMALL = ("--hidden", "8", "--embedding", "4", "--batch-size", "4", "--seq-len", "8", "--steps", "6", "--threads", "1")
+
+Train = Callable[..., Done]
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Train:
+    """Train on the file `text` in an empty folder that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT)
+
+    def run(*arguments: object, text: str = "text.txt") -> Done:
+        return here(capfd, "train", text, *SMALL, *arguments)
+
+    return run
+
+
+def weights(run: str) -> bytes:
+    loaded = checkpoint.load(Path(run) / checkpoint.LAST)
+    return b"".join(loaded.weights[name].tobytes() for name in sorted(loaded.weights))
+
+
+def test_a_run_is_named_after_its_text_and_never_overwrites_another(train: Train) -> None:
+    for name in ("text", "text-2", "text-3"):
+        done = train()
+        assert (done.status, done.out) == (0, b"")
+        assert f"next: charlstm sample -c checkpoints/{name}\n" in done.err
+        assert {file.name for file in Path("checkpoints", name).iterdir()} >= {
+            "best.safetensors",
+            "last.safetensors",
+            "metrics.jsonl",
+        }
+
+
+def test_a_log_shows_what_will_be_done_then_what_was_done(train: Train) -> None:
+    lines = train("-o", "run").err.splitlines()
+    assert lines[0].split() == ["run", "run"]
+    assert "text      1,440 characters, 12 distinct" in lines
+    assert any(line.startswith("model     lstm 1 × 8, embedding 4: ") for line in lines)
+    assert "budget    6 steps" in lines
+    assert any("validation" in line and "bits/char" in line for line in lines)
+    assert "saved step 6 to run/last.safetensors" in lines
+    assert lines[-2].startswith("done: 6 steps in 0:0")
+
+
+def test_json_is_one_event_a_line_on_stdout_and_silence_on_stderr(train: Train) -> None:
+    done = train("-o", "run", "--json")
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert (done.status, done.err) == (0, "")
+    assert events[0]["event"] == "started"
+    assert events[0]["hidden"] == 8
+    assert events[-1]["event"] == "stopped"
+    assert events[-1]["reason"] == "finished"
+    assert events[-1]["last"] == "run/last.safetensors"
+    assert {"validated", "saved"} <= {event["event"] for event in events}
+
+
+def test_quiet_says_nothing(train: Train) -> None:
+    assert train("--quiet") == (0, b"", "")
+
+
+def test_every_option_reaches_the_training(train: Train) -> None:
+    given = {
+        "--cell": "gru", "--layers": "2", "--dropout": "0.2", "--forget-bias": "0.5", "--lr": "0.003",
+        "--warmup": "0.1", "--weight-decay": "0.3", "--beta1": "0.8", "--beta2": "0.9", "--clip": "2", "--reset": "0.2",
+        "--valid-share": "0.2", "--validations": "3", "--sample-chars": "7", "--device": "cpu", "--seed": "9",
+    }  # fmt: skip
+    done = train("-o", "run", "--quiet", *(word for pair in given.items() for word in pair))
+    assert done.status == 0
+    saved = checkpoint.load(Path("run") / checkpoint.LAST)
+    assert saved.training is not None
+    options = saved.training["options"]
+    for name, value in given.items():
+        assert str(options[name[2:].replace("-", "_")]) in (value, value + ".0"), name
+    for name, value in zip(SMALL[::2], SMALL[1::2], strict=True):
+        assert str(options[name[2:].replace("-", "_")]) == value
+
+
+def test_stdin_a_folder_and_a_gz_train_to_the_same_weights_as_the_file(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gzip
+
+    train("-o", "file", "--quiet")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    assert train("-o", "pipe", "--quiet", text="-").status == 0
+    Path("folder").mkdir()
+    Path("folder", "a").write_text(TEXT[:99])
+    Path("folder", "b").write_text(TEXT[99:])
+    assert train("-o", "two", "--quiet", text="folder").status == 0
+    Path("text.gz").write_bytes(gzip.compress(TEXT.encode()))
+    assert train("-o", "zipped", "--quiet", text="text.gz").status == 0
+    assert weights("file") == weights("pipe") == weights("two") == weights("zipped")
+    train("-o", "other", "--quiet", "--seed", "2")
+    assert weights("file") != weights("other")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("when", ["_introduce", "_validated"])  # before the first step, and after some
+def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
+    when: str, number: signal.Signals, status: int, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("-o", "straight", "--quiet")
+
+    def interrupt(_: object) -> str:
+        signal.raise_signal(number)
+        return ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, when, interrupt)
+        stopped = train("-o", "run")
+    assert stopped.status == status
+    assert stopped.err.splitlines()[-1].endswith("to go on: charlstm train text.txt -o run --resume")
+    assert checkpoint.load("run/last.safetensors").step < 6
+    assert train("-o", "run", "--resume", "--quiet").status == 0
+    assert Path("run/last.safetensors").read_bytes() == Path("straight/last.safetensors").read_bytes()
+
+
+def test_resume_without_a_folder_takes_the_newest_run_of_this_text(train: Train) -> None:
+    train("--quiet")
+    train("--quiet")
+    os.utime("checkpoints/text/last.safetensors")
+    Path("other.txt").write_text(TEXT[::-1])
+    train("--quiet", text="other.txt")
+    Path("checkpoints/broken").mkdir()
+    Path("checkpoints/broken/last.safetensors").write_bytes(b"no checkpoint")
+    done = train("--resume")
+    assert (done.status, done.out) == (0, b"")
+    assert "checkpoints/text has spent its budget: 6 steps" in done.err
+
+
+def test_a_larger_budget_goes_on_with_a_finished_run(train: Train) -> None:
+    train("-o", "run", "--quiet")
+    done = train("-o", "run", "--resume", "--steps", "9")
+    assert done.status == 0
+    assert "from step 6" in done.err
+    assert checkpoint.load("run/last.safetensors").step == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--resume", "--hidden", "9"), "--hidden 9 (saved: 8)"),
+        (("--resume", "--cell", "gru"), "--cell gru (saved: lstm)"),
+        ((), "holds a model already"),
+    ],
+)
+def test_what_would_harm_a_run_is_refused(arguments: tuple[str, ...], said: str, train: Train) -> None:
+    train("-o", "run", "--quiet")
+    before = Path("run/last.safetensors").read_bytes()
+    done = train("-o", "run", *arguments)
+    assert (done.status, done.out, done.err.count("\n")) == (1, b"", 1)
+    assert said in done.err
+    assert Path("run/last.safetensors").read_bytes() == before
+
+
+def test_another_text_is_refused_unless_it_is_allowed(train: Train) -> None:
+    train("-o", "run", "--quiet")
+    Path("text.txt").write_text(TEXT[:-2] + TEXT[-1] + TEXT[-2])
+    done = train("-o", "run", "--resume", "--steps", "8")
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "sha256" in done.err
+    assert "--allow-new-corpus" in done.err
+    assert train("-o", "run", "--resume", "--steps", "8", "--allow-new-corpus", "--quiet").status == 0
+
+
+def test_a_run_that_another_process_trains_into_is_refused(train: Train) -> None:
+    from charlstm.atomicfile import FolderLock
+
+    Path("run").mkdir()
+    lock = FolderLock(Path("run"))
+    done = train("-o", "run")
+    lock.close()
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert str(os.getpid()) in done.err
+
+
+def test_a_divergence_is_one_line_and_status_1(train: Train) -> None:
+    done = train("-o", "run", "--lr", "1e20", "--quiet", "--steps", "50")
+    assert done.status in (0, 1)
+    if done.status == 1:
+        assert done.err.startswith("charlstm: ")
+        assert done.err.count("\n") == 1
+        assert "Traceback" not in done.err
+    for file in Path("run").glob("*.safetensors"):
+        assert all(np.isfinite(array).all() for array in checkpoint.load(file).weights.values())
