@@ -70,7 +70,7 @@ class Training:
         self._warnings: list[str] = []
 
     @classmethod
-    def start(cls, corpus: Corpus, run: Path, options: TrainingOptions) -> Training:
+    def start(cls, corpus: Corpus, run: Path | str, options: TrainingOptions) -> Training:
         """A fresh run in the folder `run`, which is made.
 
         Raises:
@@ -78,6 +78,7 @@ class Training:
             RunBusy: another process trains there.
             CorpusError: the text is too short to train on.
         """
+        run = Path(run)
         train_ids, _ = corpus.split(options.valid_share)
         chosen = recipe.choose(options, len(train_ids), len(corpus.vocabulary))
         batch_size, seq_len = fit(len(train_ids), chosen.batch_size, chosen.seq_len)
@@ -100,7 +101,12 @@ class Training:
 
     @classmethod
     def resume(
-        cls, corpus: Corpus, path: Path, changes: Mapping[str, Any] | None = None, *, allow_new_corpus: bool = False
+        cls,
+        corpus: Corpus,
+        path: Path | str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        allow_new_corpus: bool = False,
     ) -> Training:
         """Go on with a saved run.
 

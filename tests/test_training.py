@@ -1,0 +1,423 @@
+"""The training loop: exact resume, promises about files, numbers that are not finite, signals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from charlstm import checkpoint, corpus, evaluation, library, training
+from charlstm.cells import GATES
+from charlstm.config import TrainingOptions
+from charlstm.engine import Engine
+from charlstm.errors import CheckpointError, CorpusError, DivergenceError, ResumeError, RunBusy
+from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
+from charlstm.training import BEST, LAST, METRICS, Training
+
+TEXT = "".join(f"{k} green bottles hanging on the wall, and if {k % 7} green bottles should fall; " for k in range(60))
+SMALL: dict[str, Any] = {"hidden": 12, "embedding": 5, "batch_size": 3, "seq_len": 9, "sample_chars": 20, "seed": 5}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> corpus.Corpus:
+    file = tmp_path / "bottles.txt"
+    file.write_text(TEXT)
+    return corpus.read([file])
+
+
+def finish(run: Training, stop_at: int | None = None) -> list[Event]:
+    """All events of a run; with `stop_at`, as if a signal came while that step was under way."""
+    step = run._step
+    if stop_at is not None:
+
+        def stopping(share: float) -> float:
+            if run._progress.step + 1 == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            return step(share)
+
+        run._step = stopping  # type: ignore[method-assign]
+    return list(run.events())
+
+
+def straight(text: corpus.Corpus, run: Path, **options: Any) -> bytes:
+    finish(Training.start(text, run, TrainingOptions(**{**SMALL, **options})))
+    return (run / LAST).read_bytes()
+
+
+def interrupted(text: corpus.Corpus, run: Path, at: int, **options: Any) -> bytes:
+    events = finish(Training.start(text, run, TrainingOptions(**{**SMALL, **options})), stop_at=at)
+    assert isinstance(events[-1], Stopped)
+    assert (events[-1].reason, events[-1].signal, events[-1].step) == ("interrupted", signal.SIGINT, at)
+    finish(Training.resume(text, run))
+    return (run / LAST).read_bytes()
+
+
+@pytest.mark.fault("R34")
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
+    text: corpus.Corpus, tmp_path: Path, cell: str, dropout: float
+) -> None:
+    options = {"cell": cell, "dropout": dropout, "layers": 2, "epochs": 1.2, "reset": 0.2}
+    expected = straight(text, tmp_path / "straight", **options)
+    steps = checkpoint.load(tmp_path / "straight" / LAST).step
+    assert steps > 20
+    for at in (1, steps // 3, round(steps / 1.2), steps - 1):
+        assert interrupted(text, tmp_path / f"at{at}", at, **options) == expected
+        assert (tmp_path / f"at{at}" / BEST).read_bytes() == (tmp_path / "straight" / BEST).read_bytes()
+
+
+@pytest.mark.fault("R35")
+@pytest.mark.parametrize("lost", ["state", "generator", "mask", "cursor", "moments"])
+def test_resuming_without_one_part_of_the_state_is_noticed(
+    text: corpus.Corpus, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of the test above: each part of the saved state is needed for the same bytes."""
+    options = {"dropout": 0.5, "steps": 30, "reset": 0.2}
+    expected = straight(text, tmp_path / "straight", **options)
+    load = checkpoint.load
+
+    def forgetful(path: Path, **arguments: Any) -> checkpoint.Checkpoint:
+        saved = load(path, **arguments)
+        for name, array in saved.tensors.items():
+            if (lost, name) == ("state", "state/carried") or (lost == "moments" and name.startswith("optim/")):
+                array[:] = 0
+            if (lost, name) in (("generator", "rng/generator"), ("mask", "rng/mask")):
+                array[:] = torch.Generator().manual_seed(99).get_state().numpy()
+        if lost == "cursor" and saved.training is not None:
+            saved.training["cursor"] = 0
+        return saved
+
+    finish(Training.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, **options})), stop_at=11)
+    monkeypatch.setattr(checkpoint, "load", forgetful)
+    finish(Training.resume(text, tmp_path / "run"))
+    assert (tmp_path / "run" / LAST).read_bytes() != expected
+
+
+SCRIPT = """
+import sys
+from charlstm import corpus
+from charlstm.config import TrainingOptions
+from charlstm.training import Training
+text, run, kind = sys.argv[1:]
+given = corpus.read([text])
+options = TrainingOptions(hidden=12, embedding=5, batch_size=3, seq_len=9, dropout=0.2, steps=300, seed=5, sample_chars=0)
+made = Training.resume(given, run) if kind == "resume" else Training.start(given, run, options)
+for event in made.events():
+    print(type(event).__name__, event.step if hasattr(event, "step") else "", flush=True)
+"""
+
+
+@pytest.mark.fault("R33")
+def test_two_processes_with_one_seed_write_the_same_bytes_and_so_does_a_killed_one(tmp_path: Path) -> None:
+    (tmp_path / "bottles.txt").write_text(TEXT)
+
+    def start(run: str, kind: str = "start") -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "bottles.txt"), str(tmp_path / run), kind]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def end(process: subprocess.Popen[str]) -> None:
+        _, complaint = process.communicate(timeout=60)
+        assert (process.returncode, complaint) == (0, "")
+
+    end(start("first"))
+    second = start("second")
+    assert second.stdout is not None
+    for line in second.stdout:
+        if line.startswith("Saved"):
+            second.send_signal(signal.SIGTERM)
+            break
+    end(second)
+    end(start("second", "resume"))
+    assert (tmp_path / "first" / LAST).read_bytes() == (tmp_path / "second" / LAST).read_bytes()
+
+
+@pytest.mark.fault("R39")
+def test_resuming_a_finished_run_says_so_and_touches_nothing(text: corpus.Corpus, tmp_path: Path) -> None:
+    before = straight(text, tmp_path / "run", steps=5)
+    stamp = (tmp_path / "run" / LAST).stat().st_mtime_ns
+    events = finish(Training.resume(text, tmp_path / "run"))
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].reason == "already-finished"
+    assert (tmp_path / "run" / LAST).read_bytes() == before
+    assert (tmp_path / "run" / LAST).stat().st_mtime_ns == stamp
+
+
+def test_a_finished_run_goes_on_with_a_larger_budget(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    events = finish(Training.resume(text, tmp_path / "run", {"steps": 8}))
+    assert isinstance(events[-1], Stopped)
+    assert (events[-1].reason, events[-1].step) == ("finished", 8)
+
+
+@pytest.mark.fault("R37")
+def test_another_text_is_refused_on_resume_unless_allowed(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    (tmp_path / "other.txt").write_text(TEXT.replace("3 green", "4 green"))
+    other = corpus.read([tmp_path / "other.txt"])
+    with pytest.raises(ResumeError, match=f"{text.sha256[:16]}.*{other.sha256[:16]}.*--allow-new-corpus"):
+        Training.resume(other, tmp_path / "run", {"steps": 6})
+    events = finish(Training.resume(other, tmp_path / "run", {"steps": 6}, allow_new_corpus=True))
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].step == 6
+    (tmp_path / "strange.txt").write_text(TEXT + "ß")
+    with pytest.raises(ResumeError, match="other characters"):
+        Training.resume(corpus.read([tmp_path / "strange.txt"]), tmp_path / "run", allow_new_corpus=True)
+
+
+@pytest.mark.fault("R38")
+def test_another_shape_is_refused_on_resume_naming_both_values(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    with pytest.raises(ResumeError, match=r"--hidden 64 \(saved: 12\), --cell gru|--cell gru .*--hidden 64"):
+        Training.resume(text, tmp_path / "run", {"hidden": 64, "cell": "gru"})
+
+
+@pytest.mark.fault("R40")
+def test_weights_without_training_state_are_not_resumed_from(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    with pytest.raises(ResumeError, match=LAST):
+        Training.resume(text, tmp_path / "run" / BEST)
+
+
+@pytest.mark.fault("R42")
+def test_another_version_or_thread_count_on_resume_is_named(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
+    saved.facts["versions"]["torch"] = "1.0"
+    checkpoint.save(tmp_path / "run" / LAST, saved)
+    threads = torch.get_num_threads()
+    try:
+        events = finish(Training.resume(text, tmp_path / "run", {"steps": 6, "threads": threads + 1}))
+    finally:
+        torch.set_num_threads(threads)
+    warnings = " ".join(event.message for event in events if isinstance(event, Warned))
+    assert "torch was 1.0" in warnings
+    assert f"threads was {threads} " in warnings
+
+
+@pytest.mark.fault("R12")
+def test_a_second_trainer_in_the_same_folder_is_refused_and_told_who(text: corpus.Corpus, tmp_path: Path) -> None:
+    first = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
+    with pytest.raises(RunBusy, match=str(os.getpid())):
+        Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
+    finish(first)
+    with pytest.raises(CheckpointError, match="--resume"):
+        Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
+
+
+@pytest.mark.fault("R8")
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(text: corpus.Corpus, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        Training.start(text, tmp_path / "file" / "run", TrainingOptions(**SMALL, steps=2))
+
+
+class _Poisoned:
+    """Makes the loss or a gradient of one step infinite."""
+
+    def __init__(self, run: Training, what: str, at: int) -> None:
+        self.run, self.what, self.at, self.calls = run, what, at, 0
+        if what == "gradient":
+            run._network.projection.bias.register_hook(self.gradient)
+        else:
+            run._network.register_forward_hook(self.logits)  # type: ignore[arg-type]
+
+    def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return gradient * math.inf if self.calls == self.at else gradient
+
+    def logits(self, _module: Any, _inputs: Any, output: tuple[torch.Tensor, torch.Tensor]) -> Any:
+        if not torch.is_grad_enabled():
+            return None
+        self.calls += 1
+        return (output[0] * math.nan, output[1]) if self.calls == self.at else None
+
+
+@pytest.mark.fault("R53", "R54")
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_files(
+    text: corpus.Corpus, tmp_path: Path, what: str
+) -> None:
+    options = TrainingOptions(**SMALL, steps=20)
+    run = Training.start(text, tmp_path / "run", options)
+    _Poisoned(run, what, at=7)
+    before: dict[str, np.ndarray[Any, Any]] = {}
+    step = run._step
+
+    def watched(share: float) -> float:
+        before.update(run._network.weights())
+        return step(share)
+
+    run._step = watched  # type: ignore[method-assign]
+    with pytest.raises(DivergenceError, match="step 7: .*(nan|inf)"):
+        list(run.events())
+    after = run._network.weights()
+    assert all(np.array_equal(before[name], after[name]) for name in after)
+    assert not (tmp_path / "run" / LAST).exists() or checkpoint.load(tmp_path / "run" / LAST).step < 7
+
+
+@pytest.mark.fault("R55")
+def test_a_rate_out_of_all_bounds_ends_in_a_clear_error_or_a_finite_model(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=50, lr=1e20))
+    try:
+        list(run.events())
+    except DivergenceError:
+        pass
+    for file in (tmp_path / "run").glob("*.safetensors"):
+        assert all(np.isfinite(array).all() for array in checkpoint.load(file).weights.values())
+
+
+@pytest.mark.fault("R59")
+def test_best_is_replaced_only_by_a_strictly_better_finite_value(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([3.0, math.nan, 2.5, 2.5, 2.7, 2.4, math.inf, 2.9])
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda *_: evaluation.Score(9, 8, value := next(values), value, 0.0, "canned")
+    )
+    monkeypatch.setattr(Training, "_validation_due", lambda self, _: self._progress.step % 5 == 0)
+    events = finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=40)))
+    best = [event.best for event in events if isinstance(event, Validated)]
+    assert best == [True, False, True, False, False, True, False, False]
+    assert checkpoint.load(tmp_path / "run" / BEST).step == 30
+    shown = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert math.isnan([line for line in shown if line["event"] == "validated"][1]["valid_nats_per_char"])  # R56
+
+
+@pytest.mark.fault("R7")
+def test_a_save_that_fails_is_a_warning_in_mid_run_and_an_error_at_its_end(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    save, calls = checkpoint.save, iter(range(10**6))
+
+    def full(path: Path, what: checkpoint.Checkpoint) -> None:
+        if next(calls) % 2:
+            raise CheckpointError("no space left on device")
+        save(path, what)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    seen = []
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=6))
+    monkeypatch.setattr(Training, "_validation_due", lambda *_: False)
+    try:
+        seen.extend(run.events())
+    except CheckpointError as error:
+        assert "no space left" in str(error)
+    assert any(isinstance(event, Warned) and "will try again" in event.message for event in seen) or seen == []
+    assert checkpoint.load(tmp_path / "run" / LAST).step >= 1
+
+
+@pytest.mark.fault("R45")
+def test_the_second_interrupt_acts_at_once_and_leaves_a_whole_checkpoint(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=500))
+    with pytest.raises(KeyboardInterrupt):
+        for event in run.events():
+            if isinstance(event, Saved):
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+    assert checkpoint.load(tmp_path / "run" / BEST).step >= 1
+    assert run._lock is None
+
+
+@pytest.mark.fault("R47")
+def test_handlers_are_restored_and_a_thread_gets_none(text: corpus.Corpus, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    for event in Training.start(text, tmp_path / "main", TrainingOptions(**SMALL, steps=3)).events():
+        if isinstance(event, Progress):
+            assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    with ThreadPoolExecutor(1) as pool:
+        thread = pool.submit(straight, text, tmp_path / "thread", steps=3)
+        assert thread.result() == (tmp_path / "main" / LAST).read_bytes()
+
+
+@pytest.mark.fault("R61", "R62", "R72")
+@pytest.mark.parametrize("characters", [2, 3, 5, 9, 17, 50])
+def test_short_texts_train_with_smaller_windows(tmp_path: Path, characters: int) -> None:
+    (tmp_path / "short.txt").write_text("abcabc"[:characters] + "x" * max(0, characters - 6))
+    events = finish(
+        Training.start(
+            corpus.read([tmp_path / "short.txt"]), tmp_path / "run", TrainingOptions(hidden=4, steps=3, sample_chars=0)
+        )
+    )
+    assert isinstance(events[0], Started)
+    assert events[0].batch_size * events[0].seq_len <= events[0].train_chars - 1
+    assert isinstance(events[-1], Stopped)
+    assert library.load(tmp_path / "run").sample(length=5)
+
+
+@pytest.mark.fault("R61")
+def test_one_character_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a")
+    with pytest.raises(CorpusError, match="2 or more"):
+        Training.start(corpus.read([tmp_path / "one.txt"]), tmp_path / "run", TrainingOptions(steps=1))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault("R62")
+def test_a_text_of_one_symbol_has_no_surprise(tmp_path: Path) -> None:
+    (tmp_path / "aaaa.txt").write_text("a" * 500)
+    finish(Training.start(corpus.read([tmp_path / "aaaa.txt"]), tmp_path / "run", TrainingOptions(hidden=4, steps=2)))
+    model = library.load(tmp_path / "run")
+    assert model.sample(length=4) == "aaaa"
+    assert model.evaluate("a" * 100).bits_per_char == 0
+
+
+def test_the_validation_that_training_reports_is_what_evaluation_finds(text: corpus.Corpus, tmp_path: Path) -> None:
+    events = finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=40)))
+    reported = [event for event in events if isinstance(event, Validated) and event.best][-1]
+    saved = checkpoint.load(tmp_path / "run" / BEST)
+    engine = Engine(saved.model, saved.weights, precision="fp32")
+    _, valid = text.split(0.1)
+    assert evaluation.evaluate(engine, valid).nats_per_char == pytest.approx(reported.valid_nats_per_char, abs=1e-6)
+
+
+def test_a_budget_in_time_ends_by_the_clock_and_resumes(text: corpus.Corpus, tmp_path: Path) -> None:
+    first = finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, seconds=0.5)))
+    assert isinstance(first[-1], Stopped)
+    assert 0.3 < first[-1].seconds < 30
+    second = finish(Training.resume(text, tmp_path / "run", {"seconds": first[-1].seconds + 0.5}))
+    assert isinstance(second[-1], Stopped)
+    assert second[-1].step > first[-1].step
+    assert second[-1].seconds > first[-1].seconds
+
+
+def test_events_become_json(text: corpus.Corpus, tmp_path: Path) -> None:
+    for event in finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))):
+        assert json.loads(json.dumps(to_json(event)))["event"] == type(event).__name__.lower()
+    lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["started", "validated", "stopped"]
+
+
+def test_train_gives_back_the_best_model(text: corpus.Corpus, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    model = training.train(text, tmp_path / "run", on_event=seen.append, **SMALL, steps=30)
+    assert isinstance(seen[-1], Stopped)
+    assert model.evaluate().bits_per_char == pytest.approx(seen[-1].best_valid_bits_per_char, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("shake speare.txt", "shake-speare"),
+        ("../a/..", "run"),
+        ("-", "stdin"),
+        ("war.txt.gz", "war"),
+        ("дом.txt", "дом"),
+    ],
+)
+def test_a_fresh_run_is_named_after_its_text(name: str, folder: str, tmp_path: Path) -> None:
+    assert training.fresh_run((name,), tmp_path) == tmp_path / folder
+    (tmp_path / folder).mkdir()
+    assert training.fresh_run((name,), tmp_path) == tmp_path / f"{folder}-2"
