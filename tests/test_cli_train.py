@@ -120,7 +120,8 @@ def test_stdin_a_folder_and_a_gz_train_to_the_same_weights_as_the_file(
 def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
     when: str, number: signal.Signals, status: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("-o", "straight", "--quiet")
+    more = ("--steps", "20", "--valid-share", "0.01")  # so short a part is scored in the middle of the run, too
+    train("-o", "straight", "--quiet", *more)
 
     def interrupt(_: object) -> str:
         signal.raise_signal(number)
@@ -128,11 +129,11 @@ def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
 
     with monkeypatch.context() as patch:
         patch.setattr(watch, when, interrupt)
-        stopped = train("-o", "run")
+        stopped = train("-o", "run", *more)
     assert stopped.status == status
     assert stopped.err.splitlines()[-1].endswith("to go on: charlstm train text.txt -o run --resume")
-    assert checkpoint.load("run/last.safetensors").step < 6
-    assert train("-o", "run", "--resume", "--quiet").status == 0
+    assert checkpoint.load("run/last.safetensors").step < 20
+    assert train("-o", "run", "--resume", "--quiet", *more).status == 0
     assert Path("run/last.safetensors").read_bytes() == Path("straight/last.safetensors").read_bytes()
 
 
