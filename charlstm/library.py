@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm import atomicfile, checkpoint, corpus, evaluation, sampling, terminal
-from charlstm.config import ModelConfig, Precision, SamplingConfig
+from charlstm.config import ModelConfig, Precision, SamplingConfig, TrainingOptions
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, CorpusError
 from charlstm.evaluation import Score
@@ -178,16 +178,16 @@ class Model:
         Raises:
             CorpusError: the checkpoint does not name its corpus, or that is not there or has changed since.
         """
-        known = self.facts.get("corpus", {})
-        names = known.get("names", [])
-        if not names or "-" in names:
+        known = self.facts.get("corpus")
+        names = known.get("names") if isinstance(known, Mapping) else None
+        if not isinstance(names, list) or not names or "-" in names or not all(isinstance(name, str) for name in names):
             raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
+        assert isinstance(known, Mapping)
         text = corpus.read(names)
-        if text.sha256 != known["sha256"]:
-            raise CorpusError(
-                f"{text.names[0]} is not the text that the model was trained on; give the text to evaluate"
-            )
-        return text.split(float(known["valid_share"]))[1]
+        if text.sha256 != known.get("sha256"):
+            name = terminal.escape(text.names[0])
+            raise CorpusError(f"{name} is not the text that the model was trained on; give the text to evaluate")
+        return text.split(TrainingOptions(valid_share=known.get("valid_share", 0.1)).valid_share)[1]
 
     @functools.cached_property
     def digest(self) -> bytes:

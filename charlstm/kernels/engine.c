@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define GROUP 16            /* rows to a group: a register of AVX-512 */
@@ -27,7 +28,9 @@
 #define MOST_LAYERS 64
 #define MOST_THREADS 64
 #define TABLE_BYTES (8 << 20) /* a larger first-layer table would cost more memory and start than it saves time */
-#define SPINS 4000            /* of some 20 ns each, before a waiting thread sleeps: a caller in Python is back sooner */
+#define WORTH_BYTES (96 << 10) /* of weights, read by each thread: below, its meetings cost more than it saves */
+#define SPINS 4000            /* of some 20 ns each, before an idle thread sleeps: a caller in Python is back sooner */
+#define MEETING_SPINS 500     /* before a thread that waits for another lets go of its core */
 
 /* ---- instruction sets, best first ---- */
 
@@ -194,6 +197,7 @@ struct engine {
 
     job job;
     atomic_int not_finite;     /* a text met logits that are no numbers */
+    double pace[13][7];        /* [log2 batch][log2 threads]: nanoseconds a step has taken; 0: not tried yet */
     pid_t process;             /* threads do not survive a fork */
     int workers;
     pthread_t worker[MOST_THREADS];
@@ -281,11 +285,11 @@ static void pack(const matrix *m, int block, int r, const float *rows, int count
             continue;
         }
         float largest = 0;
-        for (int k = 0; k < m->K; k++) largest = fmaxf(largest, fabsf(row[k]));
+        for (int k = 0; k < m->K; k++) largest = fabsf(row[k]) > largest ? fabsf(row[k]) : largest;
         const float inverse = largest > 0 ? 127 / largest : 0;
         int32_t sum = 0;
         for (int k = 0; k < m->K; k++) {
-            const int8_t rounded = (int8_t)lrintf(fmaxf(-127, fminf(127, row[k] * inverse)));
+            const int8_t rounded = (int8_t)lrintf(row[k] * inverse);
             ((int8_t *)w)[((size_t)(k / 4) * R + r) * 4 * GROUP + 4 * j + k % 4] = rounded;
             sum += rounded;
         }
@@ -452,9 +456,38 @@ int engine_isa(const engine *e) { return e->options.isa; }
 /* A thread is worth its meetings, some 0.2 µs each, where it takes over enough reading or arithmetic. */
 int engine_threads(const engine *e, int batch)
 {
-    const size_t worth = e->step_bytes * (size_t)(batch < 8 ? 1 : batch / 4) / (96 << 10);
+    const size_t worth = e->step_bytes * (size_t)(batch < 8 ? 1 : batch / 4) / WORTH_BYTES;
     const size_t most = (size_t)(e->options.threads < MOST_THREADS ? e->options.threads : MOST_THREADS);
     return (int)(worth < 1 ? 1 : worth < most ? worth : most);
+}
+
+static int log2_of(int n)
+{
+    int bits = 0;
+    while (n >>= 1) bits++;
+    return bits;
+}
+
+/* Threads for the next job: 1, 2, 4 … or all that may be worth it, whichever has been fastest. On a busy machine a thread that
+ * has lost its core holds up all others, and one alone can be a hundred times as fast; nothing but trying tells. */
+static int choose_threads(const engine *e, int batch)
+{
+    const int worth = engine_threads(e, batch), most = worth <= e->workers ? worth : e->workers + 1;
+    const double *pace = e->pace[log2_of(batch)];
+    if (e->process != getpid()) return 1;
+    int best = 0;
+    for (int i = 1; 1 << i < 2 * most; i++)
+        if (pace[i] < pace[best]) best = i;
+    return 1 << best < most ? 1 << best : most;
+}
+
+/* Note what a job took. The claims of the others fade, so that each is tried again once in a while. */
+static void note_pace(double *pace, int threads, double nanoseconds)
+{
+    const int used = log2_of(2 * threads - 1);
+    for (int i = 0; i < 7; i++)
+        if (i != used) pace[i] *= 0.98;
+    pace[used] = pace[used] > 0 ? (pace[used] + nanoseconds) / 2 : nanoseconds;
 }
 
 /* ---- a step ---- */
@@ -481,7 +514,7 @@ static void meet(engine *e)
     }
     for (int spins = 0; atomic_load(&e->meeting) == now; spins++) {
         relax();
-        if (spins > SPINS) sched_yield(); /* the other one may want this core */
+        if (spins > MEETING_SPINS) sched_yield(); /* the other one may want this core */
     }
 }
 
@@ -682,14 +715,19 @@ static int run(engine *e, job *j, float *state)
     const size_t read = (size_t)j->batch * (j->kind == GENERATE ? 1 : (size_t)j->length + (j->kind == SCORE));
     for (size_t i = 0; i < read; i++)
         if (!in_range(j->ids[i], 0, e->options.vocabulary - 1)) return ENGINE_BAD_ARGUMENT;
-    const int threads = engine_threads(e, j->batch);
     e->job = *j;
-    e->job.threads = e->process != getpid() ? 1 : threads <= e->workers ? threads : e->workers + 1;
+    e->job.threads = choose_threads(e, j->batch);
     atomic_store(&e->not_finite, 0);
     move_state(e, state, 0, 0);
+    struct timespec began, ended;
+    clock_gettime(CLOCK_MONOTONIC, &began);
     if (e->job.threads > 1)
         call_workers(e, ((atomic_load(&e->ticket) >> 8) + 1) << 8 | (uint64_t)e->job.threads);
     work(e, 0);
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    if (j->length > 0)
+        note_pace(e->pace[log2_of(j->batch)], e->job.threads,
+                  ((double)(ended.tv_sec - began.tv_sec) * 1e9 + (double)(ended.tv_nsec - began.tv_nsec)) / j->length);
     move_state(e, state, j->length % 2, 1);
     if (j->logits && j->length > 0)
         for (int b = 0; b < j->batch; b++)
