@@ -107,8 +107,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     chunks = _serialise(checkpoint)
     try:
         atomicfile.replace(Path(path), chunks)
-    except OSError as error:
-        raise CheckpointError(f"{_show(path)} was not saved: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise CheckpointError(f"{_show(path)} was not saved: {getattr(error, 'strerror', None) or error}") from error
 
 
 def load(path: str | Path, *, training: bool = False, allow_nonfinite: bool = False) -> Checkpoint:

@@ -28,8 +28,8 @@ WHOLE = b"".join(NEW)
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
+def file(memory: Path) -> Path:
+    path = memory / "model.safetensors"
     path.write_bytes(OLD)
     return path
 
@@ -54,11 +54,11 @@ def error_of(path: Path, fault: At) -> OSError | None:
     return None
 
 
-def test_content_is_the_chunks_and_nothing_else_stays(tmp_path: Path) -> None:
-    path = tmp_path / "new"
+def test_content_is_the_chunks_and_nothing_else_stays(memory: Path) -> None:
+    path = memory / "new"
     atomicfile.replace(path, iter(NEW))
     assert path.read_bytes() == WHOLE
-    assert names(tmp_path) == ["new"]
+    assert names(memory) == ["new"]
     atomicfile.replace(path, [])
     assert path.read_bytes() == b""
 
@@ -66,8 +66,8 @@ def test_content_is_the_chunks_and_nothing_else_stays(tmp_path: Path) -> None:
 @pytest.mark.fault("R3")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize("exists", [True, False])
-def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(tmp_path: Path, code: int, exists: bool) -> None:
-    path, renamed = tmp_path / "model", False
+def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(memory: Path, code: int, exists: bool) -> None:
+    path, renamed = memory / "model", False
     met = []
     for k in itertools.count(1):
         path.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(tmp_path: Path,
         else:  # no call failed, or one that is not needed: the search for old temporaries
             assert path.read_bytes() == WHOLE
             assert fault.name in ("", "listdir")
-        assert names(tmp_path) in ([path.name], [])
+        assert names(memory) in ([path.name], [])
         if not fault.name:
             break
         renamed |= fault.name == "replace"
@@ -136,8 +136,8 @@ def broken_states(path: Path, old: bytes | None, calls: list[tuple[Any, ...]], c
 @pytest.mark.fault("R5")
 @pytest.mark.parametrize("count", [500, pytest.param(50_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("exists", [True, False])
-def test_after_a_loss_of_power_the_file_is_the_old_or_the_new(tmp_path: Path, exists: bool, count: int) -> None:
-    path, old = tmp_path / "model", OLD if exists else None
+def test_after_a_loss_of_power_the_file_is_the_old_or_the_new(memory: Path, exists: bool, count: int) -> None:
+    path, old = memory / "model", OLD if exists else None
     if old:
         path.write_bytes(old)
     calls = record(path)
@@ -211,13 +211,13 @@ def test_an_exception_in_the_middle_leaves_the_old_file(file: Path, error: type[
 
 @pytest.mark.fault("R10")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_new_file_gets_the_mode_that_the_umask_leaves(tmp_path: Path, mask: int, mode: int) -> None:
+def test_a_new_file_gets_the_mode_that_the_umask_leaves(memory: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
-        atomicfile.replace(tmp_path / "new", NEW)
+        atomicfile.replace(memory / "new", NEW)
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode
+    assert stat.S_IMODE((memory / "new").stat().st_mode) == mode
 
 
 @pytest.mark.fault("R10")
@@ -230,9 +230,9 @@ def test_an_existing_file_keeps_its_mode(file: Path, mode: int) -> None:
 
 
 @pytest.mark.fault("R11")
-def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    target, link, chain = tmp_path / "elsewhere" / "model", tmp_path / "link", tmp_path / "chain"
+def test_a_symbolic_link_stays_and_its_target_is_replaced(memory: Path) -> None:
+    (memory / "elsewhere").mkdir()
+    target, link, chain = memory / "elsewhere" / "model", memory / "link", memory / "chain"
     target.write_bytes(OLD)
     link.symlink_to(target)
     chain.symlink_to("link")
@@ -240,41 +240,41 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> Non
     assert link.is_symlink()
     assert chain.is_symlink()
     assert target.read_bytes() == WHOLE
-    assert names(tmp_path) == ["chain", "elsewhere", "link"]
+    assert names(memory) == ["chain", "elsewhere", "link"]
     assert names(target.parent) == ["model"]
 
 
 @pytest.mark.fault("R11")
-def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
-    folder, pipe = tmp_path / "folder", tmp_path / "pipe"
+def test_what_is_no_regular_file_is_not_replaced(memory: Path) -> None:
+    folder, pipe = memory / "folder", memory / "pipe"
     folder.mkdir()
     os.mkfifo(pipe)
     for path in (folder, pipe):
         with pytest.raises(OSError, match=path.name):
             atomicfile.replace(path, NEW)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
-    assert names(tmp_path) == ["folder", "pipe"]
+    assert names(memory) == ["folder", "pipe"]
 
 
 @pytest.mark.fault("R12")
-def test_a_folder_has_one_holder_who_is_named_to_the_second(tmp_path: Path) -> None:
-    with FolderLock(tmp_path), pytest.raises(BlockingIOError, match=f"process {os.getpid()}"):
-        FolderLock(tmp_path)
-    FolderLock(tmp_path).close()
+def test_a_folder_has_one_holder_who_is_named_to_the_second(memory: Path) -> None:
+    with FolderLock(memory), pytest.raises(BlockingIOError, match=f"process {os.getpid()}"):
+        FolderLock(memory)
+    FolderLock(memory).close()
 
 
 @pytest.mark.fault("R12")
-def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
+def test_the_lock_ends_with_its_process(memory: Path) -> None:
     code = (
         "import sys, time; from charlstm.atomicfile import FolderLock\n"
         "lock = FolderLock(sys.argv[1]); print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", code, str(memory)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(BlockingIOError, match=f"process {holder.pid}"):
-        FolderLock(tmp_path)
+        FolderLock(memory)
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    FolderLock(tmp_path).close()
+    FolderLock(memory).close()
