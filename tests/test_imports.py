@@ -1,0 +1,186 @@
+"""Imports point one way, heavy packages live in their rooms, and what must start at once loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, ROOT, environment, model_file, spawn
+
+import charlstm
+
+PACKAGE = ROOT / "charlstm"
+
+# Each room may import those above it, and nothing else of charlstm. The README tells to read them in this order.
+ORDER = [
+    "errors", "cells", "config", "events", "terminal", "atomicfile", "vocab", "corpus", "bundled", "checkpoint",
+    "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "library", "kernels.plain",
+    "kernels.training", "recurrence", "model", "optimisation", "recipe", "training", "cli.talk", "cli.options",
+    "cli.page", "cli.watch", "cli.train", "cli.sample", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__",
+    "cli.run", "__main__",
+]  # fmt: skip
+BARE = {"__init__", "kernels.__init__"}  # these only hand on names
+
+NUMPY = {"numpy"}
+TORCH = {"numpy", "torch"}
+FOREIGN = {
+    "cells": NUMPY,  # inside a function
+    "vocab": NUMPY,
+    "corpus": NUMPY,
+    "checkpoint": NUMPY | {"safetensors"},
+    "kernels.drawing": NUMPY,
+    "kernels.native": NUMPY,
+    "engine": NUMPY,
+    "sampling": NUMPY,
+    "evaluation": NUMPY,
+    "library": NUMPY,
+    "kernels.plain": TORCH,
+    "kernels.training": TORCH,
+    "recurrence": TORCH,
+    "model": TORCH,
+    "optimisation": TORCH,
+    "training": TORCH,
+    "cli.talk": {"rich"},
+    "cli.options": {"typer"},
+    "cli.page": {"typer"},
+    "cli.watch": {"rich", "tqdm"},
+    "cli.train": {"typer"},
+    "cli.sample": {"typer"},
+    "cli.evaluate": {"typer"},
+    "cli.inspect": {"typer"},
+    "cli.corpora": {"typer"},
+    "cli.__init__": {"typer"},
+    "cli.run": {"typer"},
+}
+HEAVY = {"torch", "numpy", "safetensors", "tqdm", "rich", "pydantic"}
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {".".join(file.relative_to(PACKAGE).with_suffix("").parts): ast.parse(file.read_text()) for file in files}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of all that a module imports, wherever in it, but for what only the type checker reads."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from imported(node)
+
+
+def room_of(name: str, rooms: set[str]) -> str:
+    """The module of charlstm that an imported name is, or lies in."""
+    parts = name.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        for room in (".".join(parts[:end]), ".".join([*parts[:end], "__init__"])):
+            if room in rooms:
+                return room
+    return "__init__"
+
+
+def test_the_order_of_rooms_names_every_module() -> None:
+    assert set(modules()) == set(ORDER) | BARE
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_imports_only_rooms_above_it(room: str) -> None:
+    trees = modules()
+    names = [name for name in imported(trees[room]) if name.split(".")[0] == "charlstm"]
+    found = {room_of(name, set(trees)) for name in names} - BARE
+    assert found <= set(ORDER[: ORDER.index(room)]), f"{room} reaches down to {found - set(ORDER[: ORDER.index(room)])}"
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_imports_only_the_packages_of_its_own(room: str) -> None:
+    packages = {name.split(".")[0] for name in imported(modules()[room])} - sys.stdlib_module_names - {"charlstm"}
+    assert packages <= FOREIGN.get(room, set())
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level names of what is imported once `code` has run in a fresh Python."""
+    line = f"import sys\n{code}\nprint('\\n', *sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", line], env=environment(), capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = "from charlstm.cli.run import run; run(['--version']); run(['train', '--help']); run(['sample', '--help'])"
+    assert loaded_by(code) & HEAVY == set()
+
+
+def test_completion_works_and_loads_nothing_heavy() -> None:
+    variables = {"_CHARLSTM_COMPLETE": "complete_bash", "COMP_WORDS": "charlstm sample --t", "COMP_CWORD": "2"}
+    done = spawn([], **variables)
+    assert done.text.split() == ["--temp", "--threads"]
+    code = f"import os, charlstm.cli.run as r\nos.environ.update({variables})\ntry: r.run([])\nexcept SystemExit: pass"
+    assert loaded_by(code) & HEAVY == set()
+
+
+def test_sample_eval_and_info_load_numpy_and_nothing_heavier(tmp_path: Path) -> None:
+    model = model_file(tmp_path / "m")
+    (tmp_path / "text").write_text("abc" * 99)
+    calls = (["sample", "-n", "5", "-c"], ["eval", str(tmp_path / "text"), "-c"], ["info"], ["verify"])
+    lines = "; ".join(f"assert run({[*call, str(model)]}) == 0" for call in calls)
+    assert loaded_by(f"from charlstm.cli.run import run; {lines}; print()") & HEAVY == {"numpy"}
+
+
+def test_the_package_itself_loads_nothing() -> None:
+    assert loaded_by("import charlstm; charlstm.__version__") - loaded_by("pass") - sys.stdlib_module_names == {
+        "charlstm"
+    }
+
+
+def test_help_starts_within_a_quarter_of_a_second_or_so() -> None:
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([*COMMAND, "--help"], env=environment(), stdout=subprocess.DEVNULL, check=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.3
+
+
+def test_every_public_name_is_there_and_is_where_the_type_checker_looks_for_it() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    declared = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        declared.update({alias.name: node.module for alias in node.names})
+    assert charlstm.__all__ == dir(charlstm) == sorted([*declared, "__version__"])
+    for name, home in declared.items():
+        assert getattr(charlstm, name) is getattr(importlib.import_module(str(home)), name)
+    with pytest.raises(AttributeError, match="nonsense"):
+        charlstm.nonsense  # noqa: B018
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_no_code_of_a_stranger_can_be_run() -> None:
+    """Nothing in the package could unpickle or evaluate: no torch.load, pickle, marshal, shelve, eval, exec, np.load."""
+    for room, tree in modules().items():
+        assert {name.split(".")[0] for name in imported(tree)} & {"pickle", "marshal", "shelve", "dill"} == set(), room
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"eval", "exec", "compile", "torch.load", "np.load", "numpy.load"}, (room, called)
+
+
+def test_the_schema_of_these_tests_can_fail() -> None:
+    tree = ast.parse("def f():\n    from charlstm.cli import talk\n    import torch.nn\n    eval('1')")
+    assert json.dumps(list(imported(tree))) == '["charlstm.cli.talk", "torch.nn"]'
+    assert room_of("charlstm.cli.talk", set(modules())) == "cli.talk"
+    assert room_of("charlstm.checkpoint.load", set(modules())) == "checkpoint"
+    assert room_of("charlstm.cli.app", set(modules())) == "cli.__init__"
