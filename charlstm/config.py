@@ -18,6 +18,7 @@ from charlstm.errors import UsageError
 Cell = Literal["lstm", "peephole", "coupled", "gru", "rnn"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "int8"]
+OnDivergence = Literal["rollback", "stop"]
 
 MAX_LAYERS = 64
 MAX_HIDDEN = 65_536
@@ -94,6 +95,7 @@ class TrainingOptions:
     beta2: float = 0.99
     clip: float = 1.0  # global norm of the gradient
     reset: float = 0.01  # chance that a stream's carried state is dropped at a window
+    on_divergence: OnDivergence = "rollback"  # to the last good state, with half the rate; or stop with an error
     valid_share: float = 0.1  # the last part of the text, held out
     validations: int = 20  # how many times in a run the validation part is scored
     sample_chars: int = 160  # shown at each validation; 0 shows none
@@ -104,6 +106,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         _one_of("cell", self.cell, get_args(Cell))
         _one_of("device", self.device, get_args(Device))
+        _one_of("on_divergence", self.on_divergence, get_args(OnDivergence))
         _whole("hidden", self.hidden, 1, MAX_HIDDEN)
         _whole("layers", self.layers, 1, MAX_LAYERS)
         _whole("embedding", self.embedding, 1, MAX_HIDDEN)

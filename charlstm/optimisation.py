@@ -38,17 +38,18 @@ class Optimiser:
         """Scale the gradient to a global norm of at most `clip`; returns the norm that it had, a scalar tensor."""
         return nn.utils.clip_grad_norm_(self._parameters, self._options.clip)
 
-    def step(self, share: float, norm: Tensor) -> float:
+    def step(self, share: float, norm: Tensor, factor: float = 1.0) -> float:
         """Update the weights, clear the gradient; returns the rate.
 
         Args:
             share: of the budget that is spent before this step.
             norm: of the gradient, from `clip`. Where it is not finite, nothing is changed (in the fused kernels of CPU
                 and CUDA), so that a caller on a GPU may look at it later instead of waiting for it now.
+            factor: on the rate.
         """
         if self._adamw.defaults["fused"]:
             self._adamw.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-        rate = self.rate(share)
+        rate = factor * self.rate(share)
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
@@ -73,6 +74,9 @@ class Optimiser:
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         """Take up the moments that `tensors` gave after `step` steps."""
+        self._adamw.state.clear()
+        if step == 0:
+            return
         for name, parameter in self._named.items():
             state: dict[str, Tensor] = {
                 moment: tensors[f"optim/{moment}/{name}"].to(parameter.device).clone() for moment in MOMENTS

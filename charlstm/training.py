@@ -11,14 +11,11 @@ import json
 import math
 import platform
 import re
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from io import FileIO
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,14 +34,18 @@ from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated,
 from charlstm.kernels.training import keep_pages
 from charlstm.model import Network, Scorer
 from charlstm.optimisation import Optimiser
+from charlstm.signals import Signals
+from charlstm.tally import Clock, Speed, Tally
 from charlstm.terminal import escape
 
 BEST, LAST, METRICS = "best.safetensors", "last.safetensors", "metrics.jsonl"
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
+GOOD_STEPS = 100  # a run that diverges goes back at most so far
+MAX_ROLLBACKS = 3
 CHANGEABLE_ON_RESUME = {
     *("epochs", "steps", "seconds", "lr", "warmup", "weight_decay", "beta1", "beta2", "clip"),
-    *("dropout", "reset", "validations", "sample_chars", "device", "threads"),
+    *("dropout", "reset", "on_divergence", "validations", "sample_chars", "device", "threads"),
 }
 
 
@@ -52,8 +53,8 @@ class Training:
     """One run, fresh (`Training.start`) or taken up again (`Training.resume`); `events` trains."""
 
     def __init__(self, corpus: Corpus, run: Path, options: TrainingConfig, model: ModelConfig) -> None:
-        self.corpus, self.run, self.options = corpus, run, options
         keep_pages()
+        self.corpus, self.run, self.options = corpus, run, options
         self._device = _device(options.device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
@@ -65,7 +66,11 @@ class Training:
         self._generator = torch.Generator().manual_seed(options.seed)
         self._mask_generator = torch.Generator(self._device).manual_seed(options.seed)
         self._state = self._network.zero_state(options.batch_size)
-        self._progress = _Progress()
+        self._tally = Tally()
+        self._seconds_before = 0.0  # in earlier sittings
+        self._validated_at = self._validation_took = 0.0  # seconds
+        self._unseen: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of the steps not yet looked at
+        self._good: Checkpoint | None = None
         self._lock: FolderLock | None = None
         self._warnings: list[str] = []
 
@@ -141,6 +146,7 @@ class Training:
                 )
             training = cls(corpus, file.parent, options, saved.model)
             training._restore(saved, same_text)
+            training._warn_of_changes(saved.facts)
         except BaseException:
             lock.close()
             raise
@@ -171,7 +177,7 @@ class Training:
             kernels=self._network.recurrence.path,
             budget=_budget(options),
             seed=options.seed,
-            resumed_step=self._progress.step,
+            resumed_step=self._tally.step,
         )
 
     def events(self) -> Iterator[Event]:
@@ -180,66 +186,64 @@ class Training:
         In the main thread, SIGINT, SIGTERM and SIGHUP end the current step, save, and stop; a second one stops at once.
 
         Raises:
-            DivergenceError: a loss or gradient that is not finite; nothing was changed by that step.
+            DivergenceError: a loss or gradient that is not finite, once too often; that step changed nothing.
             CheckpointError: the last save failed; the run's files are those of the save before.
         """
         assert self._lock is not None, "a Training is run once"
         try:
-            with (self.run / METRICS).open("a", encoding="utf-8") as metrics, _Signals() as signals:
+            with _Metrics(self.run / METRICS) as metrics, Signals() as signals:
                 for event in self._loop(signals):
-                    if not isinstance(event, (Progress, Saved)):
-                        metrics.write(json.dumps(events.to_json(event), ensure_ascii=False) + "\n")
-                        metrics.flush()
+                    if not isinstance(event, (Progress, Saved)) and (complaint := metrics.note(event)):
+                        yield Warned(self._tally.step, complaint)
                     yield event
-        except OSError as error:
-            raise CheckpointError(f"cannot write {escape(str(self.run / METRICS))}: {error.strerror}") from error
         finally:
             self._lock.close()
             self._lock = None
 
-    def _loop(self, signals: _Signals) -> Iterator[Event]:
-        progress, clock = self._progress, _Clock(self._progress.seconds)
+    def _loop(self, signals: Signals) -> Iterator[Event]:
+        clock, speed = Clock(self._seconds_before), Speed()
+        self._validated_at = clock.seconds()
         yield self.started
         for message in self._warnings:
-            yield Warned(progress.step, message)
+            yield Warned(self._tally.step, message)
         if self._share(clock) >= 1:
             yield self._stopped(clock, "already-finished", None)
             return
+        self._good = self._checkpoint(clock)
         shown = saved = clock.seconds()
-        speed = _Speed(clock)
-        while not signals.received:
-            share = self._share(clock)
-            if share >= 1:
-                break
+        while not signals.received and (share := self._share(clock)) < 1:
             rate = self._step(share)
             now = clock.seconds()
-            if now - shown >= PROGRESS_SECONDS:
+            show, validate = now - shown >= PROGRESS_SECONDS, self._validation_due(now)
+            save, keep = now - saved >= SAVE_SECONDS, self._tally.step % GOOD_STEPS == 0
+            if self._device.type == "cuda" and not (show or validate or save or keep):
+                continue  # to look at the loss would make the queue of the GPU run dry
+            if trouble := self._trouble():
+                yield self._roll_back(trouble)
+                continue
+            if keep:
+                self._good = self._checkpoint(clock)
+            if show:
                 shown = now
-                self._check_finite()
                 yield self._report(clock, rate, speed)
-            if self._validation_due(clock):
-                self._check_finite()
-                yield (validated := self._validate(clock))
-                if validated.best:
-                    yield self._try_save(BEST)
-                shown = clock.seconds()
-            if clock.seconds() - saved >= SAVE_SECONDS:
-                self._check_finite()
+            if validate:
+                yield from self._validate(clock)
+            if save:
                 yield self._try_save(LAST, clock)
                 saved = clock.seconds()
-        self._check_finite()
-        if not signals.received and progress.validated_step != progress.step and len(self._valid_ids) > 1:
-            yield (validated := self._validate(clock))
-            if validated.best:
+        if trouble := self._trouble():
+            yield self._roll_back(trouble)
+        if not signals.received:
+            if self._tally.validated_step != self._tally.step and len(self._valid_ids) > 1:
+                yield from self._validate(clock)
+            if not (self.run / BEST).exists():
                 yield self._save(BEST)
-        if not signals.received and not (self.run / BEST).exists():
-            yield self._save(BEST)
         yield self._save(LAST, clock)
         yield self._stopped(clock, "interrupted" if signals.received else "finished", signals.received)
 
     def _step(self, share: float) -> float:
         """One window of every stream: forward, backward, update. Returns the learning rate."""
-        options, progress = self.options, self._progress
+        options, tally = self.options, self._tally
         inputs, targets, fresh = self._streams.next()  # (T, B), (T, B), (B,)
         restart = torch.from_numpy(fresh) | (torch.rand(len(fresh), generator=self._generator) < options.reset)
         self._state *= (~restart).to(self._device, torch.float32)[:, None]
@@ -249,113 +253,143 @@ class Training:
         loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         norm = self._optimiser.clip()
-        progress.norm, progress.loss = norm, loss.detach()
-        if (
-            self._device.type != "cuda"
-        ):  # there it would stall the queue; a step that is not finite is skipped by its kernel
-            self._check_finite()
-        rate = self._optimiser.step(share, norm)
+        rate = self._optimiser.step(share, norm, 0.5**tally.rollbacks)
         self._state = state.detach()
-        progress.step += 1
-        progress.chars_seen += ids.numel()
-        progress.observe(ids.numel())
+        self._unseen.append((loss.detach(), norm))
+        tally.step += 1
+        tally.chars_seen += ids.numel()
         return rate
 
-    def _check_finite(self) -> None:
-        loss, norm = float(self._progress.loss), float(self._progress.norm)
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        kept = self.run / LAST
-        hint = f"the last good state is {escape(str(kept))}" if kept.exists() else "nothing was saved yet"
-        raise DivergenceError(
-            f"step {self._progress.step + 1}: loss {loss:g}, gradient norm {norm:g}; the weights were not changed "
-            f"and {hint}. Try a lower --lr or --clip"
+    def _trouble(self) -> str | None:
+        """Look at the steps since the last look: what is wrong with them, if anything is."""
+        for loss, norm in self._unseen:
+            nats, length = float(loss), float(norm)
+            if not (math.isfinite(nats) and math.isfinite(length)):
+                return f"loss {nats:g}, gradient norm {length:g}"
+            self._tally.observe(nats)
+        self._unseen.clear()
+        if self.options.on_divergence == "rollback" and self._tally.rollbacks < MAX_ROLLBACKS and self._tally.spiked():
+            return f"loss {self._tally.recent_nats:.3g} after {self._tally.lowest_nats:.3g}"
+        return None
+
+    def _roll_back(self, trouble: str) -> Warned:
+        """Go back to the last good state, with half the rate; or give up. A non-finite step has changed no weight."""
+        step, rollbacks = self._tally.step, self._tally.rollbacks
+        if self.options.on_divergence == "stop" or rollbacks >= MAX_ROLLBACKS:
+            kept = self.run / LAST
+            hint = f"the last good state is {escape(str(kept))}" if kept.exists() else "nothing was saved yet"
+            raise DivergenceError(
+                f"step {step}: {trouble}; the weights were not changed and {hint}. Try a lower --lr or --clip"
+            )
+        assert self._good is not None
+        self._restore(self._good, same_text=True)
+        self._unseen.clear()
+        self._tally.rollbacks = rollbacks + 1
+        return Warned(
+            step,
+            f"step {step} diverged ({trouble}): back to step {self._tally.step}, the rate halved "
+            f"({rollbacks + 1} of at most {MAX_ROLLBACKS} times)",
         )
 
-    def _share(self, clock: _Clock) -> float:
+    def _share(self, clock: Clock) -> float:
         """Of the budget that is spent, 0 to 1. A budget in time keeps back what the last validation will take."""
         if (steps := self._total_steps()) is not None:
-            return min(1.0, self._progress.step / steps)
+            return min(1.0, self._tally.step / steps)
         assert self.options.seconds is not None
-        return min(1.0, (clock.seconds() + self._progress.validation_seconds) / self.options.seconds)
+        return min(1.0, (clock.seconds() + self._validation_took) / self.options.seconds)
 
     def _total_steps(self) -> int | None:
         if self.options.epochs is not None:
             return max(1, round(self.options.epochs * self._streams.windows_per_epoch))
         return self.options.steps
 
-    def _validation_due(self, clock: _Clock) -> bool:
+    def _validation_due(self, seconds: float) -> bool:
         """At even shares of the budget, and no more often than the validation part's size allows."""
         if len(self._valid_ids) < 2:
             return False
-        progress, count = self._progress, self.options.validations
+        step, count = self._tally.step, self.options.validations
         if (steps := self._total_steps()) is not None:
             # Scoring a character costs about a third of training on one; a twentieth of the run may go to it.
             chars = steps * self.options.batch_size * self.options.seq_len
             count = max(1, min(count, int(0.15 * chars / len(self._valid_ids))))
-            return progress.step * count // steps > (progress.step - 1) * count // steps
+            return step < steps and step * count // steps > (step - 1) * count // steps
         assert self.options.seconds is not None
-        pause = max(self.options.seconds / count, 20 * progress.validation_seconds)
-        return clock.seconds() - progress.validated_seconds >= pause
+        return seconds - self._validated_at >= max(self.options.seconds / count, 20 * self._validation_took)
 
-    def _validate(self, clock: _Clock) -> Validated:
-        progress, began = self._progress, clock.seconds()
+    def _validate(self, clock: Clock) -> Iterator[Event]:
+        """Score the validation part, draw a few lines, and save where it was never better."""
+        tally, began = self._tally, clock.seconds()
         nats = evaluation.evaluate(Scorer(self._network), self._valid_ids).nats_per_char
         text = ""
         if self.options.sample_chars:
             engine = Engine(self._network.config, self._network.weights(), precision="fp32")
             config = SamplingConfig(length=self.options.sample_chars, seed=self.options.seed)
             text = "".join(sampling.stream(engine, self.corpus.vocabulary, config))
-        best = bool(math.isfinite(nats)) and (progress.best_nats is None or nats < progress.best_nats)
+        before = tally.best_nats, tally.best_step
+        best = math.isfinite(nats) and (tally.best_nats is None or nats < tally.best_nats)
         if best:
-            progress.best_nats, progress.best_step = nats, progress.step
-        progress.last_nats = nats
-        progress.validated_step, progress.validated_seconds = progress.step, clock.seconds()
-        progress.validation_seconds = clock.seconds() - began
-        return Validated(
-            step=progress.step,
+            tally.best_nats, tally.best_step = nats, tally.step
+        tally.last_nats, tally.validated_step = nats, tally.step
+        self._validated_at, self._validation_took = clock.seconds(), clock.seconds() - began
+        yield Validated(
+            step=tally.step,
             seconds=clock.seconds(),
             valid_bits_per_char=nats / math.log(2),
             valid_nats_per_char=nats,
-            train_bits_per_char=progress.train_nats / math.log(2),
+            train_bits_per_char=tally.train_nats / math.log(2),
             best=best,
             sample=text,
         )
+        if best:
+            yield (outcome := self._try_save(BEST))
+            if isinstance(outcome, Warned):
+                tally.best_nats, tally.best_step = before
 
-    def _try_save(self, name: str, clock: _Clock | None = None) -> Event:
+    def _try_save(self, name: str, clock: Clock | None = None) -> Event:
         try:
             return self._save(name, clock)
         except CheckpointError as error:
-            return Warned(self._progress.step, f"{error}; training goes on and will try again")
+            return Warned(self._tally.step, f"{error}; training goes on and will try again")
 
-    def _save(self, name: str, clock: _Clock | None = None) -> Saved:
+    def _save(self, name: str, clock: Clock | None = None) -> Saved:
         """Write `name`: the weights alone without a clock, else with all the state of the training."""
-        progress = self._progress
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+        except OSError as error:
+            raise CheckpointError(f"cannot write into {escape(str(self.run))}: {error.strerror}") from error
+        checkpoint.save(self.run / name, self._checkpoint(clock))
+        return Saved(self._tally.step, self.run / name)
+
+    def _checkpoint(self, clock: Clock | None) -> Checkpoint:
+        """The run as it is: copies, so that training may go on."""
         record: dict[str, Any] | None = None
-        tensors: dict[str, np.ndarray] = {}
+        tensors: dict[str, np.ndarray[Any, Any]] = {}
         if clock is not None:
-            record = {"options": to_json(self.options), "cursor": self._streams.cursor, **progress.to_json()}
-            record["seconds"] = clock.seconds() if self.options.seconds is not None else None
-            tensors = {key: tensor.detach().cpu().numpy() for key, tensor in self._optimiser.tensors().items()}
-            tensors["state/carried"] = self._state.cpu().numpy()
-            tensors["rng/generator"] = self._generator.get_state().numpy()
-            tensors["rng/mask"] = self._mask_generator.get_state().cpu().numpy()
-        checkpoint.save(
-            self.run / name,
-            Checkpoint(
-                model=self._network.config,
-                vocabulary=self.corpus.vocabulary,
-                weights=self._network.weights(),
-                step=progress.step,
-                training=record,
-                tensors=tensors,
-                facts=self._facts(),
-            ),
+            record = {
+                "options": to_json(self.options),
+                "tally": asdict(self._tally),
+                "cursor": self._streams.cursor,
+                "seconds": clock.seconds() if self.options.seconds is not None else None,
+            }
+            live = {
+                **self._optimiser.tensors(),
+                "state/carried": self._state,
+                "rng/generator": self._generator.get_state(),
+                "rng/mask": self._mask_generator.get_state(),
+            }
+            tensors = {name: tensor.detach().cpu().numpy().copy() for name, tensor in live.items()}
+        return Checkpoint(
+            model=self._network.config,
+            vocabulary=self.corpus.vocabulary,
+            weights=self._network.weights(),
+            step=self._tally.step,
+            training=record,
+            tensors=tensors,
+            facts=self._facts(),
         )
-        return Saved(progress.step, self.run / name)
 
     def _facts(self) -> dict[str, Any]:
-        corpus, progress = self.corpus, self._progress
+        corpus, tally = self.corpus, self._tally
         return {
             "corpus": {
                 "names": list(corpus.names),
@@ -363,10 +397,10 @@ class Training:
                 "sha256": corpus.sha256,
                 "valid_share": self.options.valid_share,
             },
-            "chars_seen": progress.chars_seen,
-            "valid_nats_per_char": progress.last_nats if progress.validated_step == progress.step else None,
-            "best_valid_nats_per_char": progress.best_nats,
-            "best_step": progress.best_step,
+            "chars_seen": tally.chars_seen,
+            "valid_nats_per_char": tally.last_nats if tally.validated_step == tally.step else None,
+            "best_valid_nats_per_char": tally.best_nats,
+            "best_step": tally.best_step,
             "device": self._device.type,
             "threads": torch.get_num_threads(),
             "kernels": self._network.recurrence.path,
@@ -374,54 +408,62 @@ class Training:
         }
 
     def _restore(self, saved: Checkpoint, same_text: bool) -> None:
-        assert saved.training is not None
+        """Become the run that was saved. Streams and carried states belong to one text, and stay out for another."""
+        record = saved.training
+        assert record is not None
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in saved.tensors.items()}
         try:
             self._network.load_weights(saved.weights)
             self._optimiser.load(tensors, saved.step)
             self._generator.set_state(tensors["rng/generator"])
             self._mask_generator.set_state(tensors["rng/mask"])
-            self._progress = _Progress.from_json(saved.training)
+            self._tally = from_json(Tally, record["tally"])
+            self._seconds_before = record["seconds"] or 0.0
             carried = tensors["state/carried"].to(self._device)
             if carried.shape != self._state.shape:
                 raise ResumeError(f"the carried state is {tuple(carried.shape)}, expected {tuple(self._state.shape)}")
             if same_text:
                 self._state = carried
-                self._streams.seek(saved.training["cursor"])
+                self._streams.seek(record["cursor"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ResumeError(f"the saved training state is not whole: {escape(str(error))[:200]}") from error
-        now = {**_versions(), "threads": torch.get_num_threads(), "device": self._device.type}
-        then = {**saved.facts["versions"], "threads": saved.facts["threads"], "device": saved.facts["device"]}
-        for name, value in now.items():
-            if then.get(name) != value:
-                self._warnings.append(
-                    f"{name} was {escape(str(then.get(name)))} when this run was saved and is {value} now: "
-                    "the result may differ in the last digits"
-                )
 
-    def _report(self, clock: _Clock, rate: float, speed: _Speed) -> Progress:
-        progress, share = self._progress, self._share(clock)
-        chars_per_second = speed.reading(progress.chars_seen)
+    def _warn_of_changes(self, facts: Mapping[str, Any]) -> None:
+        now = {**_versions(), "threads": torch.get_num_threads(), "device": self._device.type}
+        then = {**facts["versions"], "threads": facts["threads"], "device": facts["device"]}
+        self._warnings = [
+            f"{name} was {escape(str(then.get(name)))} when this run was saved and is {value} now: "
+            "the result may differ in the last digits"
+            for name, value in now.items()
+            if then.get(name) != value
+        ]
+
+    def _report(self, clock: Clock, rate: float, speed: Speed) -> Progress:
+        tally, seconds = self._tally, clock.seconds()
+        chars_per_second = speed.reading(seconds, tally.chars_seen)
         if (steps := self._total_steps()) is not None:
-            left = (steps - progress.step) * self.options.batch_size * self.options.seq_len / chars_per_second
+            chars = (steps - tally.step) * self.options.batch_size * self.options.seq_len
+            left = chars / chars_per_second if chars_per_second else math.nan
         else:
             assert self.options.seconds is not None
-            left = max(0.0, self.options.seconds - clock.seconds())
+            left = max(0.0, self.options.seconds - seconds)
         return Progress(
-            step=progress.step,
-            share=share,
-            train_bits_per_char=progress.train_nats / math.log(2),
+            step=tally.step,
+            share=self._share(clock),
+            train_bits_per_char=tally.train_nats / math.log(2),
             chars_per_second=chars_per_second,
-            chars_seen=progress.chars_seen,
-            seconds=clock.seconds(),
+            chars_seen=tally.chars_seen,
+            seconds=seconds,
             seconds_left=left,
             lr=rate,
         )
 
-    def _stopped(self, clock: _Clock, reason: Any, received: int | None) -> Stopped:
-        best = self._progress.best_nats
+    def _stopped(
+        self, clock: Clock, reason: Literal["finished", "interrupted", "already-finished"], received: int | None
+    ) -> Stopped:
+        best = self._tally.best_nats
         return Stopped(
-            step=self._progress.step,
+            step=self._tally.step,
             seconds=clock.seconds(),
             reason=reason,
             best_valid_bits_per_char=None if best is None else best / math.log(2),
@@ -431,99 +473,32 @@ class Training:
         )
 
 
-class _Progress:
-    """What a run has come to: saved with it, so that a resumed run knows what the straight one would."""
+class _Metrics:
+    """The run's log of events, a JSON object a line. A disk that is full costs the log, not the run."""
 
-    def __init__(self) -> None:
-        self.step = 0
-        self.chars_seen = 0
-        self.train_nats = 0.0  # smoothed over about the last hundred windows
-        self.weight = 0.0  # of what train_nats has seen
-        self.best_nats: float | None = None
-        self.best_step: int | None = None
-        self.last_nats: float | None = None
-        self.validated_step: int | None = None
-        self.seconds = 0.0
-        self.validated_seconds = 0.0  # these two belong to the sitting, not to the run
-        self.validation_seconds = 0.0
-        self.loss: Tensor | float = 0.0
-        self.norm: Tensor | float = 0.0
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+        self._complained = False
 
-    SAVED = ("step", "chars_seen", "train_nats", "weight", "best_nats", "best_step", "last_nats", "validated_step")
-
-    def observe(self, chars: int) -> None:
-        """Smooth the loss of the step just made, without a bias towards the start."""
-        self.weight = 0.99 * self.weight + 0.01
-        self.train_nats += (float(self.loss) - self.train_nats) * 0.01 / self.weight
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.SAVED}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> _Progress:
-        progress = cls()
-        for name in cls.SAVED:
-            setattr(progress, name, values[name])
-        progress.seconds = progress.validated_seconds = values["seconds"] or 0.0
-        return progress
-
-
-class _Clock:
-    """Seconds that the run has taken, over all its sittings."""
-
-    def __init__(self, before: float) -> None:
-        self._origin = time.monotonic() - before
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._origin
-
-
-class _Speed:
-    """Characters a second over the last few seconds."""
-
-    def __init__(self, clock: _Clock) -> None:
-        self._clock = clock
-        self._marks: list[tuple[float, int]] = []
-
-    def reading(self, chars_seen: int) -> float:
-        now = self._clock.seconds()
-        self._marks = [mark for mark in self._marks if now - mark[0] < 5.0] + [(now, chars_seen)]
-        seconds, chars = self._marks[0]
-        return (
-            (chars_seen - chars) / (now - seconds)
-            if now > seconds and chars_seen > chars
-            else max(1.0, chars_seen / max(now, 1e-3))
-        )
-
-
-class _Signals:
-    """Remembers the first SIGINT, SIGTERM or SIGHUP, that the loop may stop between two steps; the second acts as ever.
-
-    Outside the main thread Python lets nobody set handlers, and the loop is then stopped by its owner.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                if number := getattr(signal, name, None):
-                    self._before[number] = signal.signal(number, self._receive)
+    def __enter__(self) -> _Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        if self._file is not None:
+            self._file.close()
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._before = {}
+    def note(self, event: Event) -> str | None:
+        """Write one line; the first time that this fails, a complaint to show."""
+        try:
+            if self._file is None:
+                self._file = self._path.open("ab", buffering=0)
+            self._file.write((json.dumps(events.to_json(event), ensure_ascii=False) + "\n").encode())
+        except OSError as error:
+            complaint = None if self._complained else f"{escape(str(self._path))}: {error.strerror}; training goes on"
+            self._complained = True
+            return complaint
+        return None
 
 
 def train(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,7 +43,7 @@ def finish(run: Training, stop_at: int | None = None) -> list[Event]:
     if stop_at is not None:
 
         def stopping(share: float) -> float:
-            if run._progress.step + 1 == stop_at:
+            if run._tally.step + 1 == stop_at:
                 signal.raise_signal(signal.SIGINT)
             return step(share)
 
@@ -111,7 +113,8 @@ from charlstm.config import TrainingOptions
 from charlstm.training import Training
 text, run, kind = sys.argv[1:]
 given = corpus.read([text])
-options = TrainingOptions(hidden=12, embedding=5, batch_size=3, seq_len=9, dropout=0.2, steps=300, seed=5, sample_chars=0)
+small = dict(hidden=12, embedding=5, batch_size=3, seq_len=9, dropout=0.2, seed=5, sample_chars=0)
+options = TrainingOptions(**small, steps=300)
 made = Training.resume(given, run) if kind == "resume" else Training.start(given, run, options)
 for event in made.events():
     print(type(event).__name__, event.step if hasattr(event, "step") else "", flush=True)
@@ -248,8 +251,7 @@ class _Poisoned:
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_files(
     text: corpus.Corpus, tmp_path: Path, what: str
 ) -> None:
-    options = TrainingOptions(**SMALL, steps=20)
-    run = Training.start(text, tmp_path / "run", options)
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20, on_divergence="stop"))
     _Poisoned(run, what, at=7)
     before: dict[str, np.ndarray[Any, Any]] = {}
     step = run._step
@@ -259,20 +261,72 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_files(
         return step(share)
 
     run._step = watched  # type: ignore[method-assign]
-    with pytest.raises(DivergenceError, match="step 7: .*(nan|inf)"):
+    with pytest.raises(DivergenceError, match=r"step 7: .*(nan|inf)"):
         list(run.events())
     after = run._network.weights()
     assert all(np.array_equal(before[name], after[name]) for name in after)
     assert not (tmp_path / "run" / LAST).exists() or checkpoint.load(tmp_path / "run" / LAST).step < 7
 
 
+def test_a_finite_step_after_which_weights_stay_would_be_noticed(text: corpus.Corpus, tmp_path: Path) -> None:
+    """Negative control of the test above: an ordinary step does move every weight that it can."""
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
+    before = run._network.weights()
+    list(run.events())
+    after = run._network.weights()
+    assert not any(np.array_equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(
+    text: corpus.Corpus, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "GOOD_STEPS", 5)
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
+    _Poisoned(run, what, at=8)
+    events = finish(run)
+    (warning,) = [event for event in events if isinstance(event, Warned)]
+    assert warning.message.startswith("step 8 diverged")
+    assert "back to step 5, the rate halved (1 of at most 3 times)" in warning.message
+    assert isinstance(events[-1], Stopped)
+    assert (events[-1].reason, events[-1].step) == ("finished", 20)
+    saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
+    assert saved.training is not None
+    assert saved.training["tally"]["rollbacks"] == 1
+
+
+def test_a_run_that_cannot_but_diverge_gives_up_after_three_times(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
+    run._network.projection.bias.register_hook(lambda gradient: gradient * math.nan)
+    seen: list[Event] = []
+    with pytest.raises(DivergenceError, match="--lr"):
+        seen.extend(run.events())
+    assert not (tmp_path / "run" / LAST).exists()
+
+
+def test_a_spike_of_the_loss_is_met_like_a_divergence(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=400))
+    step = run._step
+
+    def jolted(share: float) -> float:
+        if run._tally.step == 300 and run._tally.rollbacks == 0:
+            with torch.no_grad():
+                run._network.projection.weight.mul_(-30)
+        return step(share)
+
+    run._step = jolted  # type: ignore[method-assign]
+    events = finish(run)
+    assert [event.step for event in events if isinstance(event, Warned)] != []
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].best_valid_bits_per_char is not None
+    assert events[-1].best_valid_bits_per_char < 2.5
+
+
 @pytest.mark.fault("R55")
 def test_a_rate_out_of_all_bounds_ends_in_a_clear_error_or_a_finite_model(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=50, lr=1e20))
-    try:
+    with contextlib.suppress(DivergenceError):
         list(run.events())
-    except DivergenceError:
-        pass
     for file in (tmp_path / "run").glob("*.safetensors"):
         assert all(np.isfinite(array).all() for array in checkpoint.load(file).weights.values())
 
@@ -285,7 +339,7 @@ def test_best_is_replaced_only_by_a_strictly_better_finite_value(
     monkeypatch.setattr(
         evaluation, "evaluate", lambda *_: evaluation.Score(9, 8, value := next(values), value, 0.0, "canned")
     )
-    monkeypatch.setattr(Training, "_validation_due", lambda self, _: self._progress.step % 5 == 0)
+    monkeypatch.setattr(Training, "_validation_due", lambda self, _: self._tally.step % 5 == 0)
     events = finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=40)))
     best = [event.best for event in events if isinstance(event, Validated)]
     assert best == [True, False, True, False, False, True, False, False]
@@ -295,37 +349,65 @@ def test_best_is_replaced_only_by_a_strictly_better_finite_value(
 
 
 @pytest.mark.fault("R7")
-def test_a_save_that_fails_is_a_warning_in_mid_run_and_an_error_at_its_end(
+def test_a_save_that_fails_in_mid_run_is_a_warning_and_tried_again(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     save, calls = checkpoint.save, iter(range(10**6))
 
-    def full(path: Path, what: checkpoint.Checkpoint) -> None:
-        if next(calls) % 2:
-            raise CheckpointError("no space left on device")
+    def full_at_times(path: Path, what: checkpoint.Checkpoint) -> None:
+        if next(calls) in (0, 2):
+            raise CheckpointError("No space left on device")
         save(path, what)
 
+    monkeypatch.setattr(checkpoint, "save", full_at_times)
+    events = finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=9)))
+    warned = [event.step for event in events if isinstance(event, Warned) and "will try again" in event.message]
+    assert warned == [1, 3]
+    assert [event.step for event in events if isinstance(event, Saved)][:2] == [2, 4]
+
+
+@pytest.mark.fault("R7")
+def test_a_save_that_fails_at_the_end_is_an_error(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, what: checkpoint.Checkpoint) -> None:
+        raise CheckpointError("No space left on device")
+
     monkeypatch.setattr(checkpoint, "save", full)
-    seen = []
+    with pytest.raises(CheckpointError, match="No space left"):
+        finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=6)))
+
+
+def test_a_folder_that_vanishes_is_made_again(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=30))
+    for event in run.events():
+        if isinstance(event, Started):
+            shutil.rmtree(tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run" / LAST).step == 30
+
+
+def test_a_log_that_cannot_be_written_is_one_warning(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=6))
-    monkeypatch.setattr(Training, "_validation_due", lambda *_: False)
-    try:
-        seen.extend(run.events())
-    except CheckpointError as error:
-        assert "no space left" in str(error)
-    assert any(isinstance(event, Warned) and "will try again" in event.message for event in seen) or seen == []
-    assert checkpoint.load(tmp_path / "run" / LAST).step >= 1
+    (tmp_path / "run" / METRICS).mkdir()
+    events = finish(run)
+    assert [event.message for event in events if isinstance(event, Warned) and METRICS in event.message]
+    assert len([event for event in events if isinstance(event, Warned)]) == 1
+    assert isinstance(events[-1], Stopped)
 
 
 @pytest.mark.fault("R45")
 def test_the_second_interrupt_acts_at_once_and_leaves_a_whole_checkpoint(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=500))
-    with pytest.raises(KeyboardInterrupt):
+
+    def watch() -> None:
         for event in run.events():
             if isinstance(event, Saved):
                 signal.raise_signal(signal.SIGINT)
                 signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        watch()
     assert checkpoint.load(tmp_path / "run" / BEST).step >= 1
     assert run._lock is None
 

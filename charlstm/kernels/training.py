@@ -67,7 +67,7 @@ class Native:
         (M, K), N = a.shape, b.shape[1]
         if out is None:
             out = a.new_empty(M, N)
-        threads = torch.get_num_threads() if M * N * K > 100_000 else 1
+        threads = _threads(M * N * K)
         scratch = a.new_empty(threads * self._product_scratch)
         pointers = (a.data_ptr(), b.data_ptr(), out.data_ptr(), scratch.data_ptr())
         task = _Product(*pointers, M, N, K, *a.stride(), *b.stride(), out.stride(0), add, threads)
@@ -158,15 +158,22 @@ def backward(
 def _scan(cell: str, saved: Saved) -> tuple[_Scan, Tensor]:
     """The task with all that both passes share, and its scratch, which must live as long."""
     assert NATIVE is not None
-    steps, batch, hidden = saved.gates.shape[0], saved.gates.shape[1], saved.h.shape[-1]
+    gates, hidden = saved.gates, saved.h.shape[-1]
+    steps, batch = gates.shape[:2]
     scratch = saved.h.new_empty(NATIVE.scan_scratch(cell, hidden, saved.h.dtype))
-    task = _Scan(_CELLS.index(cell), min(torch.get_num_threads(), batch), steps, batch, hidden)
+    threads = min(_threads(steps * batch * gates.shape[-1] * hidden), batch)
+    task = _Scan(_CELLS.index(cell), threads, steps, batch, hidden)
     task.weight, task.h, task.gates = saved.weight.data_ptr(), saved.h.data_ptr(), saved.gates.data_ptr()
     task.c = None if saved.c is None else saved.c.data_ptr()
     task.candidate = None if saved.candidate is None else saved.candidate.data_ptr()
     task.peephole = None if saved.peephole is None else saved.peephole.data_ptr()
     task.packed = scratch.data_ptr()
     return task, scratch
+
+
+def _threads(multiplications: int) -> int:
+    """One for what takes a few microseconds anyway, else torch's number."""
+    return torch.get_num_threads() if multiplications > 200_000 else 1
 
 
 def _clone(tensor: Tensor | None) -> Tensor | None:

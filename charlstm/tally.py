@@ -1,0 +1,61 @@
+"""What a training counts: saved with it, so that a resumed run knows what the straight one would."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Tally:
+    """The run so far. Every field is saved, and none depends on the clock."""
+
+    step: int = 0
+    chars_seen: int = 0
+    train_nats: float = 0.0  # per character, smoothed over about a hundred windows
+    weight: float = 0.0  # of the windows in train_nats: it starts unbiased
+    recent_nats: float | None = None  # smoothed over about ten
+    lowest_nats: float | None = None  # that recent_nats has been
+    best_nats: float | None = None  # in validation
+    best_step: int | None = None
+    last_nats: float | None = None  # at the latest validation
+    validated_step: int | None = None
+    rollbacks: int = 0
+
+    def observe(self, nats: float) -> None:
+        """Take in the loss of one window."""
+        self.weight = 0.99 * self.weight + 0.01
+        self.train_nats += (nats - self.train_nats) * 0.01 / self.weight
+        self.recent_nats = nats if self.recent_nats is None else 0.9 * self.recent_nats + 0.1 * nats
+        if self.step > 20:
+            self.lowest_nats = min(self.recent_nats, self.lowest_nats or math.inf)
+
+    def spiked(self) -> bool:
+        """Whether the loss has lost what it had learned: now half as high again as its lowest, and 0.5 nats more."""
+        if self.recent_nats is None or self.lowest_nats is None:
+            return False
+        return self.recent_nats > 1.5 * self.lowest_nats + 0.5
+
+
+class Clock:
+    """Seconds that the run has taken, over all its sittings. The time that a machine sleeps does not count."""
+
+    def __init__(self, before: float) -> None:
+        self._origin = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._origin
+
+
+class Speed:
+    """Characters a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int]] = []
+
+    def reading(self, seconds: float, chars_seen: int) -> float:
+        """At this time of the clock, with so many characters seen; 0 until there are two readings."""
+        self._marks = [mark for mark in self._marks if seconds - mark[0] < 5.0] + [(seconds, chars_seen)]
+        since, chars = self._marks[0]
+        return max(0.0, chars_seen - chars) / (seconds - since) if seconds > since else 0.0
