@@ -16,7 +16,7 @@ BLOCK_SECONDS = 0.05  # a reader of a slow generator sees text at least so often
 # scripts and emoji need, and the format characters that have a glyph (Arabic and Kaithi number signs).
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    "\U00013430-\U0001345f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
 
 Buffering = Literal["auto", "line", "none", "block"]

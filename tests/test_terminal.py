@@ -1,0 +1,264 @@
+"""What a model says can neither drive a terminal nor be changed on its way into a pipe."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import signal
+import sys
+import threading
+import time
+import tty
+import unicodedata
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlstm.terminal import BLOCK_BYTES, TextOut, escape, is_terminal
+
+EVERYTHING = "".join(map(chr, range(sys.maxunicode + 1)))
+HOSTILE = "\x1b]52;c;ZXZpbA==\x07 \x1b[2J \x9b31m \r \b \x7f \u202e \u2066 \u2028 \x00"
+
+
+def drain(fd: int) -> bytes:
+    """All that comes from a descriptor until its other end is closed."""
+    said = b""
+    while True:
+        try:
+            piece = os.read(fd, 65536)
+        except OSError:  # what a terminal says at its end on Linux
+            return said
+        if not piece:
+            return said
+        said += piece
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        os.close(fd)
+
+
+def ready(fd: int) -> bytes:
+    """What is there to be read now."""
+    os.set_blocking(fd, False)
+    try:
+        return os.read(fd, 1 << 20)
+    except BlockingIOError:
+        return b""
+
+
+# --- escaping
+
+
+@pytest.mark.fault("R84")
+def test_no_control_and_no_invisible_format_character_is_let_through() -> None:
+    """Against the categories of Python's own Unicode data."""
+    joiners = "\u200c\u200d"  # scripts and emoji need them
+    number_signs = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+    for c in EVERYTHING:
+        category = unicodedata.category(c)
+        unsafe = category in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in joiners + number_signs
+        if unsafe:
+            assert escape(c) != c, ascii(c)
+        elif category != "Cn":  # not assigned yet, to this Python
+            assert escape(c) == c, ascii(c)
+
+
+@pytest.mark.fault("R84")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31m", r"\x1b[31m"),
+        ("\x9b", r"\x9b"),
+        ("\u202e", r"\u202e"),
+        ("\ud800", r"\ud800"),
+        ("\U000e0041", r"\U000e0041"),
+        ("a\nb\tc", r"a\x0ab\x09c"),
+        ("naïve ☃ 👩‍👩‍👧 نص", "naïve ☃ 👩‍👩‍👧 نص"),
+        ("", ""),
+    ],
+)
+def test_each_is_spelt_by_its_code_point(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+def test_what_is_to_be_kept_is_kept() -> None:
+    assert escape("a\n\t\x1b\r", keep="\n\t") == "a\n\t\\x1b\\x0d"
+
+
+@given(st.text(st.characters()))
+def test_escaped_text_is_printable_or_at_least_harmless(text: str) -> None:
+    shown = escape(text)
+    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in shown)
+    assert escape(shown) == shown
+    shown.encode()
+
+
+# --- is it a terminal
+
+
+def test_a_terminal_is_told_from_all_else(pipe: tuple[int, int]) -> None:
+    control, terminal = pty.openpty()
+    with os.fdopen(control, "wb"), os.fdopen(terminal, "w") as stream:
+        assert is_terminal(terminal)
+        assert is_terminal(stream)
+    assert not is_terminal(stream)  # closed by now
+    assert not is_terminal(None)
+    assert not is_terminal(pipe[0])
+    assert not is_terminal(io.StringIO())
+
+
+# --- model text
+
+
+def to_terminal(text: str, **options: Any) -> bytes:
+    """What a terminal gets to see of it."""
+    control, terminal = pty.openpty()
+    tty.setraw(terminal)  # else the terminal itself would turn newlines around
+    out = TextOut(terminal, **options)
+    said: list[bytes] = []
+    reader = threading.Thread(target=lambda: said.append(drain(control)))
+    reader.start()
+    out.write(text)
+    os.close(terminal)
+    reader.join()
+    os.close(control)
+    return said[0]
+
+
+@pytest.mark.fault("R84")
+def test_a_terminal_sees_controls_escaped_and_newline_and_tab_as_they_are() -> None:
+    said = to_terminal("a\n\tb" + HOSTILE)
+    assert said.decode() == "a\n\tb" + escape(HOSTILE)
+    assert not set(said) & (set(range(32)) - {9, 10} | {127})
+
+
+@pytest.mark.fault("R84")
+def test_a_terminal_gets_all_of_it_where_raw_is_asked_for() -> None:
+    assert to_terminal(HOSTILE, raw=True).decode() == HOSTILE
+
+
+@pytest.mark.fault("R85")
+def test_a_pipe_gets_every_byte_of_every_character() -> None:
+    text = "".join(c for c in EVERYTHING if not "\ud800" <= c <= "\udfff")
+    read_end, write_end = os.pipe()
+    said: list[bytes] = []
+    reader = threading.Thread(target=lambda: said.append(drain(read_end)))
+    reader.start()
+    out = TextOut(write_end)
+    for start in range(0, len(text), 1000):
+        out.write(text[start : start + 1000])
+    out.close()
+    os.close(write_end)
+    reader.join()
+    os.close(read_end)
+    assert said[0] == text.encode()
+
+
+def test_a_block_is_handed_over_when_it_is_full(pipe: tuple[int, int]) -> None:
+    out = TextOut(pipe[1], buffering="block")
+    out.write("x" * (BLOCK_BYTES - 1))
+    time.sleep(0.06)
+    out.write("")
+    assert ready(pipe[0]) == b""
+    out.write("y")
+    assert len(ready(pipe[0])) == BLOCK_BYTES
+    out.write("z")
+    assert ready(pipe[0]) == b""
+    out.close()
+    assert ready(pipe[0]) == b"z"
+
+
+@pytest.mark.fault("R52")
+def test_a_slow_generators_reader_sees_its_text_soon(pipe: tuple[int, int]) -> None:
+    out = TextOut(pipe[1])
+    out.write("a")
+    time.sleep(0.06)
+    out.write("b")
+    assert ready(pipe[0]) == b"ab"
+    out.write("c")  # too soon
+    assert ready(pipe[0]) == b""
+
+
+def test_lines_are_handed_over_whole(pipe: tuple[int, int]) -> None:
+    out = TextOut(pipe[1], buffering="line")
+    out.write("one")
+    assert ready(pipe[0]) == b""
+    out.write(" line\ntw")
+    assert ready(pipe[0]) == b"one line\ntw"
+
+
+def test_without_buffering_each_write_is_handed_over(pipe: tuple[int, int]) -> None:
+    out = TextOut(pipe[1], buffering="none")
+    for c in "äb\n":
+        out.write(c)
+        assert ready(pipe[0]) == c.encode()
+
+
+@pytest.mark.fault("R4")
+def test_short_writes_are_continued(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    TextOut(pipe[1], buffering="none").write("short writes, é ☃")
+    assert ready(pipe[0]).decode() == "short writes, é ☃"
+
+
+@pytest.mark.fault("R4")
+@pytest.mark.fault("R52")
+def test_signals_and_a_full_pipe_lose_nothing(pipe: tuple[int, int]) -> None:
+    """The reader is slow, the descriptor does not wait, and a signal interrupts every millisecond."""
+    hits = []
+
+    def hit(number: int, frame: FrameType | None) -> None:
+        hits.append(number)
+
+    said: list[bytes] = []
+
+    def read() -> None:
+        while sum(map(len, said)) < len(text):
+            said.append(os.read(pipe[0], 20_000))
+            time.sleep(0.002)
+
+    text = "".join(map(str, range(100_000)))
+    reader = threading.Thread(target=read)
+    os.set_blocking(pipe[1], False)
+    before = signal.signal(signal.SIGALRM, hit)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        reader.start()
+        out = TextOut(pipe[1])
+        for start in range(0, len(text), 997):
+            out.write(text[start : start + 997])
+        out.close()
+        reader.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert b"".join(said).decode() == text
+    assert hits
+
+
+@pytest.mark.fault("R48")
+def test_a_reader_that_has_gone_is_told_once() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    out = TextOut(write_end)
+    with pytest.raises(BrokenPipeError):
+        out.write("x" * BLOCK_BYTES)
+    out.close()  # nothing is left to be written
+    os.close(write_end)
+
+
+@pytest.mark.fault("R49")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_is_an_error_of_the_system() -> None:
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
+        TextOut(full.fileno(), buffering="none").write("x")
