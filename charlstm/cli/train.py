@@ -50,6 +50,9 @@ HELP = {
     "beta2": Option(LEARNING, "AdamW's memory of the gradient's square.", "P"),
     "clip": Option(LEARNING, "Gradients longer than this are shortened to it.", "X"),
     "reset": Option(LEARNING, "Chance, at each window, that a stream forgets what it has read.", "P"),
+    "on_divergence": Option(
+        LEARNING, "Where the loss is no number: back to the last good state at half the rate, or end."
+    ),
     "valid_share": Option(WATCHING, "Share of the text, its end, kept to validate on.", "P"),
     "validations": Option(WATCHING, "Validate so many times in the run.", "N"),
     "sample_chars": Option(WATCHING, "Characters of text drawn at each validation; 0 for none.", "N"),
