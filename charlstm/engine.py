@@ -194,7 +194,7 @@ class _Numpy:
         nats = np.full((max(0, len(ids) - 1), ids.shape[1]), np.nan)
         for t in range(len(nats)):
             logits, state = self.read(ids[t : t + 1], state, True)
-            finite = np.isfinite(logits).all(axis=1)
+            finite = np.isfinite(logits.max(axis=1))
             weights = drawing.weights(logits[finite], 1.0)
             scores = logits[finite].astype(np.float64)
             surprises = np.log(weights.sum(axis=1)) + scores.max(axis=1)

@@ -187,7 +187,7 @@ class Model:
         if text.sha256 != known.get("sha256"):
             name = terminal.escape(text.names[0])
             raise CorpusError(f"{name} is not the text that the model was trained on; give the text to evaluate")
-        return text.split(TrainingOptions(valid_share=known.get("valid_share", 0.1)).valid_share)[1]
+        return text.split(TrainingOptions(valid_share=known.get("valid_share", TrainingOptions.valid_share)).valid_share)[1]
 
     @functools.cached_property
     def digest(self) -> bytes:
