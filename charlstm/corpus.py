@@ -6,9 +6,9 @@ Letters: B batch, T time, S transitions of one stream.
 from __future__ import annotations
 
 import codecs
-import errno
 import hashlib
 import os
+import select
 import stat
 import sys
 import zlib
@@ -263,9 +263,10 @@ def _blocks(path: str, limit: int) -> Iterator[bytes]:
             with open(path, "rb") as file:
                 _check_kind(file, path, limit)
                 yield from _read(file)
-    except OSError as error:
-        reason = "no such file" if error.errno == errno.ENOENT else error.strerror or str(error)
-        raise CorpusError(f"{_name(path)}: {reason}") from error
+    except FileNotFoundError as error:
+        raise CorpusError(f"{_name(path)}: no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, a closed stdin
+        raise CorpusError(f"{_name(path)}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check_kind(file: BinaryIO, path: str, limit: int) -> None:
@@ -277,8 +278,14 @@ def _check_kind(file: BinaryIO, path: str, limit: int) -> None:
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:
-    while block := file.read(BLOCK_BYTES):
-        yield block
+    while True:
+        block: bytes | None = file.read(BLOCK_BYTES)
+        if block is None:  # someone who shares stdin made it non-blocking, and there is nothing yet
+            select.select([file], [], [])
+        elif block:
+            yield block
+        else:
+            return
 
 
 def _expanded(blocks: Iterator[bytes], path: str) -> Iterator[bytes]:

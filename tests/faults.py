@@ -344,9 +344,21 @@ def child_measure_load(path: str, training: bool) -> None:
     _measure(lambda: checkpoint.load(path, training=training))
 
 
-def child_measure_read(path: str) -> None:
+def child_measure_read(path: str, max_chars: int | None = None) -> None:
     """Read a corpus; the same."""
-    _measure(lambda: corpus.read([path]))
+    _measure(lambda: corpus.read([path], max_chars=max_chars))
+
+
+def child_read_as_nobody(path: str) -> None:
+    """Read a corpus as a user who is not root; say the error."""
+    corpus.read([__file__])  # so that all is imported that a user other than root may not be able to
+    os.chdir(path if os.path.isdir(path) else os.path.dirname(path))
+    if os.getuid() == 0:
+        os.setuid(65534)
+    try:
+        corpus.read([path])
+    except CharlstmError as error:
+        say(str(error))
 
 
 def _measure(work: Callable[[], Any]) -> None:
