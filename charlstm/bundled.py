@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from pathlib import Path
 from types import MappingProxyType
@@ -43,13 +44,16 @@ def _docs() -> str:
 
 
 def _source(library: Path) -> str:
+    paths: list[Path] = []
+    for folder, folders, names in os.walk(library):
+        folders[:] = [name for name in folders if name not in _NOT_LIBRARY]
+        paths += [Path(folder, name) for name in names if name.endswith(".py")]
     parts = []
-    for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).parts):
-        if _NOT_LIBRARY.isdisjoint(path.relative_to(library).parts):
-            try:
-                parts.append(path.read_bytes().decode())
-            except (OSError, UnicodeDecodeError):  # not ours to read, or written in another encoding
-                continue
+    for path in sorted(paths, key=lambda path: path.relative_to(library).parts):
+        try:
+            parts.append(path.read_bytes().decode())
+        except (OSError, UnicodeDecodeError):  # not ours to read, or written in another encoding
+            continue
     if not parts:
         raise CorpusError(f"{escape(str(library))} holds no source of the standard library; try python:docs")
     return "".join(parts)
