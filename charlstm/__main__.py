@@ -7,9 +7,13 @@ import sys
 
 def main() -> None:
     """Run the command line on sys.argv and exit with its status."""
-    from charlstm.cli.run import run
+    try:
+        from charlstm.cli.run import run
 
-    sys.exit(run(sys.argv[1:]))
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it was imported; later `run` sees to it
+        status = 130
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -197,11 +197,15 @@ def test_a_run_that_another_process_trains_into_is_refused(train: Train) -> None
 
 
 def test_a_divergence_is_one_line_and_status_1(train: Train) -> None:
-    done = train("-o", "run", "--lr", "1e20", "--quiet", "--steps", "50")
-    assert done.status in (0, 1)
-    if done.status == 1:
-        assert done.err.startswith("charlstm: ")
-        assert done.err.count("\n") == 1
-        assert "Traceback" not in done.err
+    done = train("-o", "run", "--lr", "1e20", "--steps", "50", "--on-divergence", "stop", "--quiet")
+    assert (done.status, done.out, done.err.count("\n")) == (1, b"", 1)
+    assert done.err.startswith("charlstm: ")
     for file in Path("run").glob("*.safetensors"):
         assert all(np.isfinite(array).all() for array in checkpoint.load(file).weights.values())
+
+
+def test_a_rollback_is_told_and_then_the_run_goes_on_or_ends_in_an_error(train: Train) -> None:
+    done = train("-o", "run", "--lr", "1e20", "--steps", "50", "--quiet")
+    assert done.out == b""
+    assert all(line.startswith("charlstm: ") for line in done.err.splitlines())
+    assert "back to step" in done.err

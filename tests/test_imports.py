@@ -6,9 +6,9 @@ import ast
 import functools
 import importlib
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +23,8 @@ PACKAGE = ROOT / "charlstm"
 ORDER = [
     "errors", "cells", "config", "events", "terminal", "atomicfile", "vocab", "corpus", "bundled", "checkpoint",
     "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "library", "kernels.plain",
-    "kernels.training", "recurrence", "model", "optimisation", "recipe", "signals", "tally", "training", "cli.talk", "cli.options",
-    "cli.page", "cli.watch", "cli.train", "cli.sample", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__",
+    "kernels.training", "recurrence", "model", "optimisation", "recipe", "signals", "tally", "training", "cli.talk",
+    "cli.options", "cli.page", "cli.watch", "cli.train", "cli.sample", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__",
     "cli.run", "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
@@ -144,13 +144,16 @@ def test_the_package_itself_loads_nothing() -> None:
     }
 
 
-def test_help_starts_within_a_quarter_of_a_second_or_so() -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="counts the processor's time, which others cannot stretch")
+def test_help_starts_within_a_quarter_of_a_second() -> None:
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run([*COMMAND, "--help"], env=environment(), stdout=subprocess.DEVNULL, check=True)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.3
+        process = subprocess.Popen([*COMMAND, "--help"], env=environment(), stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds.append(used.ru_utime + used.ru_stime)
+        assert process.returncode == 0
+    assert min(seconds) < 0.25
 
 
 def test_every_public_name_is_there_and_is_where_the_type_checker_looks_for_it() -> None:
