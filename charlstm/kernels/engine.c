@@ -28,6 +28,7 @@
 #define MOST_LAYERS 64
 #define MOST_THREADS 64
 #define TABLE_BYTES (8 << 20) /* a larger first-layer table would cost more memory and start than it saves time */
+#define SLICE_SECONDS 1e-3
 #define WORTH_BYTES (96 << 10) /* of weights, read by each thread: below, its meetings cost more than it saves */
 #define SPINS 4000            /* of some 20 ns each, before an idle thread sleeps: a caller in Python is back sooner */
 #define MEETING_SPINS 500     /* before a thread that waits for another lets go of its core */
@@ -172,6 +173,7 @@ typedef struct {
 typedef struct {
     enum { READ, SCORE, GENERATE } kind;
     int batch, length, threads;
+    int begin, end; /* the slice of `length` steps that the threads are at */
     const int32_t *ids;
     float *logits;
     double *nats;
@@ -197,7 +199,7 @@ struct engine {
 
     job job;
     atomic_int not_finite;     /* a text met logits that are no numbers */
-    double pace[13][7];        /* [log2 batch][log2 threads]: nanoseconds a step has taken; 0: not tried yet */
+    struct pace { double step, again; } pace[13][7]; /* [log2 batch][log2 threads]: see choose_threads */
     pid_t process;             /* threads do not survive a fork */
     int workers;
     pthread_t worker[MOST_THREADS];
@@ -468,26 +470,33 @@ static int log2_of(int n)
     return bits;
 }
 
-/* Threads for the next job: 1, 2, 4 … or all that may be worth it, whichever has been fastest. On a busy machine a thread that
- * has lost its core holds up all others, and one alone can be a hundred times as fast; nothing but trying tells. */
-static int choose_threads(const engine *e, int batch)
+static double seconds(void)
 {
-    const int worth = engine_threads(e, batch), most = worth <= e->workers ? worth : e->workers + 1;
-    const double *pace = e->pace[log2_of(batch)];
-    if (e->process != getpid()) return 1;
-    int best = 0;
-    for (int i = 1; 1 << i < 2 * most; i++)
-        if (pace[i] < pace[best]) best = i;
-    return 1 << best < most ? 1 << best : most;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Note what a job took. The claims of the others fade, so that each is tried again once in a while. */
-static void note_pace(double *pace, int threads, double nanoseconds)
+/* How many threads are fastest: 1, 2, 4 … or all that may be worth it? On a busy machine a thread that has lost its core holds up
+ * all others, and one alone can be a thousand times as fast; nothing but trying tells. So each count's time for a step is kept,
+ * the best is used, and another is tried again when what its last trial lost is a hundredth of the time that went by since. */
+static int choose_threads(const struct pace *pace, int most, double now)
 {
-    const int used = log2_of(2 * threads - 1);
-    for (int i = 0; i < 7; i++)
-        if (i != used) pace[i] *= 0.98;
-    pace[used] = pace[used] > 0 ? (pace[used] + nanoseconds) / 2 : nanoseconds;
+    int best = 0;
+    for (int i = 1; 1 << i < 2 * most; i++)
+        if (pace[i].step < pace[best].step) best = i;
+    for (int i = 0; 1 << i < 2 * most; i++)
+        if (i != best && pace[i].again <= now) return i;
+    return best;
+}
+
+static void note_pace(struct pace *pace, int used, int most, double step, int steps, double now)
+{
+    double best = step;
+    for (int i = 0; 1 << i < 2 * most; i++)
+        if (pace[i].step > 0 && pace[i].step < best) best = pace[i].step;
+    pace[used].step = pace[used].step > 0 ? (pace[used].step + step) / 2 : step;
+    pace[used].again = now + 100 * steps * (step - best);
 }
 
 /* ---- a step ---- */
@@ -637,31 +646,33 @@ static int32_t draw(engine *e, int text, uint64_t place)
 
 static void work(engine *e, int index)
 {
-    job *j = &e->job;
+    const job *j = &e->job;
     const int threads = j->threads, B = j->batch, layers = e->options.layers;
-    const int32_t *ids = j->ids;
     int32_t drawn; /* a single text's: each thread draws it for itself, which spares a meeting */
-    for (int t = 0, turn = 0; t < j->length; t++, turn = !turn) {
+    const int32_t *ids = NULL;
+    for (int t = j->begin; t < j->end; t++) {
+        const int turn = t % 2;
+        if (j->kind != GENERATE || t == 0) ids = j->ids + (size_t)t * B;
+        else if (t == j->begin) ids = j->symbols + (size_t)(t - 1) * B;
         for (int l = 0; l < layers; l++) {
             const int range[] = {SHARE(e->width / GROUP)};
             run_layer(e, l, turn, ids, range[0], range[1]);
             meet(e);
         }
-        ids += B;
         if (j->kind == READ && !(j->logits && t == j->length - 1)) continue;
         const int range[] = {SHARE(e->projection.blocks)}, texts[] = {SHARE(B)};
         project(e, !turn, range[0], range[1]);
         meet(e);
         if (j->kind == SCORE)
-            for (int b = texts[0]; b < texts[1]; b++) j->nats[(size_t)t * B + b] = surprise(e, b, ids[b]);
+            for (int b = texts[0]; b < texts[1]; b++) j->nats[(size_t)t * B + b] = surprise(e, b, ids[B + b]);
         if (j->kind == GENERATE && B == 1) {
-            drawn = draw(e, 0, j->position + t);
+            drawn = draw(e, 0, j->position + (uint64_t)t);
             if (index == 0) j->symbols[t] = drawn;
             ids = &drawn;
         }
         if (j->kind == GENERATE && B > 1) {
             int32_t *symbols = j->symbols + (size_t)t * B;
-            for (int b = texts[0]; b < texts[1]; b++) symbols[b] = draw(e, b, j->position + t);
+            for (int b = texts[0]; b < texts[1]; b++) symbols[b] = draw(e, b, j->position + (uint64_t)t);
             meet(e);
             ids = symbols;
         }
@@ -709,25 +720,36 @@ static void move_state(engine *e, float *state, int turn, int out)
             }
 }
 
-static int run(engine *e, job *j, float *state)
+/* The job in slices of about a millisecond, each with the threads that seem best by then. */
+static void run_slices(engine *e)
+{
+    job *j = &e->job;
+    struct pace *pace = e->pace[log2_of(j->batch)];
+    const int worth = engine_threads(e, j->batch);
+    const int most = e->process != getpid() ? 1 : worth <= e->workers ? worth : e->workers + 1;
+    double now = seconds();
+    for (j->begin = 0; j->begin < j->length; j->begin = j->end) {
+        const int choice = choose_threads(pace, most, now);
+        const double steps = pace[choice].step > 0 ? SLICE_SECONDS / pace[choice].step : 8;
+        j->threads = 1 << choice < most ? 1 << choice : most;
+        j->end = j->begin + (steps < 1 ? 1 : steps < j->length - j->begin ? (int)steps : j->length - j->begin);
+        if (j->threads > 1) call_workers(e, ((atomic_load(&e->ticket) >> 8) + 1) << 8 | (uint64_t)j->threads);
+        work(e, 0);
+        const double began = now, step = ((now = seconds()) - began) / (j->end - j->begin);
+        note_pace(pace, choice, most, step, j->end - j->begin, now);
+    }
+}
+
+static int run(engine *e, const job *j, float *state)
 {
     if (!in_range(j->batch, 1, e->options.batch) || j->length < 0) return ENGINE_BAD_ARGUMENT;
     const size_t read = (size_t)j->batch * (j->kind == GENERATE ? 1 : (size_t)j->length + (j->kind == SCORE));
     for (size_t i = 0; i < read; i++)
         if (!in_range(j->ids[i], 0, e->options.vocabulary - 1)) return ENGINE_BAD_ARGUMENT;
     e->job = *j;
-    e->job.threads = choose_threads(e, j->batch);
     atomic_store(&e->not_finite, 0);
     move_state(e, state, 0, 0);
-    struct timespec began, ended;
-    clock_gettime(CLOCK_MONOTONIC, &began);
-    if (e->job.threads > 1)
-        call_workers(e, ((atomic_load(&e->ticket) >> 8) + 1) << 8 | (uint64_t)e->job.threads);
-    work(e, 0);
-    clock_gettime(CLOCK_MONOTONIC, &ended);
-    if (j->length > 0)
-        note_pace(e->pace[log2_of(j->batch)], e->job.threads,
-                  ((double)(ended.tv_sec - began.tv_sec) * 1e9 + (double)(ended.tv_nsec - began.tv_nsec)) / j->length);
+    run_slices(e);
     move_state(e, state, j->length % 2, 1);
     if (j->logits && j->length > 0)
         for (int b = 0; b < j->batch; b++)
