@@ -45,6 +45,7 @@ def shell(line: str, **changes: str | None) -> Done:
 # Pipes
 
 
+@pytest.mark.fault("R48")
 @pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_reader_that_leaves_ends_the_sampler_at_once_and_quietly_with_141(model: Path, times: int) -> None:
     seconds = []
@@ -53,9 +54,10 @@ def test_a_reader_that_leaves_ends_the_sampler_at_once_and_quietly_with_141(mode
         done = shell(f"$charlstm sample -c {model} -n 0 | head -c 100")
         assert (done.out[100:], done.err) == (b"141 0", "")
         seconds.append(time.monotonic() - began)
-    assert min(seconds) < 1
+    assert min(seconds) < 5  # a fraction of a second on a machine that has nothing else to do
 
 
+@pytest.mark.fault("R48")
 @pytest.mark.parametrize("command", ["sample -n 100000 -c {model}", "corpus python:docs", "train --help"])
 def test_a_reader_that_was_never_there_is_a_closed_pipe_for_every_command(command: str, model: Path) -> None:
     done = shell(f"$charlstm {command.format(model=model)} | true")
@@ -63,6 +65,7 @@ def test_a_reader_that_was_never_there_is_a_closed_pipe_for_every_command(comman
     assert done.out == b"141 0" or "--help" in command
 
 
+@pytest.mark.fault("R52")
 def test_a_slow_reader_gets_every_byte(model: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "sample", "-c", model, "-n", "100", "--seed", "3"], stdout=subprocess.PIPE, env=environment()
@@ -77,6 +80,7 @@ def test_a_slow_reader_gets_every_byte(model: Path) -> None:
     assert got.decode() == library.load(model).sample(length=100, seed=3)
 
 
+@pytest.mark.fault("R52")
 @pytest.mark.parametrize("flag", ["--unbuffered", "--line-buffered", None])
 def test_a_reader_sees_the_text_while_it_is_drawn(model: Path, flag: str | None) -> None:
     process = subprocess.Popen(
@@ -97,6 +101,7 @@ def test_a_reader_sees_the_text_while_it_is_drawn(model: Path, flag: str | None)
         assert stderr.read() == b""
 
 
+@pytest.mark.fault("R49")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
 @pytest.mark.parametrize("command", ["sample -c {model}", "info {model}", "corpus python:docs"])
 def test_a_full_disk_is_one_line_and_status_1(command: str, model: Path) -> None:
@@ -104,6 +109,7 @@ def test_a_full_disk_is_one_line_and_status_1(command: str, model: Path) -> None
     assert (done.out, done.err) == (b"1", "charlstm: cannot write to stdout: No space left on device\n")
 
 
+@pytest.mark.fault("R50")
 @pytest.mark.parametrize(
     ("redirection", "status", "said"),
     [
@@ -119,11 +125,29 @@ def test_closed_descriptors_have_a_defined_end(redirection: str, status: bytes, 
     assert len(done.out) == (31 if status == b"0" else 1)
 
 
+@pytest.mark.fault("R50")
 def test_stdin_that_is_closed_is_told_to_who_reads_it(model: Path) -> None:
     done = shell(f"$charlstm eval -c {model} - <&-")
     assert done.out == b"1"
     assert done.err.startswith("charlstm: ")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.fault("R76")
+def test_a_long_text_takes_no_more_memory_than_a_short_one(model: Path) -> None:
+    peaks = []
+    for length in (1_000, 1_000_000):
+        command = [*COMMAND, "sample", "-c", model, "-n", str(length)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
+        assert process.stdout is not None
+        count = 0
+        while data := process.stdout.read(1 << 16):
+            count += len(data)
+        process.stdout.close()
+        _, process.returncode, used = os.wait4(process.pid, 0)
+        peaks.append(used.ru_maxrss)
+        assert (count, process.returncode) == (length, 0)
+    assert peaks[1] - peaks[0] < 5 * 1024  # kilobytes
 
 
 # Signals
@@ -144,6 +168,7 @@ def test_a_signal_ends_the_sampler_without_a_word(model: Path, number: signal.Si
     assert (process.returncode, err) == (status, b"")
 
 
+@pytest.mark.fault("R46")
 def test_ctrl_c_ends_an_evaluation_without_a_word(model: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abcdefgh" * 1_000_000)
     process = subprocess.Popen(
@@ -161,6 +186,7 @@ def test_ctrl_c_ends_an_evaluation_without_a_word(model: Path, tmp_path: Path) -
 # Locales and environments
 
 
+@pytest.mark.fault("R78")
 @pytest.mark.parametrize(
     "changes", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )
@@ -171,12 +197,14 @@ def test_text_is_utf_8_whatever_the_locale(changes: dict[str, str], tmp_path: Pa
     assert done.text == library.load(model).sample("αβ", 200, seed=1)
 
 
+@pytest.mark.fault("R92")
 @pytest.mark.parametrize("changes", [{"HOME": None}, {"TERM": "dumb"}, {"TERM": None}, {"COLUMNS": "20"}])
 def test_a_poor_environment_changes_nothing(changes: dict[str, str | None], model: Path) -> None:
     done = spawn(["sample", "-c", model, "-n", 20, "--seed", 1], **changes)
     assert (done.status, len(done.text), done.err) == (0, 20, "")
 
 
+@pytest.mark.fault("R92")
 def test_a_folder_that_was_deleted_or_may_not_be_written_is_no_hindrance(model: Path, tmp_path: Path) -> None:
     gone, sealed = tmp_path / "gone", tmp_path / "sealed"
     for folder in (gone, sealed):
@@ -196,6 +224,7 @@ def test_a_folder_that_was_deleted_or_may_not_be_written_is_no_hindrance(model: 
 # Terminals
 
 
+@pytest.mark.fault("R84")
 def test_a_terminal_is_shown_controls_and_never_given_them(wild: Path) -> None:
     shown = in_terminal([*COMMAND, "sample", "-c", wild, "-n", "2000", "--seed", "1", "--temp", "2"]).out.decode()
     text = library.load(wild).sample(length=2000, seed=1, temperature=2.0)
@@ -206,22 +235,26 @@ def test_a_terminal_is_shown_controls_and_never_given_them(wild: Path) -> None:
         assert spelling in shown
 
 
+@pytest.mark.fault("R84")
 def test_raw_lets_a_terminal_have_them(wild: Path) -> None:
     command = [*COMMAND, "sample", "-c", wild, "-n", "2000", "--seed", "1", "--temp", "2", "--raw"]
     assert b"\x1b" in in_terminal(command).out
 
 
+@pytest.mark.fault("R85")
 def test_a_pipe_gets_the_very_bytes(wild: Path) -> None:
     done = spawn(["sample", "-c", wild, "-n", 2000, "--seed", 1, "--temp", 2])
     assert done.text == library.load(wild).sample(length=2000, seed=1, temperature=2.0)
 
 
+@pytest.mark.fault("R86")
 def test_markup_of_rich_is_only_text(tmp_path: Path) -> None:
     model = model_file(tmp_path / "m", "[bold]/")
     shown = in_terminal([*COMMAND, "sample", "-c", model, "-n", "500", "--seed", "1"]).out.decode()
     assert shown.replace("\r\n", "\n") == library.load(model).sample(length=500, seed=1) + "\n"
 
 
+@pytest.mark.fault("R84")
 @pytest.mark.parametrize("columns", [80, 20])
 def test_info_on_a_terminal_is_a_table_that_fits_it(columns: int, wild: Path) -> None:
     done = in_terminal([*COMMAND, "info", wild], columns=columns)
@@ -232,6 +265,7 @@ def test_info_on_a_terminal_is_a_table_that_fits_it(columns: int, wild: Path) ->
     assert set(shown) & set("\x1b\x07\x08\x9b\u202e\u2066\x00") == set()
 
 
+@pytest.mark.fault("R89")
 @pytest.mark.parametrize("changes", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_no_colour_where_none_is_wanted(changes: dict[str, str], model: Path) -> None:
     environment_line = [f"{name}={value}" for name, value in changes.items()]
@@ -257,6 +291,7 @@ with watcher(["book.txt"], False, False) as show:
 """
 
 
+@pytest.mark.fault("R86")
 @pytest.mark.parametrize("columns", [80, 20])
 def test_a_training_on_a_terminal_shows_facts_a_bar_and_text(columns: int) -> None:
     done = in_terminal([sys.executable, "-c", BAR], columns=columns, SAMPLE=SAMPLE, REASON="finished")
@@ -275,6 +310,7 @@ def test_a_training_on_a_terminal_shows_facts_a_bar_and_text(columns: int) -> No
         assert shown.rstrip().endswith("next: charlstm sample -c checkpoints/book")
 
 
+@pytest.mark.fault("R89")
 def test_a_training_on_a_terminal_without_colour_has_none() -> None:
     shown = in_terminal(
         ["env", "NO_COLOR=1", sys.executable, "-c", BAR], SAMPLE=SAMPLE, REASON="interrupted"
@@ -285,6 +321,7 @@ def test_a_training_on_a_terminal_without_colour_has_none() -> None:
     assert "to go on: charlstm train book.txt -o checkpoints/book --resume" in shown
 
 
+@pytest.mark.fault("R89")
 def test_a_training_in_a_log_is_plain_lines() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BAR],
@@ -323,6 +360,7 @@ def begin(folder: Path, *more: str, **streams: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*COMMAND, *words, *more], cwd=folder, env=environment(), **streams)
 
 
+@pytest.mark.fault("R43")
 def test_ctrl_c_saves_the_training_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = begin(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -339,6 +377,7 @@ def test_ctrl_c_saves_the_training_and_says_how_to_go_on(tmp_path: Path) -> None
     assert checkpoint.verify(tmp_path / "run" / checkpoint.LAST) == []
 
 
+@pytest.mark.fault("R46")
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="sees by /proc how far the start has come")
 def test_a_signal_while_torch_is_loaded_leaves_nothing_half_done(tmp_path: Path) -> None:
     process = begin(tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -96,6 +96,7 @@ def test_every_option_reaches_the_training(train: Train) -> None:
         assert str(options[name[2:].replace("-", "_")]) == value
 
 
+@pytest.mark.fault("R51")
 def test_stdin_a_folder_and_a_gz_train_to_the_same_weights_as_the_file(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +116,10 @@ def test_stdin_a_folder_and_a_gz_train_to_the_same_weights_as_the_file(
     assert weights("file") != weights("other")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.fault("R43")
+@pytest.mark.fault("R44")
+@pytest.mark.fault("R46")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("when", ["_introduce", "_validated"])  # before the first step, and after some
 def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
     when: str, number: signal.Signals, status: int, train: Train, monkeypatch: pytest.MonkeyPatch
@@ -137,6 +141,7 @@ def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
     assert Path("run/last.safetensors").read_bytes() == Path("straight/last.safetensors").read_bytes()
 
 
+@pytest.mark.fault("R39")
 def test_resume_without_a_folder_takes_the_newest_run_of_this_text(train: Train) -> None:
     train("--quiet")
     train("--quiet")
@@ -158,6 +163,7 @@ def test_a_larger_budget_goes_on_with_a_finished_run(train: Train) -> None:
     assert checkpoint.load("run/last.safetensors").step == 9
 
 
+@pytest.mark.fault("R38")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -175,6 +181,7 @@ def test_what_would_harm_a_run_is_refused(arguments: tuple[str, ...], said: str,
     assert Path("run/last.safetensors").read_bytes() == before
 
 
+@pytest.mark.fault("R37")
 def test_another_text_is_refused_unless_it_is_allowed(train: Train) -> None:
     train("-o", "run", "--quiet")
     Path("text.txt").write_text(TEXT[:-2] + TEXT[-1] + TEXT[-2])
@@ -185,6 +192,7 @@ def test_another_text_is_refused_unless_it_is_allowed(train: Train) -> None:
     assert train("-o", "run", "--resume", "--steps", "8", "--allow-new-corpus", "--quiet").status == 0
 
 
+@pytest.mark.fault("R12")
 def test_a_run_that_another_process_trains_into_is_refused(train: Train) -> None:
     from charlstm.atomicfile import FolderLock
 
@@ -196,6 +204,7 @@ def test_a_run_that_another_process_trains_into_is_refused(train: Train) -> None
     assert str(os.getpid()) in done.err
 
 
+@pytest.mark.fault("R53")
 def test_a_divergence_is_one_line_and_status_1(train: Train) -> None:
     done = train("-o", "run", "--lr", "1e20", "--steps", "50", "--on-divergence", "stop", "--quiet")
     assert (done.status, done.out, done.err.count("\n")) == (1, b"", 1)
@@ -204,6 +213,7 @@ def test_a_divergence_is_one_line_and_status_1(train: Train) -> None:
         assert all(np.isfinite(array).all() for array in checkpoint.load(file).weights.values())
 
 
+@pytest.mark.fault("R55")
 def test_a_rollback_is_told_and_then_the_run_goes_on_or_ends_in_an_error(train: Train) -> None:
     done = train("-o", "run", "--lr", "1e20", "--steps", "50", "--quiet")
     assert done.out == b""

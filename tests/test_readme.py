@@ -15,6 +15,7 @@ from test_cli import OPTIONS
 from test_imports import ORDER
 
 import charlstm
+from charlstm import evaluation
 from charlstm.cli import app
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,6 +64,7 @@ def run(line: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     return here(capfd, *words)
 
 
+@pytest.mark.fault("R91")
 def test_the_commands_of_the_quick_start_run(
     desk: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +79,7 @@ def test_the_commands_of_the_quick_start_run(
     assert '"bits_per_char"' in done.text
 
 
+@pytest.mark.fault("R91")
 def test_the_commands_of_the_set_up_run(
     desk: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,13 +121,17 @@ def test_the_reading_order_of_the_readme_is_that_of_the_rooms() -> None:
     assert named == rooms
 
 
+@pytest.mark.fault("R91")
 def test_the_command_lines_document_is_what_help_prints() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "refresh.py"))["page"]
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page(text) == text, "python docs/refresh.py brings it up to date"
+    assert f"at most {evaluation.STREAMS} parts" in text
+    assert f"on the {evaluation.WARM_UP} characters before it" in text
     assert set(re.findall(r"^\$ charlstm (\w*) ?--help", text, re.MULTILINE)) == set(OPTIONS)
 
 
+@pytest.mark.fault("R91")
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_options_and_commands_in_the_documents_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
