@@ -113,8 +113,7 @@ def test_version_is_the_packages(capfd: Capture) -> None:
     assert here(capfd, "--version") == (0, f"charlstm {charlstm.__version__}\n".encode(), "")
 
 
-@pytest.mark.fault("R73")
-@pytest.mark.fault("R90")
+@pytest.mark.fault("R73", "R90")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -167,12 +166,7 @@ def _nan(folder: Path) -> None:
     checkpoint.save(folder / "nan", checkpoint.Checkpoint(whole.model, whole.vocabulary, weights))
 
 
-@pytest.mark.fault("R8")
-@pytest.mark.fault("R26")
-@pytest.mark.fault("R60")
-@pytest.mark.fault("R63")
-@pytest.mark.fault("R71")
-@pytest.mark.fault("R90")
+@pytest.mark.fault("R8", "R26", "R60", "R63", "R71", "R90")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

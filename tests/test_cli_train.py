@@ -116,9 +116,7 @@ def test_stdin_a_folder_and_a_gz_train_to_the_same_weights_as_the_file(
     assert weights("file") != weights("other")
 
 
-@pytest.mark.fault("R43")
-@pytest.mark.fault("R44")
-@pytest.mark.fault("R46")
+@pytest.mark.fault("R43", "R44", "R46")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("when", ["_introduce", "_validated"])  # before the first step, and after some
 def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
