@@ -43,7 +43,8 @@ class Network(nn.Module):
             generator: where dropout takes its random numbers.
         """
         outputs, state = self.recurrence(self.embedding.weight, ids, state, dropout, generator)
-        logits = product(self.recurrence.path, outputs.flatten(0, 1), self.projection.weight) + self.projection.bias
+        projection = self.projection
+        logits = product(self.recurrence.path, outputs.flatten(0, 1), projection.weight, projection.bias)
         return logits.view(*ids.shape, -1), state
 
     def zero_state(self, batch: int) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from charlstm import cells
 from charlstm.config import ModelConfig
@@ -139,26 +140,30 @@ def _written_out(
     return result
 
 
-def product(path: str, x: Tensor, weight: Tensor) -> Tensor:
-    """x (N, K) · weight (M, K).T by the path's products: what a Linear layer without bias computes."""
-    return _Product.apply(x, weight) if path == "native" else x @ weight.t()  # type: ignore[no-untyped-call]
+def product(path: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (N, K) · weight (M, K).T + bias (M,) by the path's products: what a Linear layer computes."""
+    if path != "native":
+        return functional.linear(x, weight, bias)
+    result: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         assert training.NATIVE is not None
         ctx.save_for_backward(x, weight)
-        return training.NATIVE.product(x, weight.t())
+        out = None if bias is None else bias.repeat(len(x), 1)
+        return training.NATIVE.product(x, weight.t(), out, add=bias is not None)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         assert training.NATIVE is not None
         x, weight = ctx.saved_tensors
         d_x = training.NATIVE.product(d_y, weight) if ctx.needs_input_grad[0] else None
         d_weight = training.NATIVE.product(d_y.t(), x) if ctx.needs_input_grad[1] else None
-        return d_x, d_weight
+        return d_x, d_weight, d_y.sum(0) if ctx.needs_input_grad[2] else None
 
 
 class _Scan(torch.autograd.Function):
@@ -189,6 +194,10 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         saved, hidden = ctx.saved, d_output.shape[-1]
+        if saved is None:
+            raise RuntimeError("a layer goes backward once: its gates were overwritten by their gradients")
+        if d_output.dtype == torch.float32:  # float64 is the type of checks, which go backward more than once
+            ctx.saved = None
         if ctx.path == "native":
             gradients = training.backward(ctx.cell, saved, ctx.index, ctx.rows, d_output, d_state)
             multiply = training.NATIVE.product  # type: ignore[union-attr]

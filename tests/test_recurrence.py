@@ -162,6 +162,16 @@ def test_dropout_keeps_the_mean_and_repeats_with_its_generator() -> None:
     assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize("path", [path for path, cell in PATHS if cell == "lstm" and path != "vendor"])
+def test_going_backward_twice_is_refused_rather_than_wrong(path: str) -> None:
+    layer, table, ids, state = problem("lstm", SHAPES[0], torch.float32)
+    layer._path = path  # type: ignore[assignment]
+    loss = layer(table, ids, state)[0].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
 @pytest.mark.skipif(training.NATIVE is None, reason="no compiler at install")
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (7, 5, 3), (33, 65, 70), (70, 300, 530), (530, 3, 40)], ids=str)
 def test_native_product_equals_torch_for_every_layout(sizes: tuple[int, int, int]) -> None:

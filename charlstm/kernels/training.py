@@ -133,7 +133,7 @@ def backward(
 ) -> plain.Gradients:
     """`plain.backward`, but for the gradient of the source: its own shape, `rows` rows of G·H."""
     assert NATIVE is not None
-    if saved.gates.dtype == torch.float64:  # the type of checks, which go backward more than once
+    if saved.gates.dtype == torch.float64:  # gradcheck goes backward more than once
         saved = saved._replace(gates=saved.gates.clone(), candidate=_clone(saved.candidate))
     gates, candidate, hidden = saved.gates, saved.candidate, saved.h.shape[-1]
     task, _scratch = _scan(cell, saved)

@@ -1,0 +1,97 @@
+"""Peak memory of a training step, measured in a process of its own, against the formula of docs/training.md.
+
+    python bench/train_memory.py
+
+Measured is how far the process's peak resident size (getrusage) grows over four steps, after a step of a tiny model has
+loaded all of torch that a step needs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from multiprocessing.connection import Connection
+
+import torch
+from torch.nn import functional
+
+from charlstm.cells import GATES, STATES
+from charlstm.config import Cell, ModelConfig, TrainingOptions
+from charlstm.kernels import training
+from charlstm.model import Network
+from charlstm.optimisation import Optimiser
+from charlstm.recipe import choose
+
+Shape = tuple[Cell, int, int, int, int, int, float]
+SHAPES: list[Shape] = [
+    ("lstm", 1, 256, 64, 64, 65, 0.0),
+    ("lstm", 1, 512, 64, 128, 65, 0.0),
+    ("lstm", 2, 512, 64, 128, 65, 0.0),
+    ("lstm", 2, 512, 64, 128, 65, 0.3),
+    ("lstm", 1, 1024, 64, 128, 65, 0.0),
+    ("lstm", 1, 512, 32, 64, 5000, 0.0),
+    ("gru", 2, 512, 64, 128, 65, 0.0),
+    ("coupled", 1, 512, 64, 128, 65, 0.0),
+    ("rnn", 1, 512, 64, 128, 65, 0.0),
+]
+OVERHEAD = 16_000_000  # bytes: torch's own, and what the allocator cannot fill
+
+
+def formula(shape: Shape) -> int:
+    """Bytes; docs/training.md says where each term comes from."""
+    cell, layers, hidden, batch, steps, vocabulary, dropout = shape
+    gates, window = len(GATES[cell]) * hidden, batch * steps
+    parameters = 4 * ModelConfig(vocabulary, hidden, layers, hidden, cell).parameters()
+    kept = layers * window * (gates + len(STATES[cell]) * hidden + (hidden if cell == "gru" else 0))
+    masks = layers * window * 2 * hidden if dropout else 0
+    passing = window * max(
+        hidden + 5 * vocabulary, hidden + gates * (layers > 1) + gates * (layers > 1 and cell == "gru")
+    )
+    table = 2 * min(vocabulary, window) * gates
+    packed = gates * hidden
+    return OVERHEAD + 4 * (parameters + kept + masks + passing + table + packed)
+
+
+def peak(line: Connection, shape: Shape) -> None:
+    """Send the bytes by which the process's peak grew."""
+    training.keep_pages()
+    train(("lstm", 1, 8, 2, 3, 5, 0.1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train(shape)
+    unit = 1 if sys.platform == "darwin" else 1024
+    line.send(unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+
+def train(shape: Shape) -> None:
+    """Four steps."""
+    cell, layers, hidden, batch, steps, vocabulary, dropout = shape
+    network = Network(ModelConfig(vocabulary, hidden, layers, hidden, cell))
+    network.initialise(generator := torch.Generator().manual_seed(1), 1.0)
+    optimiser = Optimiser(network, choose(TrainingOptions(steps=1, hidden=1), 10**6, vocabulary))
+    text = torch.randint(vocabulary, (steps + 1, batch))
+    state = network.zero_state(batch)
+    for _ in range(4):
+        logits, last = network(text[:-1], state, dropout, generator)
+        functional.cross_entropy(logits.flatten(0, 1), text[1:].flatten()).backward()
+        optimiser.step(0.5, optimiser.clip())
+        state = last.detach()
+
+
+def main() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    print("cell      L     H    B    T     V  dropout   measured    formula   measured/formula")
+    for shape in SHAPES:
+        here, there = spawn.Pipe()
+        worker = spawn.Process(target=peak, args=(there, shape))
+        worker.start()
+        measured, expected = here.recv(), formula(shape)
+        worker.join()
+        cell, *sizes, dropout = shape
+        columns = "{:3} {:5} {:4} {:4} {:5}".format(*sizes)
+        row = f"{cell:8}{columns} {dropout:8} {measured / 1e6:7.1f} MB {expected / 1e6:7.1f} MB"
+        print(f"{row} {measured / expected:10.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Whole optimizer steps of charlstm against torch's stock layers: parity first, then both sides in turn, medians.
+
+    python bench/train_speed.py                 the shapes of the README's table
+    python bench/train_speed.py --cells         every cell at 1 x 512, against torch's own where it has one
+    python bench/train_speed.py --sweep         H from 64 to 1024 by B from 16 to 128: is any shape behind stock?
+
+Stock is nn.Embedding -> nn.LSTM (GRU, RNN) -> nn.Linear with the same fused AdamW and clipping; charlstm is the
+`Network` and `Optimiser` that `charlstm train` uses, on the path that it chooses. Both start from the same weights and
+must agree in loss and in every gradient before anything is timed. Each side steps in a process of its own, because
+charlstm changes how its process gives memory back; `--stock-keeps-pages` lets stock have that as well.
+
+`share` is how much of the machine's limit a step reaches: the arithmetic that it cannot do without (products with the
+recurrent, input and output matrices, forward and twice backward; the first layer's input is looked up) at the speed of
+the fastest 2048 x 2048 x 2048 product, torch's or ours, that was measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charlstm import __version__
+from charlstm.cells import GATES
+from charlstm.config import Cell, ModelConfig, TrainingOptions
+from charlstm.kernels import training
+from charlstm.model import Network
+from charlstm.optimisation import Optimiser
+from charlstm.recipe import choose
+
+VOCABULARY = 65
+TABLE = [(1, 256, 64, 64), (1, 512, 64, 128), (2, 512, 64, 128), (1, 1024, 64, 128), (2, 128, 50, 50)]
+SWEEP = [(1, hidden, batch, 64) for hidden in (64, 128, 256, 512, 1024) for batch in (16, 32, 64, 128)]
+
+
+class Stock(nn.Module):
+    """What one writes with torch alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        layer = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[config.cell]
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding)
+        self.recurrence = layer(config.embedding, config.hidden, config.layers)
+        self.projection = nn.Linear(config.hidden, config.vocab_size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        outputs, _ = self.recurrence(self.embedding(ids))
+        logits: Tensor = self.projection(outputs)
+        return logits
+
+
+class Side:
+    """A network with its optimiser, stepping on one batch."""
+
+    def __init__(self, network: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor, wanted: Tensor) -> None:
+        self.network, self.run, self.ids, self.wanted = network, run, ids, wanted
+        options = choose(TrainingOptions(lr=1e-3, steps=1, hidden=1, weight_decay=0.01), 10**6, VOCABULARY)
+        self.optimiser = Optimiser(network, options)
+
+    def loss(self) -> Tensor:
+        loss = functional.cross_entropy(self.run(self.ids).flatten(0, 1), self.wanted.flatten())
+        loss.backward()
+        return loss
+
+    def step(self) -> None:
+        self.loss()
+        self.optimiser.step(0.5, self.optimiser.clip())
+
+
+def sides(cell: Cell, layers: int, hidden: int, batch: int, steps: int) -> list[Side]:
+    """Ours, and stock's where torch has the cell; with the same weights and the same batch."""
+    config = ModelConfig(VOCABULARY, hidden, layers, hidden, cell)
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(VOCABULARY, (steps + 1, batch), generator=generator)
+    network = Network(config)
+    network.initialise(generator, 1.0)
+    state = network.zero_state(batch)
+    both = [Side(network, lambda ids: network(ids, state)[0], text[:-1], text[1:])]
+    if cell in ("lstm", "gru", "rnn"):
+        stock = Stock(config)
+        stock.load_state_dict(network.state_dict())
+        both.append(Side(stock, stock, text[:-1], text[1:]))
+    return both
+
+
+def check(both: list[Side]) -> None:
+    """Loss and all gradients of the two sides, or the end of the benchmark."""
+    ours, theirs = both
+    losses = [float(side.loss().detach()) for side in both]
+    pairs = list(zip(ours.network.named_parameters(), theirs.network.parameters(), strict=True))
+    worst = max(float((a.grad - b.grad).norm() / b.grad.norm()) for (_, a), b in pairs)
+    if abs(losses[0] - losses[1]) > 1e-5 or worst > 1e-4:
+        sys.exit(f"the two sides disagree: losses {losses}, gradients by {worst:.1e} of their norm")
+    for side in both:
+        side.network.zero_grad()
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def work(orders: Connection, number: int, shape: tuple[Cell, int, int, int, int], keep: bool) -> None:
+    """A side's process: steps when it is told to, and answers with the seconds that it took."""
+    if keep:
+        training.keep_pages()
+    side = sides(*shape)[number]
+    side.step()
+    side.step()
+    while orders.recv() == "step":
+        time.sleep(0.02)  # until the other side's threads no longer spin
+        orders.send(seconds(side.step))
+
+
+def compare(shape: tuple[Cell, int, int, int, int], count: int, budget: float, stock_keeps: bool) -> list[float]:
+    """Median seconds of a step of each of `count` sides, in turn, for about `budget` seconds, five rounds at least."""
+    spawn = multiprocessing.get_context("spawn")
+    lines, workers = [], []
+    for number in range(count):
+        here, there = spawn.Pipe()
+        workers.append(spawn.Process(target=work, args=(there, number, shape, number == 0 or stock_keeps)))
+        workers[-1].start()
+        lines.append(here)
+    times: list[list[float]] = [[] for _ in range(count)]
+    began = None
+    while len(times[0]) < 6 or (began and time.perf_counter() - began < budget and len(times[0]) < 300):
+        for line, taken in zip(lines, times, strict=True):
+            line.send("step")
+            taken.append(line.recv())
+        began = began or time.perf_counter()  # the first round waits for both to have started
+    for line, worker in zip(lines, workers, strict=True):
+        line.send("stop")
+        worker.join()
+    return [statistics.median(taken[1:]) for taken in times]
+
+
+def product_speed() -> float:
+    """Operations a second of the fastest product of two 2048 x 2048 matrices."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    ways: list[Callable[[], object]] = [lambda: torch.mm(a, b), lambda: functional.linear(a, b)]
+    if training.NATIVE is not None:
+        ways.append(lambda: training.NATIVE.product(a, b))  # type: ignore[union-attr]
+    if torch.backends.mkldnn.is_available():
+        packed = a.to_mkldnn()
+        ways.append(lambda: torch._C._nn.mkldnn_linear(packed, b, None))
+    times = [statistics.median(seconds(way) for _ in range(7)) for way in ways]
+    return 2 * 2048**3 / min(times)
+
+
+def needed(cell: str, layers: int, hidden: int) -> int:
+    """Operations for a character: a product forward, and one each for the gradients of input and weight."""
+    matrix = len(GATES[cell]) * hidden * hidden
+    return 3 * 2 * (matrix + (layers - 1) * 2 * matrix + hidden * VOCABULARY)
+
+
+def parts(side: Side, rounds: int = 5) -> str:
+    """Where the time of our step goes, in percent."""
+    spent: dict[str, float] = {}
+
+    def timed(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **options: object) -> object:
+            began = time.perf_counter()
+            result = call(*args, **options)
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
+            return result
+
+        return run
+
+    native, optimiser = training.NATIVE, side.optimiser
+    assert native is not None
+    run = native.run
+    native.run = lambda name, *rest: timed(name, run)(name, *rest)  # type: ignore[method-assign, assignment]
+    update, clip = optimiser.step, optimiser.clip
+    optimiser.step = timed("update", update)  # type: ignore[method-assign, assignment]
+    optimiser.clip = timed("clip", clip)  # type: ignore[method-assign, assignment]
+    total = sum(seconds(side.step) for _ in range(rounds))
+    del native.run, optimiser.step, optimiser.clip
+    spent["rest"] = total - sum(spent.values())
+    return ", ".join(f"{name} {100 * taken / total:.0f}" for name, taken in spent.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--cells", action="store_true", help="every cell at 1 x 512")
+    parser.add_argument("--sweep", action="store_true", help="H 64 to 1024, B 16 to 128")
+    parser.add_argument("--stock-keeps-pages", action="store_true", help="let stock keep its memory as charlstm does")
+    parser.add_argument("--seconds", type=float, default=10, help="for each row (default 10)")
+    arguments = parser.parse_args()
+    training.keep_pages()
+    native = training.NATIVE.name if training.NATIVE else "none: plain torch"
+    print(f"charlstm {__version__}, torch {torch.__version__}, Python {platform.python_version()}, kernels {native}")
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; {' '.join(sys.argv)}")
+    limit = product_speed()
+    print(f"2048 x 2048 x 2048 in float32: {limit / 1e9:.0f} GFLOP/s\n")
+    print("cell      L     H    B    T   charlstm      stock  ratio  share   of our step, percent")
+    shapes = SWEEP if arguments.sweep else TABLE
+    rows: list[tuple[Cell, int, int, int, int]] = [("lstm", *shape) for shape in shapes]
+    if arguments.cells:
+        rows = [(cell, 1, 512, 64, 128) for cell in get_args(Cell)]
+    slower = 0
+    base: dict[str, float] = {}
+    for cell, layers, hidden, batch, steps in rows:
+        both = sides(cell, layers, hidden, batch, steps)
+        if len(both) == 2:
+            check(both)
+        taken = compare((cell, layers, hidden, batch, steps), len(both), arguments.seconds, arguments.stock_keeps_pages)
+        ours = batch * steps / taken[0]
+        base[cell] = ours
+        share = needed(cell, layers, hidden) * ours / limit
+        stock = (
+            f"{batch * steps / taken[1]:10,.0f} {taken[1] / taken[0]:6.2f}" if len(taken) == 2 else f"{'-':>10}      -"
+        )
+        slower += len(taken) == 2 and taken[1] < taken[0]
+        where = parts(both[0]) if training.NATIVE else ""
+        print(
+            f"{cell:8} {layers:2} {hidden:5} {batch:4} {steps:4} {ours:10,.0f} {stock} {share:6.0%}   {where}",
+            flush=True,
+        )
+    if arguments.cells:
+        print(
+            "\ncharacters a second over the LSTM's: "
+            + ", ".join(f"{c} {s / base['lstm']:.2f}" for c, s in base.items())
+        )
+    print(f"\nrows slower than stock: {slower}; speeds in characters a second")
+
+
+if __name__ == "__main__":
+    main()
