@@ -305,7 +305,7 @@ def test_a_training_on_a_terminal_shows_facts_a_bar_and_text(columns: int) -> No
     assert max(map(len, bars)) <= columns
     if columns == 80:
         assert "To be\\x1b[2J, [bold]or[/bold]" in shown
-        assert "train 2.500 valid 2.250  71k chars/s  0:00 left" in bars[-1]
+        assert "train 2.500 valid 2.250 bits/char  71k chars/s  0:00 left" in bars[-1]
         assert "look \\x1b]0;out" in shown
         assert shown.rstrip().endswith("next: charlstm sample -c checkpoints/book")
 
@@ -356,7 +356,7 @@ def test_a_log_whose_reader_has_left_does_not_end_a_training() -> None:
 
 def begin(folder: Path, *more: str, **streams: int) -> subprocess.Popen[bytes]:
     (folder / "text").write_text("the cat sat on the mat. " * 200)
-    words = ["train", "text", "-o", "run", "--hidden", "8", "--steps", "1000000", "--seed", "1"]
+    words = ["train", "text", "-o", "run", "--hidden", "8", "--steps", "1000000", "--threads", "1"]
     return subprocess.Popen([*COMMAND, *words, *more], cwd=folder, env=environment(), **streams)
 
 

@@ -125,7 +125,7 @@ class Bar(Watcher):
 
     def _state(self, progress: Progress) -> str:
         known = f" valid {self._validated.valid_bits_per_char:.3f}" if self._validated else ""
-        return f"train {progress.train_bits_per_char:.3f}{known}  {_pace(progress)}"
+        return f"train {progress.train_bits_per_char:.3f}{known} bits/char  {_pace(progress)}"
 
 
 def _introduce(started: Started) -> None:
