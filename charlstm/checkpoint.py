@@ -284,13 +284,13 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     """The header, and the position of the first tensor's first byte."""
     if size < 8:
         raise _Bad(f"is not a safetensors file: it has {size} bytes")
-    length = int.from_bytes(b"".join(_read(file, 0, 8)), "little")
+    length = int.from_bytes(_read_whole(file, 0, 8), "little")
     if not 2 <= length <= size - 8:
         raise _Bad(f"is not a whole safetensors file: a header of {length} bytes in a file of {size}")
     if length > MAX_HEADER:
         raise _Bad(f"has a header of {length} bytes; that of a charlstm checkpoint has at most {MAX_HEADER}")
     try:
-        text = b"".join(_read(file, 8, length)).decode()
+        text = str(_read_whole(file, 8, length), "utf-8")
     except UnicodeDecodeError as error:
         raise _Bad(f"has a header that is not UTF-8 at its byte {error.start}") from error
     header = _parse(text, "header")
@@ -443,7 +443,9 @@ def _digest(document: str, entries: Mapping[str, _Entry]) -> hashlib._Hash:
 
 
 def _read(file: BinaryIO, position: int, size: int, into: Array | None = None) -> Iterator[memoryview]:
-    """`size` bytes from `position`, in pieces of at most a megabyte; kept in `into` or given up with the next piece."""
+    """`size` bytes from `position`, in pieces of at most a megabyte. They stay in `into`; without it each piece is lost
+    with the next one.
+    """
     target = None if into is None else _bytes(into)
     piece = memoryview(bytearray(min(size, 1 << 20))) if target is None else target
     file.seek(position)
@@ -455,6 +457,13 @@ def _read(file: BinaryIO, position: int, size: int, into: Array | None = None) -
             raise _Bad("became shorter while it was read")
         yield piece[at : at + count]
         done += count
+
+
+def _read_whole(file: BinaryIO, position: int, size: int) -> memoryview:
+    array = np.empty(size, np.uint8)
+    for _ in _read(file, position, size, array):
+        pass
+    return array.data
 
 
 def _nonfinite(tensors: Mapping[str, Array]) -> list[str]:
