@@ -409,7 +409,7 @@ def _model(facts: dict[str, Any]) -> tuple[ModelConfig, Vocabulary]:
     try:
         model = config.from_json(ModelConfig, values)
     except UsageError as error:
-        raise _Bad(f"describes an impossible model: {escape(str(error))}") from error
+        raise _Bad(f"describes an impossible model: {error}") from error
     try:
         vocabulary = Vocabulary.from_json(facts["vocabulary"])
     except ValueError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import At, Disk, Recorder, fail, hooked
+from faults import At, Disk, Recorder, descriptors, fail, hooked
 
 from charlstm import atomicfile
 from charlstm.atomicfile import FolderLock
@@ -67,7 +67,7 @@ def test_content_is_the_chunks_and_nothing_else_stays(memory: Path) -> None:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize("exists", [True, False])
 def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(memory: Path, code: int, exists: bool) -> None:
-    path, renamed = memory / "model", False
+    path, renamed, held = memory / "model", False, descriptors()
     met = []
     for k in itertools.count(1):
         path.unlink(missing_ok=True)
@@ -82,6 +82,7 @@ def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(memory: Path, c
             assert path.read_bytes() == WHOLE
             assert fault.name in ("", "listdir")
         assert names(memory) in ([path.name], [])
+        assert descriptors() == held
         if not fault.name:
             break
         renamed |= fault.name == "replace"
