@@ -90,7 +90,8 @@ static int avx512_present(void)
 }
 #endif
 
-#if defined(__aarch64__)
+#if defined(__aarch64__) && (defined(__ARM_FEATURE_DOTPROD) || !defined(__clang__)) /* clang has no such TARGET */
+#define HAVE_DOTPROD
 #include <arm_neon.h>
 #if defined(__linux__)
 #include <sys/auxv.h>
@@ -139,7 +140,7 @@ static const struct {
     {"avx-vnni", avxvnni_present, 1, &kernels_avxvnni},
     {"avx2", avx2_present, 1, &kernels_avx2},
 #endif
-#if defined(__aarch64__)
+#if defined(HAVE_DOTPROD)
     {"neon-dotprod", neon_present, 1, &kernels_neon},
 #endif
     {"plain", always_present, 0, &kernels_plain},
@@ -189,7 +190,7 @@ struct engine {
     int gates, states;         /* of the cell */
     int width, padded;         /* H and V, rounded up to groups */
     size_t step_bytes;         /* of weights that one step reads */
-    const float *embedding;    /* (V, E) where there is no table */
+    float *embedding;          /* (V, E) where there is no table */
     float *table;              /* [V][block][Z_STRIDE]: the first layer's input product and bias for each symbol */
     matrix projection;
     float *projection_bias;    /* (padded), −∞ beyond V: no such symbol is ever drawn */
@@ -252,13 +253,13 @@ static void lay(arena *a, engine *e)
     const engine_options *o = &e->options;
     const int blocks = e->width / GROUP, groups = e->padded / GROUP, G = e->gates;
     const uint64_t table = (uint64_t)o->vocabulary * blocks * Z_STRIDE * 4, lanes = (uint64_t)o->batch * e->width;
-    e->table = NULL, e->embedding = NULL;
-    if (table <= TABLE_BYTES) e->table = take(a, table);
-    else e->embedding = take(a, (uint64_t)o->vocabulary * o->embedding * 4);
+    const int has_table = table <= TABLE_BYTES;
+    e->table = has_table ? take(a, table) : NULL;
+    e->embedding = has_table ? NULL : take(a, (uint64_t)o->vocabulary * o->embedding * 4);
     for (int l = 0; l < o->layers; l++) {
         layer *y = &e->layers[l];
         if (l > 0) lay_matrix(a, &y->input, blocks, o->hidden, G, G, o->int8);
-        else if (!e->table) lay_matrix(a, &y->input, blocks, o->embedding, G, G, 0);
+        else if (!has_table) lay_matrix(a, &y->input, blocks, o->embedding, G, G, 0);
         lay_matrix(a, &y->hidden, blocks, o->hidden, G, G, o->int8);
         y->bias = take(a, (uint64_t)e->width * 4 * 4);
         y->peephole = take(a, (uint64_t)e->width * 3 * 4);
@@ -353,7 +354,7 @@ static int fill(engine *e, const float *const *weights)
     const engine_options *o = &e->options;
     const int V = o->vocabulary, H = o->hidden;
     const float *embedding = *weights++;
-    if (e->embedding) memcpy((float *)e->embedding, embedding, (size_t)V * o->embedding * 4);
+    if (e->embedding) memcpy(e->embedding, embedding, (size_t)V * o->embedding * 4);
     for (int l = 0; l < o->layers; l++) {
         layer *y = &e->layers[l];
         const float *input = *weights++, *hidden = *weights++, *input_bias = *weights++, *hidden_bias = *weights++;

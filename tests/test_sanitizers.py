@@ -1,0 +1,72 @@
+"""The native engine built with AddressSanitizer and UndefinedBehaviorSanitizer, under the tests of all that runs it.
+
+pytest -m slow tests/test_sanitizers.py
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMPILER = shutil.which(os.environ.get("CC", "gcc"))
+FLAGS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+TESTS = [f"tests/test_{room}.py" for room in ("engine", "sampling", "evaluation", "library")]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs gcc on Linux"),
+]
+
+
+def run_sanitized(
+    folder: Path, tests: list[str], change: tuple[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run tests against a copy of the package in `folder` whose engine is sanitized, its source changed if asked."""
+    shutil.copytree(ROOT / "charlstm", folder / "charlstm", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    kernels = folder / "charlstm" / "kernels"
+    source = kernels / "engine.c"
+    if change is not None:
+        assert change[0] in source.read_text()
+        source.write_text(source.read_text().replace(*change))
+    library = kernels / f"_engine{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert COMPILER is not None
+    build = [COMPILER, *FLAGS, "-shared", "-fPIC", str(source), "-o", str(library), "-lm", "-pthread"]
+    subprocess.run(build, check=True)
+    runtimes = [
+        subprocess.run(
+            [COMPILER, f"-print-file-name={name}"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "LD_PRELOAD": " ".join(runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-s", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
+
+
+def test_the_engine_passes_its_tests_under_both_sanitizers(tmp_path: Path) -> None:
+    result = run_sanitized(tmp_path, TESTS)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "skipped" not in result.stdout
+
+
+def test_a_buffer_one_vector_too_short_is_seen(tmp_path: Path) -> None:
+    """The negative control: the last buffer of the handle, which engine.c makes, loses a cache line."""
+    short = ("(uint64_t)o->batch * e->padded * 8)", "(uint64_t)o->batch * e->padded * 8 - 64)")
+    result = run_sanitized(tmp_path, [f"{TESTS[0]}::test_drawn_symbols_follow_the_softmax"], short)
+    assert result.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in result.stdout + result.stderr
