@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
@@ -11,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from charlstm.cli.talk import is_plain
 from charlstm.config import flag
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -111,5 +111,4 @@ def _examples(epilog: str | None, formatter: Any) -> None:
 
 def _bold(heading: str) -> str:
     """Typer takes the style away where stdout is no terminal."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return heading if plain else typer.style(heading, bold=True)
+    return heading if is_plain() else typer.style(heading, bold=True)

@@ -58,15 +58,15 @@ def to_stdout() -> Iterator[None]:
         raise CharlstmError(f"cannot write to stdout: {error.strerror}") from error
 
 
-def put(text: str) -> None:
-    """Data on stdout, as UTF-8 whatever the locale says."""
+def put(text: str, *, raw: bool = False) -> None:
+    """Data on stdout, as UTF-8 whatever the locale says. Raw: with controls of our own for a terminal."""
     with to_stdout():
-        out = TextOut(1)
+        out = TextOut(1, raw=raw)
         out.write(text)
         out.flush()
 
 
-def facts(rows: Sequence[tuple[str, str]], *, title: str = "", to_stderr: bool = False) -> None:
+def facts(rows: Sequence[tuple[str, str]], *, to_stderr: bool = False) -> None:
     """Names and values: a table on a terminal, aligned lines elsewhere."""
     rows = [(escape(name), escape(value)) for name, value in rows]
     stream = cast(IO[str], Stderr() if to_stderr else sys.stdout)
@@ -80,18 +80,20 @@ def facts(rows: Sequence[tuple[str, str]], *, title: str = "", to_stderr: bool =
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left", box=ROUNDED, show_header=False)
+    table = Table(box=ROUNDED, show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(Text(name), Text(value))
-    Console(file=stream, highlight=False).print(table)
+    console = Console(file=stream, highlight=False)
+    with console.capture() as drawn:
+        console.print(table)
+    Stderr().write(drawn.get()) if to_stderr else put(drawn.get(), raw=True)
 
 
-def dim(text: str) -> str:
-    """Text that stands back, where the terminal's user has not asked for none of that."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not Stderr().isatty()
-    return text if plain else f"\x1b[2m{text}\x1b[22m"
+def is_plain() -> bool:
+    """Whether the user, or the terminal, wants no colour and no style."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def duration(seconds: float) -> str:

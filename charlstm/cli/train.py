@@ -128,7 +128,8 @@ def train(
         )
     else:
         session = training.Training.start(text, output or training.fresh_run(text.names), chosen)
-    with watch.watcher(corpus, as_json, quiet) as show:
+    words = corpus if encoding == "utf-8" else [*corpus, "--encoding", encoding]
+    with watch.watcher(words, as_json, quiet) as show:
         for event in session.events():
             show(event)
     if isinstance(event, Stopped) and event.reason == "interrupted":

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from charlstm.cli.talk import Stderr, complain, dim, duration, facts, put, say
+from charlstm.cli.talk import Stderr, complain, duration, facts, is_plain, put, say
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 from charlstm.terminal import escape
 
@@ -19,13 +19,16 @@ LINE_SECONDS = 30.0  # in a log, a line at least so often
 SAMPLE_ROWS = 4
 
 
-def watcher(sources: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
-    """What fits the options and stderr; to be entered, called with each event, and left."""
+def watcher(words: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
+    """What fits the options and stderr; to be entered, called with each event, and left.
+
+    `words` name the corpus on a command line, to say how to go on.
+    """
     if as_json:
         return JsonLines()
     if quiet:
         return Watcher()
-    return Bar(sources) if Stderr().isatty() else Lines(sources)
+    return Bar(words) if Stderr().isatty() else Lines(words)
 
 
 class Watcher:
@@ -52,8 +55,8 @@ class JsonLines(Watcher):
 class Lines(Watcher):
     """Plain lines for a log: the facts, every validation and save, and a sign of life in between."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        self._sources = sources
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
         self._progress: Progress | None = None
         self._said = time.monotonic()
 
@@ -70,7 +73,7 @@ class Lines(Watcher):
         elif isinstance(event, Saved):
             say(f"saved step {event.step} to {escape(str(event.path))}")
         elif isinstance(event, Stopped):
-            _farewell(event, self._sources)
+            _farewell(event, self._words)
 
     def _say(self, line: str) -> None:
         say(line)
@@ -80,8 +83,8 @@ class Lines(Watcher):
 class Bar(Watcher):
     """A bar that moves, and above it a line and a few lines of text for each validation."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        self._sources = sources
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
         self._validated: Validated | None = None
         self._stderr = Stderr()  # one object: by it tqdm knows that a line and the bar are on one terminal
 
@@ -113,12 +116,12 @@ class Bar(Watcher):
             self._validated = event
             self._above(_validated(event))
             for row in _rows(event.sample, self._bar.ncols or 80):
-                self._above(dim(row))
+                self._above(row if is_plain() else f"\x1b[2m{row}\x1b[22m")
         elif isinstance(event, Warned):
             self._above(f"charlstm: {escape(event.message)}")
         elif isinstance(event, Stopped):
             self._bar.close()
-            _farewell(event, self._sources)
+            _farewell(event, self._words)
 
     def _above(self, line: str) -> None:
         self._bar.write(line, file=self._stderr)
@@ -164,13 +167,13 @@ def _pace(event: Progress) -> str:
     return f"{figure} chars/s  {duration(event.seconds_left)} left"
 
 
-def _farewell(event: Stopped, sources: Sequence[str]) -> None:
+def _farewell(event: Stopped, words: Sequence[str]) -> None:
     """How the run ended, and what to type next."""
     run = shlex.quote(escape(str(event.last.parent)))
     best = event.best_valid_bits_per_char
     known = "" if best is None else f", best validation {best:.3f} bits per character"
     if event.reason == "interrupted":
-        corpus = " ".join(shlex.quote(escape(source)) for source in sources)
+        corpus = " ".join(shlex.quote(escape(word)) for word in words)
         say(f"interrupted at step {event.step:,}, and saved; to go on: charlstm train {corpus} -o {run} --resume")
     elif event.reason == "already-finished":
         say(f"{run} has spent its budget: {event.step:,} steps{known}; to go on, give it a larger one")
