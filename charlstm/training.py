@@ -29,7 +29,7 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import ModelConfig, SamplingConfig, TrainingConfig, TrainingOptions, flag, from_json, to_json
 from charlstm.corpus import Corpus, Streams, fit
 from charlstm.engine import Engine
-from charlstm.errors import CheckpointError, DivergenceError, ResumeError, RunBusy
+from charlstm.errors import CheckpointError, DivergenceError, ResumeError, RunBusy, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
 from charlstm.kernels.training import keep_pages
 from charlstm.model import Network, Scorer
@@ -58,6 +58,8 @@ class Training:
         self._device = _device(options.device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        if self._device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # products of float32 on tensor cores, as cuDNN's are by default
         train_ids, self._valid_ids = corpus.split(options.valid_share)
         self._streams = Streams(train_ids, options.batch_size, options.seq_len)
         self._train_chars = len(train_ids)
@@ -566,11 +568,15 @@ def _budget(options: TrainingConfig) -> str:
 
 
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")
+    """Raises UsageError where there is no such device."""
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if found["cuda"] else "cpu")
+    if not found[name]:
+        raise UsageError(
+            f"--device {name}: torch {torch.__version__} finds no such device here; auto takes what there is"
+        )
+    return torch.device(name)
 
 
 def _versions() -> dict[str, str]:

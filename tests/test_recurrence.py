@@ -46,8 +46,10 @@ def outcome(layer: Recurrence, path: str, table: Tensor, ids: Tensor, state: Ten
     """Outputs, last state, and the gradient of everything under a loss that weighs every number differently."""
     layer._path = path  # type: ignore[assignment]
     outputs, last = layer(table, ids, state)
-    loss = (outputs * torch.linspace(-1, 2, outputs.numel(), dtype=outputs.dtype).view_as(outputs)).sum()
-    loss = loss + (last * torch.linspace(2, -1, last.numel(), dtype=last.dtype).view_as(last)).sum()
+    loss = (
+        outputs * torch.linspace(-1, 2, outputs.numel(), dtype=outputs.dtype, device=outputs.device).view_as(outputs)
+    ).sum()
+    loss = loss + (last * torch.linspace(2, -1, last.numel(), dtype=last.dtype, device=last.device).view_as(last)).sum()
     return [outputs, last, *torch.autograd.grad(loss, [table, state, *layer.parameters()])]
 
 
@@ -183,6 +185,30 @@ def test_native_product_equals_torch_for_every_layout(sizes: tuple[int, int, int
             out = torch.ones(m, n, dtype=torch.float64)
             training.NATIVE.product(left, right, out, add=True)
             torch.testing.assert_close(out, a @ b + 1, rtol=0, atol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "peephole", "coupled"])
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+def test_the_steps_that_a_gpu_compiles_are_one_graph_and_agree(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, without generating code: that nothing in them keeps torch.compile from taking them whole."""
+    monkeypatch.setattr(plain, "_fused", lambda function, _: torch.compile(function, fullgraph=True, backend="eager"))
+    case = problem(cell, SHAPES[0], torch.float64)
+    assert worst(outcome(case[0], "plain", *case[1:]), outcome(case[0], "reference", *case[1:])) < 1e-10
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("path", ["plain", "vendor"])
+def test_every_path_agrees_on_a_gpu(cell: str, path: str) -> None:
+    if path == "vendor" and cell not in VENDOR:
+        pytest.skip("torch has no such layer")
+    layer, table, ids, state = problem(cell, SHAPES[0], torch.float64)
+    expected = outcome(layer, "reference", table, ids, state)
+    there = [tensor.detach().cuda() for tensor in (table, state)]
+    found = outcome(layer.cuda(), path, there[0].requires_grad_(), ids.cuda(), there[1].requires_grad_())
+    assert worst([tensor.cpu() for tensor in found], expected) < 1e-10
 
 
 def test_plain_backward_with_a_wrong_sign_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

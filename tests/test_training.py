@@ -22,7 +22,7 @@ from charlstm import checkpoint, corpus, evaluation, library, training
 from charlstm.cells import GATES
 from charlstm.config import TrainingOptions
 from charlstm.engine import Engine
-from charlstm.errors import CheckpointError, CorpusError, DivergenceError, ResumeError, RunBusy
+from charlstm.errors import CheckpointError, CorpusError, DivergenceError, ResumeError, RunBusy, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 from charlstm.training import BEST, LAST, METRICS, Training
 
@@ -473,6 +473,12 @@ def test_a_budget_in_time_ends_by_the_clock_and_resumes(text: corpus.Corpus, tmp
     assert isinstance(second[-1], Stopped)
     assert second[-1].step > first[-1].step
     assert second[-1].seconds > first[-1].seconds
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there_is_named(text: corpus.Corpus, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--device cuda"):
+        Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3, device="cuda"))
 
 
 def test_events_become_json(text: corpus.Corpus, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A layer over time in plain torch operations, with its gradient written out: any device, any float type, no compiler.
 
+On a CUDA device the squashing of a step, a dozen small operations, is one kernel each way, that torch.compile makes.
+
 Against autograd through `cells` it saves the graph of a dozen nodes a step, and the gradient of the weights becomes one
 product over all steps. The names are those of recurrence.c, which does the same in fused loops.
 
@@ -8,7 +10,10 @@ Letters: B batch, T time, V vocabulary, H hidden, G gates, S states.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +56,7 @@ def forward(
     h, c = state[0], state[1] if len(state) > 1 else None
     hs, cs, gates, candidates = [h], [c], [], []
     transposed = weight.t().contiguous()
+    squash = None if cell in ("gru", "rnn") else _fused(_SQUASH[cell], x.is_cuda)
     for x_t in x:
         z = torch.addmm(bias[:size], h, transposed)
         if cell == "gru":
@@ -59,8 +65,8 @@ def forward(
         elif cell == "rnn":
             y = h = torch.tanh(x_t + z)
         else:
-            assert c is not None
-            y, h, c = _SQUASH[cell](x_t + z, c, peephole)
+            assert squash is not None
+            y, h, c = squash(x_t + z, c, peephole)
         hs.append(h)
         cs.append(c)
         gates.append(y)
@@ -74,6 +80,7 @@ def backward(cell: str, saved: Saved, d_output: Tensor, d_state: Tensor) -> Grad
     """From the gradients of the outputs (T, B, H) and of the last state (S, B, H)."""
     h, c, gates, weight, p = saved.h, saved.c, saved.gates, saved.weight, saved.peephole
     d_h, d_c = d_state[0], d_state[1] if len(d_state) > 1 else None
+    unsquash = None if cell in ("gru", "rnn") else _fused(_UNSQUASH[cell], d_output.is_cuda)
     hidden_part: list[Tensor] = []
     input_part: list[Tensor] = []
     for t in reversed(range(len(gates))):
@@ -86,9 +93,9 @@ def backward(cell: str, saved: Saved, d_output: Tensor, d_state: Tensor) -> Grad
             if cell == "rnn":
                 d_z = d_h * (1 - gates[t] ** 2)
             else:
+                assert unsquash is not None
                 assert c is not None
-                assert d_c is not None
-                d_z, d_c = _UNSQUASH[cell](gates[t], c[t], c[t + 1], d_h, d_c, p)
+                d_z, d_c = unsquash(gates[t], c[t], c[t + 1], d_h, d_c, p)
             d_h = torch.mm(d_z, weight)
         hidden_part.append(d_z)
     d_gates = torch.stack(hidden_part[::-1])
@@ -160,6 +167,19 @@ def _unsquash_gru(y: Tensor, q: Tensor, h: Tensor, d_h: Tensor) -> tuple[Tensor,
     d_u = d_h * (h - n) * u * (1 - u)
     d_r = d_n * q * r * (1 - r)
     return torch.cat((d_r, d_u, d_n), -1), torch.cat((d_r, d_u, d_n * r), -1), d_h * u
+
+
+def _fused(function: Callable[..., Any], on_cuda: bool) -> Callable[..., Any]:
+    """The function as one kernel, where there is a GPU and what compiles for it."""
+    if on_cuda and importlib.util.find_spec("triton") is not None:
+        return _compiled(function)
+    return function
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False)
+    return compiled
 
 
 _SQUASH = {"lstm": _squash_lstm, "peephole": _squash_lstm, "coupled": _squash_coupled}
