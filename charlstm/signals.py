@@ -12,7 +12,8 @@ from typing import Any
 class Signals:
     """A context in which the first SIGINT, SIGTERM or SIGHUP is only remembered; the second acts as it ever did.
 
-    Outside the main thread Python lets nobody set handlers: there the loop is stopped by its owner.
+    A signal that is ignored stays ignored: nohup and a shell's background jobs rely on it. Outside the main thread
+    Python lets nobody set handlers: there the loop is stopped by its owner.
 
     Attributes:
         received: the signal's number, or None.
@@ -25,7 +26,8 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                if number := getattr(signal, name, None):
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
         return self
 

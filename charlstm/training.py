@@ -7,8 +7,10 @@ depends on the clock, so that a run that was stopped and resumed ends in the sam
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +31,7 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import ModelConfig, SamplingConfig, TrainingConfig, TrainingOptions, flag, from_json, to_json
 from charlstm.corpus import Corpus, Streams, fit
 from charlstm.engine import Engine
-from charlstm.errors import CheckpointError, DivergenceError, ResumeError, RunBusy, UsageError
+from charlstm.errors import CharlstmError, CheckpointError, DivergenceError, ResumeError, RunBusy, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
 from charlstm.kernels.training import keep_pages
 from charlstm.model import Network, Scorer
@@ -93,12 +95,14 @@ class Training:
         model = ModelConfig(len(corpus.vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
         lock = _lock(run)
         try:
+            _check_memory(model)
             if held := [name for name in (BEST, LAST) if (run / name).exists()]:
                 raise CheckpointError(
                     f"{escape(str(run))} holds a model already ({', '.join(held)}): "
                     "go on with it by --resume, or choose another folder with -o"
                 )
-            training = cls(corpus, run, chosen, model)
+            with _enough_memory(model):
+                training = cls(corpus, run, chosen, model)
             training._network.initialise(training._generator, chosen.forget_bias)
         except BaseException:
             lock.close()
@@ -193,7 +197,7 @@ class Training:
         """
         assert self._lock is not None, "a Training is run once"
         try:
-            with _Metrics(self.run / METRICS) as metrics, Signals() as signals:
+            with _Metrics(self.run / METRICS) as metrics, Signals() as signals, _enough_memory(self._network.config):
                 for event in self._loop(signals):
                     if not isinstance(event, (Progress, Saved)) and (complaint := metrics.note(event)):
                         yield Warned(self._tally.step, complaint)
@@ -544,6 +548,30 @@ def _lock(run: Path) -> FolderLock:
         raise RunBusy(f"{escape(str(run))}: {error}") from error
     except OSError as error:
         raise CheckpointError(f"cannot train into {escape(str(run))}: {error.strerror}") from error
+
+
+def _check_memory(model: ModelConfig) -> None:
+    """Refuse at once what no machine like this can hold: weights, gradients, two moments, and the last good state."""
+    needed = 7 * 4 * model.parameters()
+    if hasattr(os, "sysconf") and needed > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        raise CharlstmError(
+            f"{model.parameters():,} parameters need {needed / 1e9:.1f} GB to train, and this machine has "
+            f"{memory / 1e9:.1f}: try a smaller --hidden"
+        )
+
+
+@contextlib.contextmanager
+def _enough_memory(model: ModelConfig) -> Iterator[None]:
+    """Say in one line what torch says of memory in many."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise CharlstmError(
+            f"not enough memory to train {model.parameters():,} parameters: "
+            "try a smaller --hidden, --batch-size or --seq-len"
+        ) from error
 
 
 def _changed(saved: TrainingConfig, changes: dict[str, Any]) -> TrainingConfig:

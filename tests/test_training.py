@@ -22,7 +22,15 @@ from charlstm import checkpoint, corpus, evaluation, library, training
 from charlstm.cells import GATES
 from charlstm.config import TrainingOptions
 from charlstm.engine import Engine
-from charlstm.errors import CheckpointError, CorpusError, DivergenceError, ResumeError, RunBusy, UsageError
+from charlstm.errors import (
+    CharlstmError,
+    CheckpointError,
+    CorpusError,
+    DivergenceError,
+    ResumeError,
+    RunBusy,
+    UsageError,
+)
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 from charlstm.training import BEST, LAST, METRICS, Training
 
@@ -412,6 +420,20 @@ def test_the_second_interrupt_acts_at_once_and_leaves_a_whole_checkpoint(text: c
     assert run._lock is None
 
 
+@pytest.mark.fault("R46")
+def test_a_signal_that_nohup_ignores_stays_ignored(text: corpus.Corpus, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=10))
+        reasons = []
+        for event in run.events():
+            signal.raise_signal(signal.SIGHUP)
+            reasons += [event.reason] if isinstance(event, Stopped) else []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert reasons == ["finished"]
+
+
 @pytest.mark.fault("R47")
 def test_handlers_are_restored_and_a_thread_gets_none(text: corpus.Corpus, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
@@ -479,6 +501,23 @@ def test_a_budget_in_time_ends_by_the_clock_and_resumes(text: corpus.Corpus, tmp
 def test_a_device_that_is_not_there_is_named(text: corpus.Corpus, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--device cuda"):
         Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3, device="cuda"))
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(text: corpus.Corpus, tmp_path: Path) -> None:
+    with pytest.raises(CharlstmError, match=r"GB to train.*--hidden"):
+        Training.start(text, tmp_path / "run", TrainingOptions(hidden=65536, layers=64, steps=1))
+
+
+def test_a_step_that_runs_out_of_memory_ends_in_one_line(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))
+
+    def hungry(_share: float) -> float:
+        torch.empty(2**60)
+        return 0.0
+
+    run._step = hungry  # type: ignore[method-assign]
+    with pytest.raises(CharlstmError, match=r"not enough memory .*--batch-size"):
+        list(run.events())
 
 
 def test_events_become_json(text: corpus.Corpus, tmp_path: Path) -> None:
