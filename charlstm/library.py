@@ -183,11 +183,15 @@ class Model:
         if not isinstance(names, list) or not names or "-" in names or not all(isinstance(name, str) for name in names):
             raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
         assert isinstance(known, Mapping)
-        text = corpus.read(names)
+        try:
+            text = corpus.read(names)
+        except CorpusError as error:
+            raise CorpusError(f"{error}; give the text to evaluate") from error
         if text.sha256 != known.get("sha256"):
             name = terminal.escape(text.names[0])
             raise CorpusError(f"{name} is not the text that the model was trained on; give the text to evaluate")
-        return text.split(TrainingOptions(valid_share=known.get("valid_share", TrainingOptions.valid_share)).valid_share)[1]
+        options = TrainingOptions(valid_share=known.get("valid_share", TrainingOptions.valid_share))
+        return text.split(options.valid_share)[1]
 
     @functools.cached_property
     def digest(self) -> bytes:
