@@ -10,7 +10,7 @@ Letters: B batch of independent texts, T time, V vocabulary, L layers, S states 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -87,14 +87,13 @@ class Engine:
 
     def step(self, ids: ArrayLike, state: State) -> tuple[NDArray[np.float32], State]:
         """Let each text read one symbol: ids (B,) and state → logits (B, V) of what follows, and the new state."""
-        checked = self._check(ids, 1, state)[None]
-        parts = [self._run.read(checked[:, part], state[:, :, part], True) for part in _parts(checked)]
-        return _joined(parts, 0)
+        return _in_parts(
+            lambda ids, state: self._run.read(ids, state, True), self._check(ids, 1, state)[None], state, 0
+        )
 
     def read(self, ids: ArrayLike, state: State) -> State:
         """Let each text read the symbols ids (T, B), for what they leave in the state."""
-        checked = self._check(ids, 2, state)
-        return _joined([self._run.read(checked[:, part], state[:, :, part], False) for part in _parts(checked)], 0)[1]
+        return _in_parts(lambda ids, state: self._run.read(ids, state, False), self._check(ids, 2, state), state, 0)[1]
 
     def score(self, ids: ArrayLike, state: State) -> tuple[NDArray[np.float64], State]:
         """Surprise of each text at its own symbols.
@@ -108,8 +107,7 @@ class Engine:
             nats (T, B): −log p of ids[t + 1] after ids[0 … t], NaN where the logits are not finite; and the state after
             ids[T − 1].
         """
-        checked = self._check(ids, 2, state)
-        return _joined([self._run.score(checked[:, part], state[:, :, part]) for part in _parts(checked)], 1)
+        return _in_parts(self._run.score, self._check(ids, 2, state), state, 1)
 
     def generate(
         self,
@@ -139,20 +137,20 @@ class Engine:
         Raises:
             CheckpointError: logits that are not finite: weights out of all proportion.
         """
-        checked = self._check(ids, 1, state)[None]
-        numbers = np.arange(checked.shape[1]) if streams is None else np.asarray(streams)
-        if numbers.shape != checked.shape[1:] or length < 1 or not 0 <= temperature < math.inf:
-            found = f"length {length}, temperature {temperature}, streams {numbers.shape} for {checked.shape[1]} texts"
+        read = self._check(ids, 1, state)
+        numbers = np.arange(len(read)) if streams is None else np.asarray(streams)
+        if numbers.shape != read.shape or length < 1 or not 0 <= temperature < math.inf:
+            found = f"length {length}, temperature {temperature}, streams {numbers.shape} for {len(read)} texts"
             raise ValueError(f"cannot draw with {found}")
-        draw = (length, temperature, seed, position)
+
+        def draw(rows: NDArray[np.int64], state: State) -> tuple[Ids, State]:
+            ids, streams = rows.astype(np.int32)[0], rows[1].astype(np.uint64)
+            return self._run.generate(ids, state, length, temperature, seed, position, streams)
+
         try:
-            parts = [
-                self._run.generate(checked[0, part], state[:, :, part], *draw, numbers[part].astype(np.uint64))
-                for part in _parts(checked)
-            ]
+            return _in_parts(draw, np.stack([read, numbers.astype(np.int64)]), state, 1)
         except FloatingPointError as error:
             raise CheckpointError(f"{error}: its weights are out of all proportion") from error
-        return _joined(parts, 1)
 
     def _check(self, ids: ArrayLike, rank: int, state: State) -> Ids:
         """The ids as the backends want them, or a ValueError that says what was found and what was expected."""
@@ -225,15 +223,14 @@ def layer_weights(config: ModelConfig, weights: Mapping[str, Any], layer: int) -
     return Weights(*(weights[f"recurrence.{name}_l{layer}"] for name in names))
 
 
-def _parts(ids: Ids) -> list[slice]:
-    """Slices of the batch that one call takes."""
-    return [slice(first, first + native.BATCH) for first in range(0, ids.shape[1], native.BATCH)]
-
-
-def _joined(parts: list[tuple[_Array, State]], axis: int) -> tuple[_Array, State]:
-    if len(parts) == 1:
-        return parts[0]
-    values, states = zip(*parts, strict=True)
+def _in_parts(
+    call: Callable[[NDArray[Any], State], tuple[_Array, State]], rows: NDArray[Any], state: State, axis: int
+) -> tuple[_Array, State]:
+    """A call for rows (…, B) and state, cut along the batch into calls that the native engine has room for."""
+    if rows.shape[1] <= native.BATCH:
+        return call(rows, state)
+    slices = [slice(first, first + native.BATCH) for first in range(0, rows.shape[1], native.BATCH)]
+    values, states = zip(*(call(rows[:, part], state[:, :, part]) for part in slices), strict=True)
     return np.concatenate(values, axis), np.concatenate(states, 2)  # type: ignore[return-value]
 
 
