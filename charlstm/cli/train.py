@@ -119,15 +119,14 @@ def train(
     from charlstm.corpus import read
 
     text = read(corpus, encoding=encoding, max_chars=max_chars)
+    run = output or (_newest_run_of(text) if resume else None)
 
     from charlstm import training  # last, for it takes a second: it brings torch
 
-    if resume:
-        session = training.Training.resume(
-            text, output or _newest_run_of(text), given, allow_new_corpus=allow_new_corpus
-        )
+    if resume and run is not None:
+        session = training.Training.resume(text, run, given, allow_new_corpus=allow_new_corpus)
     else:
-        session = training.Training.start(text, output or training.fresh_run(text.names), chosen)
+        session = training.Training.start(text, run or training.fresh_run(text.names), chosen)
     words = corpus if encoding == "utf-8" else [*corpus, "--encoding", encoding]
     with watch.watcher(words, as_json, quiet) as show:
         for event in session.events():
