@@ -210,11 +210,11 @@ def test_a_folder_that_was_deleted_or_may_not_be_written_is_no_hindrance(model: 
     for folder in (gone, sealed):
         folder.mkdir()
     sealed.chmod(0o500)
-    main = "from charlstm.__main__ import main; main()"
+    script = tmp_path / "charlstm"  # as pip makes it; `python -m` would look for modules in the current folder
+    script.write_text("from charlstm.__main__ import main\nmain()\n")
+    command = f"{sys.executable} {script} sample"
     for line in (f"cd {gone} && rmdir {gone}", f"cd {sealed}"):
-        done = shell(
-            f'{line} && {sys.executable} -c "{main}" sample -c {model} -n 20 && {sys.executable} -c "{main}" sample'
-        )
+        done = shell(f"{line} && {command} -c {model} -n 20 && {command}")
         assert (len(done.out), done.out[-1:]) == (21, b"1")
         assert done.err.startswith("charlstm: no trained model")
         assert done.err.count("\n") == 1
