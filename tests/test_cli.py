@@ -176,6 +176,7 @@ def _nan(folder: Path) -> None:
         ("train text --max-chars 9", "longer than 9"),
         ("train text --resume", "no run of this text"),
         ("train text -o text/run", "text/run"),
+        ("train text --hidden 65536 --layers 64", "try a smaller --hidden"),
         ("sample", "no trained model"),
         ("sample -c missing", "missing: no such checkpoint"),
         ("sample -c damaged", "sha256"),
@@ -313,7 +314,7 @@ def test_eval_without_text_scores_the_part_that_training_held_out(in_folder: Pat
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"names": ["gone"]}, "gone: no such file"),
+        ({"names": ["gone"]}, "gone: no such file; give the text"),
         ({"names": ["-"]}, "give the text"),
         ({"names": []}, "give the text"),
         ({"sha256": "0" * 64}, "give the text"),
