@@ -24,6 +24,7 @@ from charlstm.kernels import drawing, native
 Backend = Literal["auto", "native", "numpy"]
 Ids = NDArray[np.int32]
 State = NDArray[np.float32]
+CHUNK = 1024  # symbols read between two chances for Ctrl-C
 _Array = TypeVar("_Array", bound=NDArray[Any])
 
 
@@ -87,13 +88,15 @@ class Engine:
 
     def step(self, ids: ArrayLike, state: State) -> tuple[NDArray[np.float32], State]:
         """Let each text read one symbol: ids (B,) and state → logits (B, V) of what follows, and the new state."""
-        return _in_parts(
-            lambda ids, state: self._run.read(ids, state, True), self._check(ids, 1, state)[None], state, 0
-        )
+        return self._in_parts(lambda rows, s: self._run.read(rows, s, True), self._check(ids, 1, state)[None], state, 0)
 
     def read(self, ids: ArrayLike, state: State) -> State:
         """Let each text read the symbols ids (T, B), for what they leave in the state."""
-        return _in_parts(lambda ids, state: self._run.read(ids, state, False), self._check(ids, 2, state), state, 0)[1]
+        checked = self._check(ids, 2, state)
+        for first in range(0, len(checked), CHUNK):
+            chunk = checked[first : first + CHUNK]
+            state = self._in_parts(lambda rows, s: self._run.read(rows, s, False), chunk, state, 0)[1]
+        return state
 
     def score(self, ids: ArrayLike, state: State) -> tuple[NDArray[np.float64], State]:
         """Surprise of each text at its own symbols.
@@ -107,7 +110,7 @@ class Engine:
             nats (T, B): −log p of ids[t + 1] after ids[0 … t], NaN where the logits are not finite; and the state after
             ids[T − 1].
         """
-        return _in_parts(self._run.score, self._check(ids, 2, state), state, 1)
+        return self._in_parts(self._run.score, self._check(ids, 2, state), state, 1)
 
     def generate(
         self,
@@ -148,9 +151,24 @@ class Engine:
             return self._run.generate(ids, state, length, temperature, seed, position, streams)
 
         try:
-            return _in_parts(draw, np.stack([read, numbers.astype(np.int64)]), state, 1)
+            return self._in_parts(draw, np.stack([read, numbers.astype(np.int64)]), state, 1)
         except FloatingPointError as error:
             raise CheckpointError(f"{error}: its weights are out of all proportion") from error
+
+    def _in_parts(
+        self,
+        call: Callable[[NDArray[Any], State], tuple[_Array, State]],
+        rows: NDArray[Any],
+        state: State,
+        axis: int,
+    ) -> tuple[_Array, State]:
+        """A call for rows (…, B) and state, cut along the batch into calls that a backend has room for."""
+        size, batch = native.batch_of(self.config), rows.shape[1]
+        if batch <= size:
+            return call(rows, state)
+        slices = [slice(first, first + size) for first in range(0, batch, size)]
+        values, states = zip(*(call(rows[:, part], state[:, :, part]) for part in slices), strict=True)
+        return np.concatenate(values, axis), np.concatenate(states, 2)  # type: ignore[return-value]
 
     def _check(self, ids: ArrayLike, rank: int, state: State) -> Ids:
         """The ids as the backends want them, or a ValueError that says what was found and what was expected."""
@@ -221,17 +239,6 @@ def layer_weights(config: ModelConfig, weights: Mapping[str, Any], layer: int) -
     """One layer's weights, as the functions of `cells` want them."""
     names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", *(["peephole"] if config.cell == "peephole" else [])]
     return Weights(*(weights[f"recurrence.{name}_l{layer}"] for name in names))
-
-
-def _in_parts(
-    call: Callable[[NDArray[Any], State], tuple[_Array, State]], rows: NDArray[Any], state: State, axis: int
-) -> tuple[_Array, State]:
-    """A call for rows (…, B) and state, cut along the batch into calls that the native engine has room for."""
-    if rows.shape[1] <= native.BATCH:
-        return call(rows, state)
-    slices = [slice(first, first + native.BATCH) for first in range(0, rows.shape[1], native.BATCH)]
-    values, states = zip(*(call(rows[:, part], state[:, :, part]) for part in slices), strict=True)
-    return np.concatenate(values, axis), np.concatenate(states, 2)  # type: ignore[return-value]
 
 
 def _check_weights(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> None:

@@ -15,6 +15,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -185,6 +186,7 @@ typedef struct {
 } job;
 
 struct engine {
+    void *memory;              /* what calloc gave; the handle begins at its first cache line */
     engine_options options;
     const kernels *kernels;
     int gates, states;         /* of the cell */
@@ -404,14 +406,15 @@ engine *engine_create(const engine_options *o, const float *const *weights, int 
     take(&a, sizeof plan);
     lay(&a, &plan);
     *error = ENGINE_NO_MEMORY;
-    if (a.used > SIZE_MAX / 2 || posix_memalign((void **)&a.base, 64, (size_t)a.used)) return NULL;
-    memset(a.base, 0, (size_t)a.used);
-    a.used = 0;
+    if (a.used > SIZE_MAX / 2) return NULL;
+    plan.memory = calloc(1, (size_t)a.used + 64); /* its pages are real once they are touched: a large batch's may never be */
+    if (!plan.memory) return NULL;
+    a = (arena){.base = (char *)(((uintptr_t)plan.memory + 63) / 64 * 64)};
     engine *e = take(&a, sizeof plan);
     *e = plan;
     lay(&a, e);
     if (fill(e, weights)) {
-        free(e);
+        free(e->memory);
         return NULL;
     }
     e->step_bytes = e->projection.blocks * block_bytes(&e->projection);
@@ -421,6 +424,9 @@ engine *engine_create(const engine_options *o, const float *const *weights, int 
     e->process = getpid();
     pthread_mutex_init(&e->mutex, NULL);
     pthread_cond_init(&e->wake, NULL);
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the caller's threads */
     const int threads = engine_threads(e, o->batch);
     while (e->workers + 1 < threads) { /* fewer threads than asked for are no error */
         struct seat *seat = &e->seat[e->workers];
@@ -428,6 +434,7 @@ engine *engine_create(const engine_options *o, const float *const *weights, int 
         if (pthread_create(&e->worker[e->workers], NULL, work_for_ever, seat)) break;
         e->workers++;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     *error = ENGINE_OK;
     return e;
 }
@@ -451,7 +458,7 @@ void engine_destroy(engine *e)
         pthread_cond_destroy(&e->wake);
         pthread_mutex_destroy(&e->mutex);
     }
-    free(e);
+    free(e->memory);
 }
 
 int engine_isa(const engine *e) { return e->options.isa; }

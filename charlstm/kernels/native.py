@@ -25,7 +25,8 @@ State = NDArray[np.float32]
 ABI = 1  # of engine.h: a library of another number is not used
 CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
 NO_MEMORY, NOT_FINITE = 1, 3
-BATCH = 64  # most texts in one call; `Engine` splits more
+BATCH = 64  # most texts in one call
+BATCH_LOGITS = 2**22  # most logits of such a batch: fewer texts where the vocabulary is enormous
 
 
 class Options(ctypes.Structure):
@@ -90,6 +91,11 @@ def has_int8() -> bool:
     return engine is not None and bool(engine.engine_isa_has_int8(_index(engine, isas()[0])))
 
 
+def batch_of(config: ModelConfig) -> int:
+    """Most texts in one call of a backend; `Engine` splits more."""
+    return max(1, min(BATCH, BATCH_LOGITS // config.vocab_size))
+
+
 def available_threads() -> int:
     """The processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -118,7 +124,7 @@ class Native:
             config.hidden,
             config.layers,
             int8,
-            BATCH,
+            batch_of(config),
             threads if threads is not None else available_threads(),
             -1 if isa is None else _index(engine, isa),
         )
@@ -140,7 +146,7 @@ class Native:
 
     def threads(self, batch: int) -> int:
         """How many threads a call with so many texts uses."""
-        return int(self._engine.engine_threads(self._handle, min(batch, BATCH)))
+        return int(self._engine.engine_threads(self._handle, batch))
 
     def read(self, ids: Ids, state: State, project: bool) -> tuple[NDArray[np.float32], State]:
         """ids (T, B) → logits (B, V) after the last, or (B, 0) if not asked for, and the state."""
