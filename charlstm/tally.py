@@ -33,9 +33,16 @@ class Tally:
 
     def spiked(self) -> bool:
         """Whether the loss has lost what it had learned: now half as high again as its lowest, and 0.5 nats more."""
+        return self._above_lowest(0.5)
+
+    def raised(self) -> bool:
+        """Whether it may be on the way there: no state to go back to."""
+        return self._above_lowest(0.2)
+
+    def _above_lowest(self, margin: float) -> bool:
         if self.recent_nats is None or self.lowest_nats is None:
             return False
-        return self.recent_nats > 1.5 * self.lowest_nats + 0.5
+        return self.recent_nats > (1 + margin) * self.lowest_nats + margin
 
 
 class Clock:
@@ -49,13 +56,13 @@ class Clock:
 
 
 class Speed:
-    """Characters a second over the last few seconds."""
+    """Characters a second over the last few seconds, from a first reading on."""
 
-    def __init__(self) -> None:
-        self._marks: list[tuple[float, int]] = []
+    def __init__(self, seconds: float, chars_seen: int) -> None:
+        self._marks = [(seconds, chars_seen)]
 
     def reading(self, seconds: float, chars_seen: int) -> float:
-        """At this time of the clock, with so many characters seen; 0 until there are two readings."""
-        self._marks = [mark for mark in self._marks if seconds - mark[0] < 5.0] + [(seconds, chars_seen)]
+        """At this time of the clock, with so many characters seen; at least 1, for it is divided by."""
+        self._marks = [*(mark for mark in self._marks if seconds - mark[0] < 5.0), (seconds, chars_seen)]
         since, chars = self._marks[0]
-        return max(0.0, chars_seen - chars) / (seconds - since) if seconds > since else 0.0
+        return max(1.0, (chars_seen - chars) / max(seconds - since, 1e-9))

@@ -207,7 +207,7 @@ class Training:
             self._lock = None
 
     def _loop(self, signals: Signals) -> Iterator[Event]:
-        clock, speed = Clock(self._seconds_before), Speed()
+        clock = Clock(self._seconds_before)
         self._validated_at = clock.seconds()
         yield self.started
         for message in self._warnings:
@@ -217,17 +217,18 @@ class Training:
             return
         self._good = self._checkpoint(clock)
         shown = saved = clock.seconds()
+        speed = Speed(shown, self._tally.chars_seen)
         while not signals.received and (share := self._share(clock)) < 1:
             rate = self._step(share)
             now = clock.seconds()
             show, validate = now - shown >= PROGRESS_SECONDS, self._validation_due(now)
             save, keep = now - saved >= SAVE_SECONDS, self._tally.step % GOOD_STEPS == 0
-            if self._device.type == "cuda" and not (show or validate or save or keep):
+            if self._device.type == "cuda" and not (show or validate or save or keep or self._share(clock) >= 1):
                 continue  # to look at the loss would make the queue of the GPU run dry
             if trouble := self._trouble():
                 yield self._roll_back(trouble)
                 continue
-            if keep:
+            if keep and not self._tally.raised():
                 self._good = self._checkpoint(clock)
             if show:
                 shown = now
@@ -288,8 +289,10 @@ class Training:
                 f"step {step}: {trouble}; the weights were not changed and {hint}. Try a lower --lr or --clip"
             )
         assert self._good is not None
+        best = self._tally.best_nats, self._tally.best_step
         self._restore(self._good, same_text=True)
         self._unseen.clear()
+        self._tally.best_nats, self._tally.best_step = best  # of the file, which stays what it is
         self._tally.rollbacks = rollbacks + 1
         return Warned(
             step,
@@ -449,7 +452,7 @@ class Training:
         chars_per_second = speed.reading(seconds, tally.chars_seen)
         if (steps := self._total_steps()) is not None:
             chars = (steps - tally.step) * self.options.batch_size * self.options.seq_len
-            left = chars / chars_per_second if chars_per_second else math.nan
+            left = chars / chars_per_second
         else:
             assert self.options.seconds is not None
             left = max(0.0, self.options.seconds - seconds)
@@ -496,11 +499,18 @@ class _Metrics:
 
     def note(self, event: Event) -> str | None:
         """Write one line; the first time that this fails, a complaint to show."""
+        line = (json.dumps(events.to_json(event), ensure_ascii=False) + "\n").encode()
         try:
             if self._file is None:
-                self._file = self._path.open("ab", buffering=0)
-            self._file.write((json.dumps(events.to_json(event), ensure_ascii=False) + "\n").encode())
+                self._file = self._path.open("a+b", buffering=0)
+                if self._file.tell() and self._file.seek(-1, os.SEEK_END) >= 0 and self._file.read(1) != b"\n":
+                    line = b"\n" + line  # where a full disk or a loss of power has cut a line short
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
             complaint = None if self._complained else f"{escape(str(self._path))}: {error.strerror}; training goes on"
             self._complained = True
             return complaint

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side, each with models so small that a second thread would only wait for its turn. Before torch is
+# loaded, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def memory() -> Iterator[Path]:

@@ -107,6 +107,18 @@ def test_every_instruction_set_agrees(cell: str, variant: int, monkeypatch: pyte
         assert worst(outcome(case[0], "native", *case[1:]), outcome(case[0], "reference", *case[1:])) < 2e-5
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("pool", ["torch's", "own"])
+def test_threads_share_a_batch_without_a_trace(cell: str, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if training.NATIVE is None:
+        pytest.skip("no compiler at install")
+    if pool == "own":
+        monkeypatch.setattr(training, "_openmp_pool", lambda: None)
+    monkeypatch.setattr(training, "_threads", lambda _: 3)
+    case = problem(cell, (4, 26, 11, 9, 37, 2), torch.float64)
+    assert worst(outcome(case[0], "native", *case[1:]), outcome(case[0], "reference", *case[1:])) < 1e-10
+
+
 @pytest.mark.parametrize(("path", "cell"), [*PATHS, *(("reference", cell) for cell in CELLS)])
 def test_chunked_sequence_with_carried_state_equals_whole_sequence(path: str, cell: str) -> None:
     layer, table, ids, state = problem(cell, (7, 5, 6, 4, 19, 2), torch.float64)

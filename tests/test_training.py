@@ -39,6 +39,12 @@ SMALL: dict[str, Any] = {"hidden": 12, "embedding": 5, "batch_size": 3, "seq_len
 
 
 @pytest.fixture
+def tmp_path(memory: Path) -> Path:
+    """Hundreds of saves are made here."""
+    return memory
+
+
+@pytest.fixture
 def text(tmp_path: Path) -> corpus.Corpus:
     file = tmp_path / "bottles.txt"
     file.write_text(TEXT)
@@ -122,7 +128,7 @@ from charlstm.training import Training
 text, run, kind = sys.argv[1:]
 given = corpus.read([text])
 small = dict(hidden=12, embedding=5, batch_size=3, seq_len=9, dropout=0.2, seed=5, sample_chars=0)
-options = TrainingOptions(**small, steps=300)
+options = TrainingOptions(**small, steps=120)
 made = Training.resume(given, run) if kind == "resume" else Training.start(given, run, options)
 for event in made.events():
     print(type(event).__name__, event.step if hasattr(event, "step") else "", flush=True)
