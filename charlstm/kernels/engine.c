@@ -1,12 +1,13 @@
-/* charlstm's inference engine. What it promises stands in engine.h; the arithmetic of each instruction set in engine_isa.h.
+/* charlstm's inference engine. What it promises stands in engine.h; the arithmetic of each instruction set in
+ * engine_isa.h.
  *
- * The time of one step is the time to read the weights once, so everything here serves that: weights lie in the order in which
- * they are read, in 8 bits if the caller allows; the first layer's input product, which can only be one of V values, is a table;
- * the work of a layer is cut over the threads by blocks of units, and a thread computes all gates of its units, so that there is
- * one meeting of the threads a layer and no other traffic.
+ * The time of one step is the time to read the weights once, so everything here serves that: weights lie in the order
+ * in which they are read, in 8 bits if the caller allows; the first layer's input product, which can only be one of V
+ * values, is a table; the work of a layer is cut over the threads by blocks of units, and a thread computes all gates
+ * of its units, so that there is one meeting of the threads a layer and no other traffic.
  *
- * Letters: V vocabulary, E embedding, H hidden, G gates; a group is 16 rows, a block is what one product call covers: the G gates
- * of 16 units, or up to 64 rows of the projection.
+ * Letters: V vocabulary, E embedding, H hidden, G gates; a group is 16 rows, a block is what one product call covers:
+ * the G gates of 16 units, or up to 64 rows of the projection.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -22,26 +23,26 @@
 #include <time.h>
 #include <unistd.h>
 
-#define GROUP 16            /* rows to a group: a register of AVX-512 */
+#define GROUP 16             /* rows to a group: a register of AVX-512 */
 #define Z_STRIDE (4 * GROUP) /* sums of one block and text */
-#define MOST_TEXTS 6        /* texts to a tile: with 4 gates, 24 sums in registers */
-#define BATCH_TILE 24       /* texts whose sums are kept at once: 6 kB of stack */
+#define MOST_TEXTS 6         /* texts to a tile: with 4 gates, 24 sums in registers */
+#define BATCH_TILE 24        /* texts whose sums are kept at once: 6 kB of stack */
 #define MOST_LAYERS 64
 #define MOST_THREADS 64
 #define TABLE_BYTES (8 << 20) /* a larger first-layer table would cost more memory and start than it saves time */
 #define SLICE_SECONDS 1e-3
 #define WORTH_BYTES (96 << 10) /* of weights, read by each thread: below, its meetings cost more than it saves */
-#define SPINS 4000            /* of some 20 ns each, before an idle thread sleeps: a caller in Python is back sooner */
-#define MEETING_SPINS 500     /* before a thread that waits for another lets go of its core */
+#define SPINS 4000             /* of some 20 ns each, before an idle thread sleeps: a caller in Python is back sooner */
+#define MEETING_SPINS 500      /* before a thread that waits for another lets go of its core */
 
 /* ---- instruction sets, best first ---- */
 
 typedef struct {
     void (*product32)(const float *w, const float *x, size_t x_stride, int K, float *z, int texts, int R);
-    void (*product8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x, size_t x_stride, int K,
-                     float *z, int texts, int R);
-    void (*cells)(int cell, int texts, const float *z, const float *peephole, const float *old, float *c, float *h, uint8_t *q,
-                  size_t stride);
+    void (*product8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x, size_t x_stride,
+                     int K, float *z, int texts, int R);
+    void (*cells)(int cell, int texts, const float *z, const float *peephole, const float *old, float *c, float *h,
+                  uint8_t *q, size_t stride);
     double (*softmax)(const float *logits, int n, float largest, double temperature, double *weights);
 } kernels;
 
@@ -156,7 +157,7 @@ int engine_isa_has_int8(int isa) { return isa >= 0 && isa < ISAS && isas[isa].ha
 
 /* ---- the handle ---- */
 
-/* A matrix in blocks of R groups of rows: fp32 [block][K][R][16], or int8 [block][K/4][R][16][4] with a scale for each row. */
+/* A matrix in blocks of R groups of rows: fp32 [block][K][R][16], or int8 [block][K/4][R][16][4] with a scale a row. */
 typedef struct {
     void *w;
     float *scale;    /* of a row, times 1/127 for the activation's; int8 only */
@@ -186,27 +187,32 @@ typedef struct {
 } job;
 
 struct engine {
-    void *memory;              /* what calloc gave; the handle begins at its first cache line */
+    void *memory; /* what calloc gave; the handle begins at its first cache line */
     engine_options options;
     const kernels *kernels;
-    int gates, states;         /* of the cell */
-    int width, padded;         /* H and V, rounded up to groups */
-    size_t step_bytes;         /* of weights that one step reads */
-    float *embedding;          /* (V, E) where there is no table */
-    float *table;              /* [V][block][Z_STRIDE]: the first layer's input product and bias for each symbol */
+    int gates, states; /* of the cell */
+    int width, padded; /* H and V, rounded up to groups */
+    size_t step_bytes; /* of weights that one step reads */
+    float *embedding;  /* (V, E) where there is no table */
+    float *table;      /* [V][block][Z_STRIDE]: the first layer's input product and bias for each symbol */
     matrix projection;
-    float *projection_bias;    /* (padded), −∞ beyond V: no such symbol is ever drawn */
-    float *logits;             /* (batch, padded) */
-    double *weights;           /* (batch, padded): their softmax */
+    float *projection_bias; /* (padded), −∞ beyond V: no such symbol is ever drawn */
+    float *logits;          /* (batch, padded) */
+    double *weights;        /* (batch, padded): their softmax */
     layer layers[MOST_LAYERS];
 
     job job;
-    atomic_int not_finite;     /* a text met logits that are no numbers */
-    struct pace { double step, again; } pace[13][7]; /* [log2 batch][log2 threads]: see choose_threads */
-    pid_t process;             /* threads do not survive a fork */
+    atomic_int not_finite; /* a text met logits that are no numbers */
+    struct pace {
+        double step, again;
+    } pace[13][7]; /* [log2 batch][log2 threads]: see choose_threads */
+    pid_t process; /* threads do not survive a fork */
     int workers;
     pthread_t worker[MOST_THREADS];
-    struct seat { engine *engine; int index; } seat[MOST_THREADS];
+    struct seat {
+        engine *engine;
+        int index;
+    } seat[MOST_THREADS];
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     _Alignas(64) _Atomic uint64_t ticket; /* number of the job × 256 + its threads; UINT64_MAX: go home */
@@ -215,9 +221,11 @@ struct engine {
     _Alignas(64) atomic_int meeting;
 };
 
-/* Where a row of a block comes from. The cells' slots hold gates in the order of the z that engine_isa.h reads: torch's own, but
- * for the GRU, whose n has two sums: n, r, z from the input, then r, z, n from the hidden state one slot on. */
-static const struct { int gates, states, input[4], hidden[4]; } cells[] = {
+/* Where a row of a block comes from. The cells' slots hold gates in the order of the z that engine_isa.h reads: torch's
+ * own, but for the GRU, whose n has two sums: n, r, z from the input, then r, z, n from the hidden state one slot on. */
+static const struct {
+    int gates, states, input[4], hidden[4];
+} cells[] = {
     [ENGINE_LSTM] = {4, 2, {0, 1, 2, 3}, {0, 1, 2, 3}},
     [ENGINE_PEEPHOLE] = {4, 2, {0, 1, 2, 3}, {0, 1, 2, 3}},
     [ENGINE_COUPLED] = {3, 2, {0, 1, 2}, {0, 1, 2}},
@@ -227,7 +235,10 @@ static const struct { int gates, states, input[4], hidden[4]; } cells[] = {
 
 /* ---- making it: sizes first, then the same walk again with memory under it ---- */
 
-typedef struct { char *base; uint64_t used; } arena;
+typedef struct {
+    char *base;
+    uint64_t used;
+} arena;
 
 static void *take(arena *a, uint64_t bytes)
 {
@@ -326,8 +337,8 @@ static void pack_bias(const engine *e, float *bias, const float *input, const fl
         }
 }
 
-/* Σ over blocks: the first layer's bias and input product for every symbol. Made with the product itself, from a packed matrix
- * that lives only here. */
+/* The first layer's bias and input product for every symbol. Made with the product itself, from a packed matrix that
+ * lives only here. */
 static int make_table(engine *e, const float *embedding, const float *weight)
 {
     const engine_options *o = &e->options;
@@ -344,8 +355,8 @@ static int make_table(engine *e, const float *embedding, const float *weight)
         for (int block = 0; block < blocks; block++) {
             float *z = e->table + ((size_t)id * blocks + block) * Z_STRIDE;
             memcpy(z, e->layers[0].bias + (size_t)block * Z_STRIDE, Z_STRIDE * 4);
-            e->kernels->product32((float *)((char *)m.w + block * block_bytes(&m)), embedding + (size_t)id * o->embedding, 0,
-                                  m.K, z, 1, m.R);
+            e->kernels->product32((float *)((char *)m.w + block * block_bytes(&m)),
+                                  embedding + (size_t)id * o->embedding, 0, m.K, z, 1, m.R);
         }
     free(a.base);
     return ENGINE_OK;
@@ -367,7 +378,8 @@ static int fill(engine *e, const float *const *weights)
             const float *peephole = *weights++;
             for (int r = 0; r < 3; r++)
                 for (int unit = 0; unit < H; unit++)
-                    y->peephole[((size_t)(unit / GROUP) * 3 + r) * GROUP + unit % GROUP] = peephole[(size_t)r * H + unit];
+                    y->peephole[((size_t)(unit / GROUP) * 3 + r) * GROUP + unit % GROUP] =
+                        peephole[(size_t)r * H + unit];
         }
         if (l == 0 && e->table && make_table(e, embedding, input)) return ENGINE_NO_MEMORY;
     }
@@ -407,7 +419,7 @@ engine *engine_create(const engine_options *o, const float *const *weights, int 
     lay(&a, &plan);
     *error = ENGINE_NO_MEMORY;
     if (a.used > SIZE_MAX / 2) return NULL;
-    plan.memory = calloc(1, (size_t)a.used + 64); /* its pages are real once they are touched: a large batch's may never be */
+    plan.memory = calloc(1, (size_t)a.used + 64); /* pages become real when touched: a large batch's may never be */
     if (!plan.memory) return NULL;
     a = (arena){.base = (char *)(((uintptr_t)plan.memory + 63) / 64 * 64)};
     engine *e = take(&a, sizeof plan);
@@ -485,9 +497,10 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* How many threads are fastest: 1, 2, 4 … or all that may be worth it? On a busy machine a thread that has lost its core holds up
- * all others, and one alone can be a thousand times as fast; nothing but trying tells. So each count's time for a step is kept,
- * the best is used, and another is tried again when what its last trial lost is a hundredth of the time that went by since. */
+/* How many threads are fastest: 1, 2, 4 … or all that may be worth it? On a busy machine a thread that has lost its
+ * core holds up all others, and one alone can be a thousand times as fast; nothing but trying tells. So each count's
+ * time for a step is kept, the best is used, and another is tried again when what its last trial lost is a hundredth of
+ * the time that went by since. */
 static int choose_threads(const struct pace *pace, int most, double now)
 {
     int best = 0;
@@ -536,8 +549,8 @@ static void meet(engine *e)
 }
 
 /* z += block of m · x, for texts whose activations lie `stride` apart. */
-static void multiply(const engine *e, const matrix *m, int block, const float *x, const uint8_t *q, size_t stride, float *z,
-                     int texts)
+static void multiply(const engine *e, const matrix *m, int block, const float *x, const uint8_t *q, size_t stride,
+                     float *z, int texts)
 {
     const int R = block == m->blocks - 1 ? m->last_R : m->R;
     const char *w = (const char *)m->w + block * block_bytes(m);
@@ -564,15 +577,15 @@ static void run_layer(engine *e, int l, int turn, const int32_t *ids, int first,
                        l == 0 && e->table ? e->table + ((size_t)ids[m + i] * blocks + block) * Z_STRIDE
                                           : y->bias + (size_t)block * Z_STRIDE,
                        Z_STRIDE * 4);
-            if (l > 0)
-                multiply(e, &y->input, block, y[-1].h[!turn] + at, y[-1].q[!turn] + at, width, z, texts);
+            if (l > 0) multiply(e, &y->input, block, y[-1].h[!turn] + at, y[-1].q[!turn] + at, width, z, texts);
             else if (!e->table)
                 for (int i = 0; i < texts; i++)
-                    multiply(e, &y->input, block, e->embedding + (size_t)ids[m + i] * o->embedding, NULL, 0, z + i * Z_STRIDE, 1);
+                    multiply(e, &y->input, block, e->embedding + (size_t)ids[m + i] * o->embedding, NULL, 0,
+                             z + i * Z_STRIDE, 1);
             multiply(e, &y->hidden, block, y->h[turn] + at, y->q[turn] + at, width,
                      z + (o->cell == ENGINE_GRU ? GROUP : 0), texts);
-            e->kernels->cells(o->cell, texts, z, y->peephole + (size_t)block * 3 * GROUP, y->h[turn] + unit, y->c + unit,
-                              y->h[!turn] + unit, o->int8 ? y->q[!turn] + unit : NULL, width);
+            e->kernels->cells(o->cell, texts, z, y->peephole + (size_t)block * 3 * GROUP, y->h[turn] + unit,
+                              y->c + unit, y->h[!turn] + unit, o->int8 ? y->q[!turn] + unit : NULL, width);
         }
 }
 
@@ -776,10 +789,11 @@ int engine_score(engine *e, int batch, int length, const int32_t *ids, float *st
     return run(e, &(job){.kind = SCORE, .batch = batch, .length = length, .ids = ids, .nats = nats}, state);
 }
 
-int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, double temperature, uint64_t seed,
-                    const uint64_t *streams, uint64_t position, int32_t *symbols)
+int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, double temperature,
+                    uint64_t seed, const uint64_t *streams, uint64_t position, int32_t *symbols)
 {
     if (!(temperature >= 0 && temperature <= DBL_MAX)) return ENGINE_BAD_ARGUMENT;
-    return run(e, &(job){.kind = GENERATE, .batch = batch, .length = length, .ids = ids, .temperature = temperature, .seed = seed,
-                         .streams = streams, .position = position, .symbols = symbols}, state);
+    const job drawing = {.kind = GENERATE, .batch = batch, .length = length, .ids = ids, .symbols = symbols,
+                         .temperature = temperature, .seed = seed, .streams = streams, .position = position};
+    return run(e, &drawing, state);
 }

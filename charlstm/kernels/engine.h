@@ -1,12 +1,12 @@
 /* charlstm's inference engine: a trained character-level model at work, with nothing but the C library.
  *
- * One handle is one block of memory, made by engine_create and never grown. The hidden state belongs to the caller: it goes in
- * and comes out of every call, laid out (layers, states, batch, hidden), states being h, or h and c. A handle serves one call at
- * a time; two handles know nothing of each other.
+ * One handle is one block of memory, made by engine_create and never grown. The hidden state belongs to the caller: it
+ * goes in and comes out of every call, laid out (layers, states, batch, hidden), states being h, or h and c. A handle
+ * serves one call at a time; two handles know nothing of each other.
  *
  * Weights come in torch's layout and gate order, as `charlstm/cells.py` and `charlstm/config.py` lay it down:
- *     embedding (V, E); for each layer weight_ih (G·H, in), weight_hh (G·H, H), bias_ih, bias_hh (G·H) and, in the peephole
- *     cell, peephole (3, H); projection (V, H) and its bias (V).
+ *     embedding (V, E); for each layer weight_ih (G·H, in), weight_hh (G·H, H), bias_ih, bias_hh (G·H) and, in the
+ *     peephole cell, peephole (3, H); projection (V, H) and its bias (V).
  */
 #ifndef CHARLSTM_ENGINE_H
 #define CHARLSTM_ENGINE_H
@@ -51,9 +51,10 @@ int engine_read(engine *e, int batch, int length, const int32_t *ids, float *sta
 /* The surprise of each text at its own symbols: ids (length + 1, batch) → nats (length, batch). */
 int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats);
 
-/* Each text reads ids (batch) and goes on by `length` symbols drawn from softmax(logits / temperature), temperature 0 taking
- * the likeliest. The n-th draw of text b takes the random number (seed, streams[b], position + n). symbols: (length, batch). */
-int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, double temperature, uint64_t seed,
-                    const uint64_t *streams, uint64_t position, int32_t *symbols);
+/* Each text reads ids (batch) and goes on by `length` symbols drawn from softmax(logits / temperature), temperature 0
+ * taking the likeliest. The n-th draw of text b takes the random number (seed, streams[b], position + n). symbols:
+ * (length, batch). */
+int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, double temperature,
+                    uint64_t seed, const uint64_t *streams, uint64_t position, int32_t *symbols);
 
 #endif

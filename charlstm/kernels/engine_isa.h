@@ -6,11 +6,12 @@
  *     REGISTERS    how many registers a product may use for its sums
  *     DOT          how bytes are multiplied: one of the DOT_… of engine.c
  *
- * Everything is written in vector types, so that the instances are one text; only the product of bytes needs intrinsics.
+ * All is written in vector types, so that the instances are one text; only the product of bytes needs intrinsics.
  *
- * Rows of weights are packed in groups of GROUP = 16: lane j of a vector belongs to row j, and step k multiplies column k of all
- * rows with the one activation x[k]. So nothing is summed across lanes, a sum stays in its register until it is done, and it is
- * added up in the order of k whatever the batch or the number of threads: the results are the same bits.
+ * Rows of weights are packed in groups of GROUP = 16: lane j of a vector belongs to row j, and step k multiplies column
+ * k of all rows with the one activation x[k]. So nothing is summed across lanes, a sum stays in its register until it
+ * is done, and it is added up in the order of k whatever the batch or the number of threads: the results are the same
+ * bits.
  */
 
 #define JOIN_(a, b) a##_##b
@@ -37,13 +38,13 @@ typedef uint64_t NAME(wide) __attribute__((vector_size(4 * LANES)));
  *
  * M and R are constants where these are inlined, so the loops over them unroll and `sum` is registers. */
 
-/* Vectors of rows taken at once: all, if their sums for M texts fit into the registers, else fewer, and x is read again. */
-#define AT_ONCE(M, R, vectors)                                                        \
-    ((M) * (R) * (vectors) <= REGISTERS                           ? (R) * (vectors)   \
-     : (M) * 2 * (vectors) <= REGISTERS && (R) % 2 == 0           ? 2 * (vectors)     \
-     : (M) * (vectors) <= REGISTERS                               ? (vectors)         \
-     : (M) * 2 <= REGISTERS && (vectors) > 2                      ? 2                 \
-                                                                  : 1)
+/* Vectors of rows taken at once: all, if their sums for M texts fit into the registers, else fewer, and x is reread. */
+#define AT_ONCE(M, R, vectors)                                            \
+    ((M) * (R) * (vectors) <= REGISTERS                 ? (R) * (vectors) \
+     : (M) * 2 * (vectors) <= REGISTERS && (R) % 2 == 0 ? 2 * (vectors)   \
+     : (M) * (vectors) <= REGISTERS                     ? (vectors)       \
+     : (M) * 2 <= REGISTERS && (vectors) > 2            ? 2               \
+                                                        : 1)
 
 INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K, float *z, const int M, const int R)
 {
@@ -61,8 +62,8 @@ INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K,
     }
 }
 
-/* Four activations, u8 with an offset of 128, for all lanes; and sum += Σ of four w·x in each lane. The offset's share of a
- * row, 128·Σw, is the same at every step, and is taken off by whoever reads the sum. */
+/* Four activations, u8 with an offset of 128, for all lanes; and sum += Σ of four w·x in each lane. The offset's share
+ * of a row, 128·Σw, is the same at every step, and is taken off by whoever reads the sum. */
 #if DOT == DOT_VNNI512
 #define SPREAD(x) ((ints)_mm512_set1_epi32(x))
 #define ADD_DOT(sum, w, x) ((ints)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), _mm512_load_si512(w)))
@@ -89,8 +90,8 @@ INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
 #define ADD_DOT(sum, w, x) NAME(add_dot)(sum, w, x)
 #endif
 
-INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x, size_t x_stride, int K,
-                        float *z, const int M, const int R)
+INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x, size_t x_stride,
+                        int K, float *z, const int M, const int R)
 {
     const int rows = AT_ONCE(M, R, DOT_VECTORS), bytes = 4 * GROUP / DOT_VECTORS;
     for (int first = 0; first < R * DOT_VECTORS; first += rows) {
@@ -126,14 +127,14 @@ INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offs
         case 3: NAME(tile)(__VA_ARGS__, M, 3); break; \
         default: NAME(tile)(__VA_ARGS__, M, 4);       \
     }
-#define EACH_TILE(tile, ...)                                                                 \
+#define EACH_TILE(tile, ...)                                                                  \
     for (int m = 0, size; m < texts; m += size, x += size * x_stride, z += size * Z_STRIDE) { \
-        const int left = texts - m;                                                          \
-        size = left >= MOST_TEXTS ? MOST_TEXTS : left >= 4 ? 4 : left >= 2 ? 2 : 1;          \
-        if (size == MOST_TEXTS) EACH_R(tile, MOST_TEXTS, __VA_ARGS__)                        \
-        else if (size == 4) EACH_R(tile, 4, __VA_ARGS__)                                     \
-        else if (size == 2) EACH_R(tile, 2, __VA_ARGS__)                                     \
-        else EACH_R(tile, 1, __VA_ARGS__)                                                    \
+        const int left = texts - m;                                                           \
+        size = left >= MOST_TEXTS ? MOST_TEXTS : left >= 4 ? 4 : left >= 2 ? 2 : 1;           \
+        if (size == MOST_TEXTS) EACH_R(tile, MOST_TEXTS, __VA_ARGS__)                         \
+        else if (size == 4) EACH_R(tile, 4, __VA_ARGS__)                                      \
+        else if (size == 2) EACH_R(tile, 2, __VA_ARGS__)                                      \
+        else EACH_R(tile, 1, __VA_ARGS__)                                                     \
     }
 
 static TARGET void NAME(product32)(const float *w, const float *x, size_t x_stride, int K, float *z, int texts, int R)
@@ -151,8 +152,8 @@ static TARGET void NAME(product8)(const int8_t *w, const float *scale, const int
 
 #define SELECT(mask, a, b) ((((bits)(mask)) & (bits)(a)) | (~((bits)(mask)) & (bits)(b)))
 
-/* 2^x to 1e-8 of itself, for any x: the whole part of x goes into the exponent's bits, the rest, in [-1/2, 1/2], through the
- * Taylor series of e^(x ln 2). NaN stays NaN. */
+/* 2^x to 1e-8 of itself, for any x: the whole part of x goes into the exponent's bits, the rest, in [-1/2, 1/2],
+ * through the Taylor series of e^(x ln 2). NaN stays NaN. */
 INLINE floats NAME(exp2)(floats x)
 {
     x = (floats)SELECT(x < -126, (floats){} - 126, x);
@@ -173,10 +174,10 @@ INLINE floats NAME(exp2)(floats x)
 INLINE floats NAME(sigmoid)(floats x) { return 1.0f / (1.0f + NAME(exp2)(x * -1.4426950f)); }
 INLINE floats NAME(tanh)(floats x) { return 1.0f - 2.0f / (1.0f + NAME(exp2)(x * 2.8853901f)); }
 
-/* From the sums z (texts, Z_STRIDE) of one group to the new state. c, h and q point at the group's first unit of the first text,
- * `stride` apart; old is the old h; q, where it is not NULL, receives h in 8 bits: 127·h + 128. */
-static TARGET void NAME(cells)(int cell, int texts, const float *z, const float *peephole, const float *old, float *c, float *h,
-                               uint8_t *q, size_t stride)
+/* From the sums z (texts, Z_STRIDE) of one group to the new state. c, h and q point at the group's first unit of the
+ * first text, `stride` apart; old is the old h; q, where it is not NULL, receives h in 8 bits: 127·h + 128. */
+static TARGET void NAME(cells)(int cell, int texts, const float *z, const float *peephole, const float *old, float *c,
+                               float *h, uint8_t *q, size_t stride)
 {
     for (int m = 0; m < texts; m++, z += Z_STRIDE, old += stride, c += stride, h += stride) {
         for (int v = 0; v < GROUP; v += LANES) {
@@ -191,7 +192,8 @@ static TARGET void NAME(cells)(int cell, int texts, const float *z, const float 
                     out = SIGMOID(Z(3)) * TANH(cell_new);
                     break;
                 case ENGINE_PEEPHOLE:
-                    cell_new = SIGMOID(Z(1) + P(1) * cell_old) * cell_old + SIGMOID(Z(0) + P(0) * cell_old) * TANH(Z(2));
+                    cell_new =
+                        SIGMOID(Z(1) + P(1) * cell_old) * cell_old + SIGMOID(Z(0) + P(0) * cell_old) * TANH(Z(2));
                     out = SIGMOID(Z(3) + P(2) * cell_new) * TANH(cell_new);
                     break;
                 case ENGINE_COUPLED: { /* z: f, g, o */
@@ -209,7 +211,8 @@ static TARGET void NAME(cells)(int cell, int texts, const float *z, const float 
             }
             *(floats *)(c + v) = cell_new;
             *(floats *)(h + v) = out;
-            if (q) *(NAME(bytes) *)(q + v) = __builtin_convertvector((bits)(out * 127.0f + (0x1.8p23f + 128)) & 255, NAME(bytes));
+            const bits steps = (bits)(out * 127.0f + (0x1.8p23f + 128)) & 255; /* rounded as in exp2 */
+            if (q) *(NAME(bytes) *)(q + v) = __builtin_convertvector(steps, NAME(bytes));
 #undef Z
 #undef P
 #undef SIGMOID
@@ -221,14 +224,15 @@ static TARGET void NAME(cells)(int cell, int texts, const float *z, const float 
 
 /* ---- the softmax before its division ---- */
 
-/* weights[i] = e^((logits[i] − largest)/temperature) for i < n, a multiple of 16; returns their sum. Good to 2e-15; what is under
- * 2^-1022 is 0, so a logit of −∞ is a symbol of weight 0. */
+/* weights[i] = e^((logits[i] − largest)/temperature) for i < n, a multiple of 16; returns their sum. Good to 2e-15;
+ * what is under 2^-1022 is 0, so a logit of −∞ is a symbol of weight 0. */
 static TARGET double NAME(softmax)(const float *logits, int n, float largest, double temperature, double *weights)
 {
     static const double taylor[] = {2.5678435993488206e-11, 4.4455382718708116e-10, 7.0549116208011233e-9,
                                     1.0178086009239699e-7,  1.3215486790144309e-6,  1.5252733804059840e-5,
                                     1.5403530393381610e-4,  1.3333558146428443e-3,  9.6181291076284772e-3,
-                                    5.5504108664821580e-2,  2.4022650695910071e-1,  6.9314718055994531e-1,  1.0};
+                                    5.5504108664821580e-2,  2.4022650695910071e-1,  6.9314718055994531e-1,
+                                    1.0}; /* (ln 2)^k/k!, k from 12 to 0 */
     doubles total = {0};
     for (int i = 0; i < n; i += LANES / 2) {
         doubles x = __builtin_convertvector(*(const NAME(half) *)(logits + i), doubles) - (double)largest;
