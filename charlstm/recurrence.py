@@ -90,7 +90,7 @@ class Recurrence(nn.Module):
                 run = _vendor if path == "vendor" else _reference
                 x, final = run(cell, embedding[ids] if x is None else x, state[layer], weights)
             finals.append(final)
-            x = _drop(x, dropout, generator)
+            x = _drop(path, x, dropout, generator)
         assert x is not None
         return x, torch.stack(finals)
 
@@ -213,8 +213,29 @@ class _Scan(torch.autograd.Function):
         return None, None, None, d_source, None, gradients.state, d_weight, gradients.bias, gradients.peephole
 
 
-def _drop(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+def _drop(path: str, x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout (Srivastava et al. 2014), repeatable from its generator."""
     if share == 0:
         return x
+    if path == "native":
+        first, second = torch.randint(2**32, (2,), generator=generator).tolist()
+        dropped: Tensor = _Dropout.apply(x, share, (first, second))  # type: ignore[no-untyped-call]
+        return dropped
     keep = torch.empty_like(x).bernoulli_(1 - share, generator=generator)
     return x * keep.div_(1 - share)
+
+
+class _Dropout(torch.autograd.Function):
+    """The mask is computed twice and never stored."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float, keys: tuple[int, int]) -> Tensor:
+        assert training.NATIVE is not None
+        ctx.share, ctx.keys = share, keys
+        return training.NATIVE.drop(x, share, keys)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
+        assert training.NATIVE is not None
+        return training.NATIVE.drop(d_y, ctx.share, ctx.keys), None, None

@@ -168,12 +168,22 @@ def test_two_swapped_gates_are_noticed(cell: str) -> None:
     assert worst(outcome(layer, "plain", table, ids, state)[:2], expected[:2]) > 1e-3
 
 
-def test_dropout_keeps_the_mean_and_repeats_with_its_generator() -> None:
-    x = torch.ones(40, 50, 60)
-    dropped = recurrence._drop(x, 0.25, torch.Generator().manual_seed(3))
-    assert torch.equal(dropped, recurrence._drop(x, 0.25, torch.Generator().manual_seed(3)))
+@pytest.mark.parametrize("path", [path for path, cell in PATHS if cell == "lstm"])
+def test_dropout_keeps_the_mean_and_repeats_with_its_generator(path: str) -> None:
+    def drop(seed: int) -> Tensor:
+        return recurrence._drop(path, x, 0.25, torch.Generator().manual_seed(seed))
+
+    x = torch.ones(40, 50, 60, requires_grad=True)
+    dropped = drop(3)
+    assert torch.equal(dropped, drop(3))
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
-    assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
+    assert float(dropped.detach().mean()) == pytest.approx(1, abs=0.01)
+    both = (dropped == 0) & (drop(4) == 0)
+    assert float(both.float().mean()) == pytest.approx(0.25**2, abs=0.005)  # two masks know nothing of each other
+    for axis in range(3):
+        assert float(dropped.detach().mean(axis).std()) < 2 * (1 / 3 / (120_000 / dropped.mean(axis).numel())) ** 0.5
+    (gradient,) = torch.autograd.grad(dropped.sum(), x)
+    assert torch.equal(gradient, dropped.detach())  # what was dropped has no gradient, the rest is scaled alike
 
 
 @pytest.mark.parametrize("path", [path for path, cell in PATHS if cell == "lstm" and path != "vendor"])

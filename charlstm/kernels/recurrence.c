@@ -47,6 +47,15 @@ struct scan {
     void *d_source;          /* (V, G·H) likewise zeroed; only where `index` is given */
 };
 
+/* y = x with each number dropped by chance, the others scaled up. The same keys drop the same places, forward and backward. */
+struct drop {
+    const void *x;
+    void *y;
+    int64_t n, threads;
+    double share; /* of the numbers that are dropped */
+    uint32_t key, second_key;
+};
+
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* What `thread` of `threads` does of `count` things, in multiples of `grain`. */
@@ -83,6 +92,13 @@ static inline __attribute__((always_inline)) double exp_f64(double x) { return e
 #else
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
+
+/* A permutation of 32 bits in which every bit of the input moves every bit of the output (constants of C. Wellons, 2018). */
+static inline __attribute__((always_inline)) uint32_t mix(uint32_t x) {
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    return x ^ x >> 16;
+}
 
 #define GLUE3(a, b, c) a##_##b##_##c
 #define GLUE(a, b, c) GLUE3(a, b, c)
@@ -135,18 +151,19 @@ static inline __attribute__((always_inline)) double exp_f64(double x) { return e
 typedef void loop(const void *task, int64_t thread);
 typedef void gomp_parallel(void (*)(void *), void *, unsigned, unsigned);
 
-enum operation { PRODUCT, PACK_FORWARD, FORWARD, PACK_BACKWARD, BACKWARD, ADD_ROWS };
+enum operation { PRODUCT, PACK_FORWARD, FORWARD, PACK_BACKWARD, BACKWARD, ADD_ROWS, DROP, OPERATIONS };
 
 struct variant {
     const char *name;
     int64_t tile_width[2]; /* columns of a tile, for float and double */
-    loop *loops[6][2];
+    loop *loops[OPERATIONS][2];
 };
 
 #define PAIR(base, isa) {base##_float_##isa, base##_double_##isa}
 #define VARIANT(isa, vb)                                                                                              \
     {#isa, {2 * (vb) / 4, 2 * (vb) / 8}, {PAIR(product, isa), PAIR(pack_forward, isa), PAIR(forward, isa),            \
-                                          PAIR(pack_backward, isa), PAIR(backward, isa), PAIR(add_rows, isa)}}
+                                          PAIR(pack_backward, isa), PAIR(backward, isa), PAIR(add_rows, isa),         \
+                                          PAIR(drop, isa)}}
 
 static const struct variant variants[] = {
     VARIANT(plain, 16),
@@ -224,4 +241,8 @@ void charlstm_backward(const struct scan *task, int variant, int is_double, gomp
     run(variants[variant].loops[PACK_BACKWARD][is_double], task, task->threads, pool);
     run(variants[variant].loops[BACKWARD][is_double], task, task->threads, pool);
     if (task->index) run(variants[variant].loops[ADD_ROWS][is_double], task, task->threads, pool);
+}
+
+void charlstm_drop(const struct drop *task, int variant, int is_double, gomp_parallel *pool) {
+    run(variants[variant].loops[DROP][is_double], task, task->threads, pool);
 }

@@ -308,6 +308,21 @@ static void NAME(add_rows)(const void *argument, int64_t thread) {
         }
 }
 
+/* ---- Dropout: number k stays where a hash of k and the keys is no less than `share` of its range. ---- */
+
+static void NAME(drop)(const void *argument, int64_t thread) {
+    const struct drop *d = argument;
+    const REAL *restrict x = d->x, scale = (REAL)(1 / (1 - d->share));
+    REAL *restrict y = d->y;
+    const uint32_t limit = (uint32_t)(d->share * 4294967296.0), key = d->key, second_key = d->second_key;
+    int64_t from, to;
+    share(d->n, 64, thread, d->threads, &from, &to);
+    for (int64_t k = from; k < to; k++) {
+        uint32_t drawn = mix(mix((uint32_t)k + key) ^ second_key);
+        y[k] = drawn >= limit ? x[k] * scale : 0;
+    }
+}
+
 #undef NV
 #undef LANES
 #undef NR

@@ -45,6 +45,13 @@ class _Scan(ctypes.Structure):
     ]
 
 
+class _Drop(ctypes.Structure):
+    _fields_ = [
+        *(("x", _pointer), ("y", _pointer), ("n", _long), ("threads", _long)),
+        *(("share", ctypes.c_double), ("key", ctypes.c_uint32), ("second_key", ctypes.c_uint32)),
+    ]
+
+
 class Native:
     """The library, at one of its instruction sets (counted from the plainest; -1 is the best that runs here)."""
 
@@ -53,7 +60,7 @@ class Native:
         library.charlstm_product_scratch.restype = _long
         library.charlstm_scan_scratch.restype = _long
         library.charlstm_scan_scratch.argtypes = [ctypes.c_int, ctypes.c_int, _long, _long]
-        for name in ("product", "forward", "backward"):
+        for name in ("product", "forward", "backward", "drop"):
             call = getattr(library, f"charlstm_{name}")
             call.argtypes, call.restype = [_pointer, ctypes.c_int, ctypes.c_int, _pointer], None
         self._library = library
@@ -73,6 +80,14 @@ class Native:
         task = _Product(*pointers, M, N, K, *a.stride(), *b.stride(), out.stride(0), add, threads)
         self.run("product", task, a.dtype)
         return out
+
+    def drop(self, x: Tensor, share: float, keys: tuple[int, int]) -> Tensor:
+        """x with `share` of its numbers dropped and the others scaled up; which ones, the two 32-bit keys decide."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        task = _Drop(x.data_ptr(), y.data_ptr(), x.numel(), _threads(x.numel()), share, *keys)
+        self.run("drop", task, x.dtype)
+        return y
 
     def scan_scratch(self, cell: str, hidden: int, dtype: torch.dtype) -> int:
         """Elements of `_Scan.packed`."""
