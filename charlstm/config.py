@@ -107,23 +107,23 @@ class TrainingOptions:
         _one_of("cell", self.cell, get_args(Cell))
         _one_of("device", self.device, get_args(Device))
         _one_of("on_divergence", self.on_divergence, get_args(OnDivergence))
-        _whole("hidden", self.hidden, 1, MAX_HIDDEN)
-        _whole("layers", self.layers, 1, MAX_LAYERS)
-        _whole("embedding", self.embedding, 1, MAX_HIDDEN)
-        _whole("steps", self.steps, 1, 2**53)
-        _whole("batch_size", self.batch_size, 1, 2**20)
-        _whole("seq_len", self.seq_len, 1, 2**20)
+        _whole("hidden", self.hidden, 1, MAX_HIDDEN, optional=True)
+        _whole("layers", self.layers, 1, MAX_LAYERS, optional=True)
+        _whole("embedding", self.embedding, 1, MAX_HIDDEN, optional=True)
+        _whole("steps", self.steps, 1, 2**53, optional=True)
+        _whole("batch_size", self.batch_size, 1, 2**20, optional=True)
+        _whole("seq_len", self.seq_len, 1, 2**20, optional=True)
         _whole("validations", self.validations, 1, 10_000)
         _whole("sample_chars", self.sample_chars, 0, 100_000)
-        _whole("threads", self.threads, 1, 4096)
+        _whole("threads", self.threads, 1, 4096, optional=True)
         _whole("seed", self.seed, 0, 2**63 - 1)
-        _real("dropout", self.dropout, 0, 0.95)
+        _real("dropout", self.dropout, 0, 0.95, optional=True)
         _real("forget_bias", self.forget_bias, -100, 100)
-        _real("epochs", self.epochs, 1e-9, 1e9)
-        _real("seconds", self.seconds, 1e-3, 1e9)
-        _real("lr", self.lr, 0, 1e30)
+        _real("epochs", self.epochs, 1e-9, 1e9, optional=True)
+        _real("seconds", self.seconds, 1e-3, 1e9, optional=True)
+        _real("lr", self.lr, 0, 1e30, optional=True)
         _real("warmup", self.warmup, 0, 1)
-        _real("weight_decay", self.weight_decay, 0, 1e6)
+        _real("weight_decay", self.weight_decay, 0, 1e6, optional=True)
         _real("beta1", self.beta1, 0, 0.999999)
         _real("beta2", self.beta2, 0, 0.999999)
         _real("clip", self.clip, 1e-9, 1e9)
@@ -146,6 +146,14 @@ class TrainingConfig(TrainingOptions):
     lr: float = field(kw_only=True)
     weight_decay: float = field(kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chosen = ("hidden", "layers", "embedding", "dropout", "batch_size", "seq_len", "lr", "weight_decay")
+        if missing := [flag(name) for name in chosen if getattr(self, name) is None]:
+            raise UsageError(f"a training needs a value for {', '.join(missing)}")
+        if self.epochs is None and self.steps is None and self.seconds is None:
+            raise UsageError("a training needs a budget: --epochs, --steps or --time")
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -166,7 +174,7 @@ class SamplingConfig:
         if math.isinf(self.temperature):
             raise UsageError("--temp must be a finite number of at least 0, not inf")
         _whole("length", self.length, 0, 2**53)
-        _whole("seed", self.seed, 0, 2**63 - 1)
+        _whole("seed", self.seed, 0, 2**63 - 1, optional=True)
         _whole("count", self.count, 1, 1_000_000)
 
 
@@ -210,15 +218,15 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if value is None:
+def _whole(name: str, value: object, low: int, high: int, *, optional: bool = False) -> None:
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise UsageError(f"{flag(name)} must be a whole number from {low} to {high}, not {_show(value)}")
 
 
-def _real(name: str, value: object, low: float, high: float) -> None:
-    if value is None:
+def _real(name: str, value: object, low: float, high: float, *, optional: bool = False) -> None:
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         bounds = f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"

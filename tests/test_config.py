@@ -1,0 +1,92 @@
+"""Settings: each checked where it is made, with the flag's name in the message."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlstm import recipe
+from charlstm.cells import GATES
+from charlstm.config import (
+    ModelConfig,
+    SamplingConfig,
+    TrainingConfig,
+    TrainingOptions,
+    from_json,
+    parse_duration,
+    to_json,
+)
+from charlstm.errors import UsageError
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, 1.5, "64", True, math.nan, 10**9])
+@pytest.mark.parametrize("field", ["vocab_size", "hidden", "layers", "embedding"])
+def test_a_model_has_whole_sizes_within_bounds(field: str, value: Any) -> None:
+    sizes = {"vocab_size": 5, "hidden": 4, "layers": 1, "embedding": 3, field: value}
+    with pytest.raises(UsageError, match=f"--{field.replace('_', '-')} must be a whole number from 1"):
+        ModelConfig(**sizes)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_parameters_are_those_of_the_layers_that_torch_makes(cell: str) -> None:
+    import torch
+
+    config = ModelConfig(11, 6, 3, 5, cell)  # type: ignore[arg-type]
+    gates = len(GATES[cell])
+    layers = sum(gates * 6 * (inputs + 6 + 2) for inputs in (5, 6, 6)) + (3 * 3 * 6 if cell == "peephole" else 0)
+    assert config.parameters() == 11 * 5 + layers + 11 * 6 + 11
+    if cell in ("lstm", "gru", "rnn"):
+        theirs = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[cell](5, 6, 3)
+        ours = {k.removeprefix("recurrence."): v for k, v in config.shapes().items() if k.startswith("recurrence.")}
+        assert ours == {name: tuple(parameter.shape) for name, parameter in theirs.named_parameters()}
+
+
+@pytest.mark.parametrize("given_", [{"steps": 1, "epochs": 1}, {"seconds": 3.0, "steps": 2}])
+def test_a_run_has_one_budget(given_: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="one budget"):
+        TrainingOptions(**given_)
+
+
+@pytest.mark.parametrize("temperature", [-1, math.nan, math.inf, None])
+def test_a_temperature_that_is_no_temperature_is_refused(temperature: Any) -> None:
+    with pytest.raises(UsageError, match="--temp"):
+        SamplingConfig(temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("3m", 180), ("1h", 3600), ("1h30m", 5400), ("45", 45), ("1.5m", 90), (" 2m5s ", 125)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "m", "-3m", "3 minutes", "1m1h", "inf", "1e3"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--time"):
+        parse_duration(text)
+
+
+@given(chars=st.integers(2, 10**9), symbols=st.integers(1, 10**5), seconds=st.none() | st.floats(0.01, 1e6))
+def test_the_recipe_makes_every_choice_and_keeps_those_that_were_made(
+    chars: int, symbols: int, seconds: float | None
+) -> None:
+    options = TrainingOptions(seconds=seconds, cell="gru", lr=0.5, dropout=0.0)
+    chosen = recipe.choose(options, chars, symbols)
+    assert (chosen.cell, chosen.lr, chosen.dropout) == ("gru", 0.5, 0.0)
+    assert chosen.seconds == (recipe.DEFAULT_SECONDS if seconds is None else seconds)
+    assert from_json(TrainingConfig, to_json(chosen)) == chosen
+
+
+@pytest.mark.parametrize("missing", [field.name for field in fields(TrainingConfig) if field.name in ("hidden", "lr")])
+def test_a_saved_training_with_a_hole_is_refused(missing: str) -> None:
+    values = to_json(recipe.choose(TrainingOptions(), 10**6, 65))
+    with pytest.raises(UsageError, match=f"--{missing}"):
+        from_json(TrainingConfig, {**values, missing: None})
+    with pytest.raises(UsageError, match="budget"):
+        from_json(TrainingConfig, {**values, "seconds": None})
