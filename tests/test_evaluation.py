@@ -70,7 +70,7 @@ def test_each_transition_counts_once_whatever_the_length_the_streams_and_the_chu
     draws = np.random.default_rng(1)
     for length in [*range(2, 40), 64, 65, 66, 199, 200]:
         for streams in (1, 2, 3, 5, 9):
-            monkeypatch.setattr(evaluation, "CHUNK", int(draws.integers(1, 18)))
+            monkeypatch.setattr(evaluation, "CHUNK", streams * int(draws.integers(1, 18)))
             score = evaluation.evaluate(engine, text[:length], streams=streams, warm_up=1)
             assert (score.chars, score.transitions) == (length, length - 1)
             assert abs(score.nats_per_char - nats[: length - 1].mean()) < 1e-6, (length, streams)
