@@ -2,6 +2,7 @@
 
     python bench/train_speed.py                 the shapes of the README's table
     python bench/train_speed.py --cells         every cell at 1 x 512, against torch's own where it has one
+                                                and against the lstm
     python bench/train_speed.py --sweep         H from 64 to 1024 by B from 16 to 128: is any shape behind stock?
 
 Stock is nn.Embedding -> nn.LSTM (GRU, RNN) -> nn.Linear with the same fused AdamW and clipping; charlstm is the
@@ -38,6 +39,7 @@ from charlstm.model import Network
 from charlstm.optimisation import Optimiser
 from charlstm.recipe import choose
 
+Shape = tuple[Cell, int, int, int, int]  # cell, L, H, B, T
 VOCABULARY = 65
 TABLE = [(1, 256, 64, 64), (1, 512, 64, 128), (2, 512, 64, 128), (1, 1024, 64, 128), (2, 128, 50, 50)]
 SWEEP = [(1, hidden, batch, 64) for hidden in (64, 128, 256, 512, 1024) for batch in (16, 32, 64, 128)]
@@ -111,7 +113,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def work(orders: Connection, number: int, shape: tuple[Cell, int, int, int, int], keep: bool) -> None:
+def work(orders: Connection, number: int, shape: Shape, keep: bool) -> None:
     """A side's process: steps when it is told to, and answers with the seconds that it took."""
     if keep:
         training.keep_pages()
@@ -123,22 +125,22 @@ def work(orders: Connection, number: int, shape: tuple[Cell, int, int, int, int]
         orders.send(seconds(side.step))
 
 
-def compare(shape: tuple[Cell, int, int, int, int], count: int, budget: float, stock_keeps: bool) -> list[float]:
-    """Median seconds of a step of each of `count` sides, in turn, for about `budget` seconds, five rounds at least."""
+def compare(jobs: list[tuple[Shape, int, bool]], budget: float) -> list[float]:
+    """Median seconds of a step of each job (shape, side, whether it keeps its pages), in turn, five rounds at least."""
     spawn = multiprocessing.get_context("spawn")
     lines, workers = [], []
-    for number in range(count):
+    for shape, number, keep in jobs:
         here, there = spawn.Pipe()
-        workers.append(spawn.Process(target=work, args=(there, number, shape, number == 0 or stock_keeps)))
+        workers.append(spawn.Process(target=work, args=(there, number, shape, keep)))
         workers[-1].start()
         lines.append(here)
-    times: list[list[float]] = [[] for _ in range(count)]
+    times: list[list[float]] = [[] for _ in jobs]
     began = None
     while len(times[0]) < 6 or (began and time.perf_counter() - began < budget and len(times[0]) < 300):
         for line, taken in zip(lines, times, strict=True):
             line.send("step")
             taken.append(line.recv())
-        began = began or time.perf_counter()  # the first round waits for both to have started
+        began = began or time.perf_counter()  # the first round waits for all to have started
     for line, worker in zip(lines, workers, strict=True):
         line.send("stop")
         worker.join()
@@ -203,35 +205,30 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; {' '.join(sys.argv)}")
     limit = product_speed()
     print(f"2048 x 2048 x 2048 in float32: {limit / 1e9:.0f} GFLOP/s\n")
-    print("cell      L     H    B    T   charlstm      stock  ratio  share   of our step, percent")
-    shapes = SWEEP if arguments.sweep else TABLE
-    rows: list[tuple[Cell, int, int, int, int]] = [("lstm", *shape) for shape in shapes]
+    versus = "  over lstm" if arguments.cells else ""
+    print(f"cell      L     H    B    T   charlstm      stock  ratio  share{versus}   of our step, percent")
+    rows: list[Shape] = [("lstm", *shape) for shape in (SWEEP if arguments.sweep else TABLE)]
     if arguments.cells:
         rows = [(cell, 1, 512, 64, 128) for cell in get_args(Cell)]
     slower = 0
-    base: dict[str, float] = {}
-    for cell, layers, hidden, batch, steps in rows:
-        both = sides(cell, layers, hidden, batch, steps)
+    for shape in rows:
+        cell, layers, hidden, batch, steps = shape
+        both = sides(*shape)
+        jobs: list[tuple[Shape, int, bool]] = [(shape, 0, True)]
         if len(both) == 2:
             check(both)
-        taken = compare((cell, layers, hidden, batch, steps), len(both), arguments.seconds, arguments.stock_keeps_pages)
-        ours = batch * steps / taken[0]
-        base[cell] = ours
-        share = needed(cell, layers, hidden) * ours / limit
-        stock = (
-            f"{batch * steps / taken[1]:10,.0f} {taken[1] / taken[0]:6.2f}" if len(taken) == 2 else f"{'-':>10}      -"
-        )
-        slower += len(taken) == 2 and taken[1] < taken[0]
+            jobs.append((shape, 1, arguments.stock_keeps_pages))
+        if arguments.cells:
+            jobs.append((("lstm", *shape[1:]), 0, True))
+        taken = compare(jobs, arguments.seconds)
+        speeds = [batch * steps / median for median in taken]
+        stock = f"{speeds[1]:10,.0f} {speeds[0] / speeds[1]:6.2f}" if len(both) == 2 else f"{'-':>10}      -"
+        slower += len(both) == 2 and speeds[0] < speeds[1]
+        share = needed(cell, layers, hidden) * speeds[0] / limit
+        versus = f"{speeds[0] / speeds[-1]:11.2f}" if arguments.cells else ""
         where = parts(both[0]) if training.NATIVE else ""
-        print(
-            f"{cell:8} {layers:2} {hidden:5} {batch:4} {steps:4} {ours:10,.0f} {stock} {share:6.0%}   {where}",
-            flush=True,
-        )
-    if arguments.cells:
-        print(
-            "\ncharacters a second over the LSTM's: "
-            + ", ".join(f"{c} {s / base['lstm']:.2f}" for c, s in base.items())
-        )
+        sizes = f"{layers:2} {hidden:5} {batch:4} {steps:4}"
+        print(f"{cell:8} {sizes} {speeds[0]:10,.0f} {stock} {share:6.0%}{versus}   {where}", flush=True)
     print(f"\nrows slower than stock: {slower}; speeds in characters a second")
 
 
