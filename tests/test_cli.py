@@ -21,6 +21,7 @@ import charlstm
 from charlstm import bundled, checkpoint, evaluation, library
 from charlstm.cli import app
 from charlstm.config import TrainingOptions, flag
+from charlstm.kernels import native
 
 Capture = pytest.CaptureFixture[str]
 
@@ -335,6 +336,14 @@ def test_eval_states_its_protocol_and_exact_is_one_stream(in_folder: Path, capfd
     streams, exact = (here(capfd, "eval", "-c", "run", "long", *more).text for more in ([], ["--exact"]))
     assert f"streams, each warmed up on {evaluation.WARM_UP} characters" in streams
     assert "exact: one stream" in exact
+
+
+@pytest.mark.skipif(not native.isas(), reason="int8 needs the native engine")
+def test_eval_in_int8_says_what_it_costs(in_folder: Path, capfd: Capture) -> None:
+    known_corpus(in_folder)
+    result = json.loads(here(capfd, "eval", "-c", "run", "--precision", "int8", "--json").out)
+    assert result["int8_cost_bits_per_char"] == library.load("run").int8_cost()
+    assert "cost of int8" in here(capfd, "eval", "-c", "run", "--precision", "int8").text
 
 
 def test_eval_in_a_pipe_is_aligned_plain_lines(in_folder: Path, capfd: Capture) -> None:

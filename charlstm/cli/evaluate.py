@@ -43,10 +43,16 @@ def evaluate(
     from charlstm import corpus, library
 
     model = library.load(checkpoint, precision=precision, threads=threads)
-    score = model.evaluate(corpus.read_text(text, encoding=encoding) if text else None, exact=exact)
+    read = corpus.read_text(text, encoding=encoding) if text else None
+    score = model.evaluate(read, exact=exact)
     used = {"checkpoint": str(model.path), "engine": model.scorer.description}
+    result = {**asdict(score), **used, "text": text}
+    if precision == "int8":
+        in_fp32 = library.load(model.path, precision="fp32", threads=threads).evaluate(read, exact=exact)
+        result["int8_cost_bits_per_char"] = cost = score.bits_per_char - in_fp32.bits_per_char
+        used["cost of int8"] = f"{cost:+.5f} bits per character"
     if as_json:
-        put(json.dumps({**asdict(score), **used, "text": text}) + "\n")
+        put(json.dumps(result) + "\n")
         return
     facts(
         [
