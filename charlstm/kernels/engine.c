@@ -198,7 +198,7 @@ struct engine {
     matrix projection;
     float *projection_bias; /* (padded), −∞ beyond V: no such symbol is ever drawn */
     float *logits;          /* (batch, padded) */
-    double *weights;        /* (batch, padded): their softmax */
+    double *weights;        /* (batch or threads, padded): softmax of a text's logits, or each thread's own of one text's */
     layer layers[MOST_LAYERS];
 
     job job;
@@ -286,7 +286,7 @@ static void lay(arena *a, engine *e)
     lay_matrix(a, &e->projection, used, o->hidden, R, groups - (used - 1) * R, o->int8);
     e->projection_bias = take(a, (uint64_t)e->padded * 4);
     e->logits = take(a, (uint64_t)o->batch * e->padded * 4);
-    e->weights = take(a, (uint64_t)o->batch * e->padded * 8);
+    e->weights = take(a, (uint64_t)(o->batch > o->threads ? o->batch : o->threads) * e->padded * 8);
 }
 
 /* Copy `count` ≤ 16 rows, (count, K) in memory, into slot r of a block. */
@@ -504,20 +504,24 @@ static double seconds(void)
 static int choose_threads(const struct pace *pace, int most, double now)
 {
     int best = 0;
-    for (int i = 1; 1 << i < 2 * most; i++)
+    for (int i = 0; 1 << i < 2 * most; i++) {
+        if (pace[i].step == 0) return i; /* not tried yet */
         if (pace[i].step < pace[best].step) best = i;
+    }
     for (int i = 0; 1 << i < 2 * most; i++)
         if (i != best && pace[i].again <= now) return i;
     return best;
 }
 
+/* One slice that met an interruption may not make the best count look bad for long: it counts four times what it was. */
 static void note_pace(struct pace *pace, int used, int most, double step, int steps, double now)
 {
-    double best = step;
+    const double before = pace[used].step;
+    double best = before > 0 ? before : step;
     for (int i = 0; 1 << i < 2 * most; i++)
         if (pace[i].step > 0 && pace[i].step < best) best = pace[i].step;
-    pace[used].step = pace[used].step > 0 ? (pace[used].step + step) / 2 : step;
-    pace[used].again = now + 100 * steps * (step - best);
+    pace[used].step = before == 0 ? step : (before + (step < 4 * before ? step : 4 * before)) / 2;
+    pace[used].again = best == before ? now : now + 100 * steps * (step - best);
 }
 
 /* ---- a step ---- */
@@ -637,11 +641,12 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-static int32_t draw(engine *e, int text, uint64_t place)
+/* The symbol drawn for a text; `row` of the weights is for this thread's use alone. */
+static int32_t draw(engine *e, int text, int row, uint64_t place)
 {
     const uint64_t gamma = 0x9E3779B97F4A7C15u;
     const float *logits = e->logits + (size_t)text * e->padded;
-    double *heap = e->weights + (size_t)text * e->padded;
+    double *heap = e->weights + (size_t)row * e->padded;
     float largest;
     const int best = likeliest(e, logits, &largest);
     if (best < 0) atomic_store(&e->not_finite, 1);
@@ -687,13 +692,13 @@ static void work(engine *e, int index)
         if (j->kind == SCORE)
             for (int b = texts[0]; b < texts[1]; b++) j->nats[(size_t)t * B + b] = surprise(e, b, ids[B + b]);
         if (j->kind == GENERATE && B == 1) {
-            drawn = draw(e, 0, j->position + (uint64_t)t);
+            drawn = draw(e, 0, index, j->position + (uint64_t)t);
             if (index == 0) j->symbols[t] = drawn;
             ids = &drawn;
         }
         if (j->kind == GENERATE && B > 1) {
             int32_t *symbols = j->symbols + (size_t)t * B;
-            for (int b = texts[0]; b < texts[1]; b++) symbols[b] = draw(e, b, j->position + (uint64_t)t);
+            for (int b = texts[0]; b < texts[1]; b++) symbols[b] = draw(e, b, b, j->position + (uint64_t)t);
             meet(e);
             ids = symbols;
         }
