@@ -286,7 +286,8 @@ static void lay(arena *a, engine *e)
     lay_matrix(a, &e->projection, used, o->hidden, R, groups - (used - 1) * R, o->int8);
     e->projection_bias = take(a, (uint64_t)e->padded * 4);
     e->logits = take(a, (uint64_t)o->batch * e->padded * 4);
-    e->weights = take(a, (uint64_t)(o->batch > o->threads ? o->batch : o->threads) * e->padded * 8);
+    const int threads = o->threads < MOST_THREADS ? o->threads : MOST_THREADS;
+    e->weights = take(a, (uint64_t)(o->batch > threads ? o->batch : threads) * e->padded * 8);
 }
 
 /* Copy `count` ≤ 16 rows, (count, K) in memory, into slot r of a block. */
