@@ -253,7 +253,7 @@ class Training:
         options, tally = self.options, self._tally
         inputs, targets, fresh = self._streams.next()  # (T, B), (T, B), (B,)
         restart = torch.from_numpy(fresh) | (torch.rand(len(fresh), generator=self._generator) < options.reset)
-        self._state *= (~restart).to(self._device, torch.float32)[:, None]
+        self._state *= (~restart).to(self._device, torch.float32, non_blocking=True)[:, None]
         ids = torch.from_numpy(inputs).to(self._device, non_blocking=True)
         wanted = torch.from_numpy(targets).to(self._device, non_blocking=True)
         logits, state = self._network(ids, self._state, options.dropout, self._mask_generator)
@@ -592,8 +592,8 @@ def _changed(saved: TrainingConfig, changes: dict[str, Any]) -> TrainingConfig:
     ]
     if refused:
         raise ResumeError(f"a resumed run keeps its shape, but these differ: {', '.join(refused)}")
-    if changes.keys() & {"epochs", "steps", "seconds"}:
-        saved = replace(saved, epochs=None, steps=None, seconds=None)
+    if changes.keys() & {"epochs", "steps", "seconds"}:  # of the three budgets there is one
+        changes = {"epochs": None, "steps": None, "seconds": None, **changes}
     return replace(saved, **changes)
 
 
