@@ -44,13 +44,13 @@ def formula(shape: Shape) -> int:
     gates, window = len(GATES[cell]) * hidden, batch * steps
     parameters = 4 * ModelConfig(vocabulary, hidden, layers, hidden, cell).parameters()
     kept = layers * window * (gates + len(STATES[cell]) * hidden + (hidden if cell == "gru" else 0))
-    masks = layers * window * 2 * hidden if dropout else 0
+    masked = layers * window * hidden if dropout else 0
     passing = window * max(
         hidden + 5 * vocabulary, hidden + gates * (layers > 1) + gates * (layers > 1 and cell == "gru")
     )
     table = 2 * min(vocabulary, window) * gates
     packed = gates * hidden
-    return OVERHEAD + 4 * (parameters + kept + masks + passing + table + packed)
+    return OVERHEAD + 4 * (parameters + kept + masked + passing + table + packed)
 
 
 def peak(line: Connection, shape: Shape) -> None:
