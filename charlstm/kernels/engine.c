@@ -500,7 +500,7 @@ static double seconds(void)
 
 /* How many threads are fastest: 1, 2, 4 … or all that may be worth it? On a busy machine a thread that has lost its
  * core holds up all others, and one alone can be a thousand times as fast; nothing but trying tells. So each count's
- * time for a step is kept, the best is used, and another is tried again when what its last trial lost is a hundredth of
+ * time for a step is kept, the best is used, and another is tried again when what its last trial lost is a 400th of
  * the time that went by since. */
 static int choose_threads(const struct pace *pace, int most, double now)
 {
@@ -522,7 +522,7 @@ static void note_pace(struct pace *pace, int used, int most, double step, int st
     for (int i = 0; 1 << i < 2 * most; i++)
         if (pace[i].step > 0 && pace[i].step < best) best = pace[i].step;
     pace[used].step = before == 0 ? step : (before + (step < 4 * before ? step : 4 * before)) / 2;
-    pace[used].again = best == before ? now : now + 100 * steps * (step - best);
+    pace[used].again = best == before ? now : now + 400 * steps * (step - best);
 }
 
 /* ---- a step ---- */
