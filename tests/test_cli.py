@@ -18,7 +18,7 @@ import typer.main
 from commands import here, model_file
 
 import charlstm
-from charlstm import bundled, checkpoint, evaluation, library
+from charlstm import bundled, checkpoint, evaluation, kernels, library
 from charlstm.cli import app
 from charlstm.config import TrainingOptions, flag
 from charlstm.kernels import native
@@ -405,3 +405,13 @@ def test_corpus_writes_the_named_text_and_lists_the_names(capfd: Capture) -> Non
     assert here(capfd, "corpus", "python:docs").text == bundled.text("python:docs")
     listed = here(capfd, "corpus").text
     assert [line.split()[0] for line in listed.splitlines()] == list(bundled.NAMES)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_info_tells_which_kernels_compute_here(
+    built: bool, model: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "load", lambda _: object() if built else None)
+    monkeypatch.setattr(native, "library", lambda: object() if built else None)
+    shown = here(capfd, "info", model).out.decode()
+    assert ("native C" in shown, "no C compiler was found" in shown) == (built, not built)

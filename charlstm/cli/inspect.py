@@ -56,8 +56,21 @@ def info(
         ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per character at the best"),
         ("training state", "in this file" if found.training is not None else "not in this file: weights only"),
         ("made by", _versions(found.facts)),
+        ("kernels", _kernels()),
     ]
     facts(rows)
+
+
+def _kernels() -> str:
+    """What computes on this machine."""
+    from charlstm import kernels
+    from charlstm.kernels import native
+
+    built = {"training": kernels.load("_recurrence"), "sampling and scoring": native.library()}
+    missing = [use for use, library in built.items() if library is None]
+    if not missing:
+        return "native C, for training, sampling and scoring"
+    return f"none for {' or '.join(missing)}: no C compiler was found at install; torch and numpy do it"
 
 
 def verify(checkpoint: CheckpointArgument = None) -> None:
