@@ -18,7 +18,7 @@ import typer.main
 from commands import here, model_file
 
 import charlstm
-from charlstm import bundled, checkpoint, evaluation, kernels, library
+from charlstm import bundled, checkpoint, downloads, evaluation, kernels, library
 from charlstm.cli import app
 from charlstm.config import TrainingOptions, flag
 from charlstm.kernels import native
@@ -404,7 +404,7 @@ def test_verify_names_each_file_of_a_run_that_is_whole(in_folder: Path, capfd: C
 def test_corpus_writes_the_named_text_and_lists_the_names(capfd: Capture) -> None:
     assert here(capfd, "corpus", "python:docs").text == bundled.text("python:docs")
     listed = here(capfd, "corpus").text
-    assert [line.split()[0] for line in listed.splitlines()] == list(bundled.NAMES)
+    assert [line.split()[0] for line in listed.splitlines()] == [*bundled.NAMES, *downloads.SOURCES]
 
 
 @pytest.mark.parametrize("built", [True, False])

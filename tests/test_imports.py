@@ -21,11 +21,11 @@ PACKAGE = ROOT / "charlstm"
 
 # Each room may import those above it, and nothing else of charlstm. The README tells to read them in this order.
 ORDER = [
-    "errors", "cells", "config", "events", "terminal", "atomicfile", "vocab", "corpus", "bundled", "checkpoint",
-    "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "library", "kernels.plain",
-    "kernels.training", "recurrence", "model", "optimisation", "recipe", "signals", "tally", "training", "cli.talk",
-    "cli.options", "cli.page", "cli.watch", "cli.train", "cli.sample", "cli.evaluate", "cli.inspect", "cli.corpora",
-    "cli.__init__", "cli.run", "__main__",
+    "errors", "cells", "config", "events", "terminal", "atomicfile", "vocab", "corpus", "bundled", "downloads",
+    "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "library",
+    "kernels.plain", "kernels.training", "recurrence", "model", "optimisation", "recipe", "signals", "tally",
+    "training", "cli.talk", "cli.options", "cli.page", "cli.watch", "cli.train", "cli.sample", "cli.evaluate",
+    "cli.inspect", "cli.corpora", "cli.__init__", "cli.run", "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
 
@@ -35,6 +35,7 @@ FOREIGN = {
     "cells": NUMPY,  # inside a function
     "vocab": NUMPY,
     "corpus": NUMPY,
+    "downloads": {"platformdirs", "requests"},
     "checkpoint": NUMPY | {"safetensors"},
     "kernels.drawing": NUMPY,
     "kernels.native": NUMPY,
@@ -56,11 +57,11 @@ FOREIGN = {
     "cli.sample": {"typer"},
     "cli.evaluate": {"typer"},
     "cli.inspect": {"typer"},
-    "cli.corpora": {"typer"},
+    "cli.corpora": {"tqdm", "typer"},
     "cli.__init__": {"typer"},
     "cli.run": {"typer"},
 }
-HEAVY = {"torch", "numpy", "safetensors", "tqdm", "rich", "pydantic"}
+HEAVY = {"torch", "numpy", "safetensors", "tqdm", "rich", "pydantic", "requests", "platformdirs"}
 
 
 @functools.cache
