@@ -302,17 +302,25 @@ for _ in range(int(sys.argv[2])):
 """
 
 
+# A child's peak begins at what its parent holds, so a parent that holds nothing starts it.
+STARTER = """
+import os, subprocess, sys, time
+began = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(time.perf_counter() - began, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
+"""
+
+
 def process(command: list[str]) -> tuple[float, float]:
     """Seconds from start to end, best of five, and the peak of its memory in MB."""
     times, peak = [], 0
     for _ in range(5):
-        began = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        times.append(time.perf_counter() - began)
-        assert child.returncode == 0, command
-        peak = max(peak, usage.ru_maxrss)
+        line = subprocess.check_output([sys.executable, "-S", "-c", STARTER, *command], text=True)
+        seconds, kilobytes, status = line.split()
+        assert status == "0", command
+        times.append(float(seconds))
+        peak = max(peak, int(kilobytes))
     return min(times), peak / 1024
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, measured in a process of its own, against the formula of docs/training.md.
+"""Peak memory of a training step, median of three processes of its own, against the formula of docs/training.md.
 
     python bench/train_memory.py
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import statistics
 import sys
 from multiprocessing.connection import Connection
 
@@ -78,15 +79,21 @@ def train(shape: Shape) -> None:
         state = last.detach()
 
 
-def main() -> None:
+def in_own_process(shape: Shape) -> int:
+    """What `peak` sends from a fresh process."""
     spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    worker = spawn.Process(target=peak, args=(there, shape))
+    worker.start()
+    measured: int = here.recv()
+    worker.join()
+    return measured
+
+
+def main() -> None:
     print("cell      L     H    B    T     V  dropout   measured    formula   measured/formula")
     for shape in SHAPES:
-        here, there = spawn.Pipe()
-        worker = spawn.Process(target=peak, args=(there, shape))
-        worker.start()
-        measured, expected = here.recv(), formula(shape)
-        worker.join()
+        measured, expected = statistics.median(in_own_process(shape) for _ in range(3)), formula(shape)
         cell, *sizes, dropout = shape
         columns = "{:3} {:5} {:4} {:4} {:5}".format(*sizes)
         row = f"{cell:8}{columns} {dropout:8} {measured / 1e6:7.1f} MB {expected / 1e6:7.1f} MB"
