@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -14,6 +14,9 @@ from charlstm import bundled, downloads
 from charlstm.cli.talk import Stderr, facts, put, say, to_stdout
 from charlstm.errors import UsageError
 from charlstm.terminal import TextOut, escape
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 EXAMPLES = """\
 charlstm corpus                                      what there is
@@ -73,18 +76,40 @@ def _reporting(name: str) -> Iterator[downloads.Report | None]:
             say(f"loading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")
         yield None
         return
-    from tqdm import tqdm
+    bar = _Bar(name)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
-    tqdm.monitor_interval = 0  # no thread to watch it
-    with tqdm(desc=name, unit="B", unit_scale=True, file=Stderr(), dynamic_ncols=True, leave=False, delay=1e-9) as bar:
 
-        def show(done: int, total: int) -> None:
-            if bar.total is None:
-                bar.initial = done  # came earlier, and does not count for the speed
-                bar.reset(total)
-            bar.update(done - bar.n)
+class _Bar:
+    """Drawn from the first report on: what was there then does not count for the speed."""
 
-        yield show
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._drawn: tqdm[NoReturn] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._drawn is None:
+            from tqdm import tqdm
+
+            tqdm.monitor_interval = 0  # no thread to watch it
+            self._drawn = tqdm(
+                desc=self._name,
+                total=total,
+                initial=done,
+                unit="B",
+                unit_scale=True,
+                file=Stderr(),
+                dynamic_ncols=True,
+                leave=False,
+            )
+        self._drawn.update(done - self._drawn.n)
+
+    def close(self) -> None:
+        if self._drawn is not None:
+            self._drawn.close()
 
 
 def _put_file(file: Path) -> None:
