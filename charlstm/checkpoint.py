@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ MAX_HEADER = 6 << 20
 # of objects ("{},{},…"); this bounds how many there can be. 64 layers with all their training state have 20,000.
 MAX_VALUES = 200_000
 MAX_RANK = 8
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _DTYPES = MappingProxyType(
     {name: np.dtype(code) for name, code in (
@@ -305,6 +307,8 @@ def _parse(text: str, what: str) -> dict[str, Any]:
         value = json.loads(
             text, object_pairs_hook=_unique, parse_int=_whole, parse_float=_real, parse_constant=_no_constant
         )
+        if _SURROGATE.search(text):
+            _dump(value).encode()  # a half of a pair could be neither printed nor saved again
     except ValueError as error:
         raise _Bad(f"has a {what} that is not JSON ({escape(str(error))[:80]})") from error
     if not isinstance(value, dict):

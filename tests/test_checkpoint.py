@@ -857,6 +857,17 @@ def test_metadata_of_another_form_is_refused(memory: Path) -> None:
             refused(memory / "x", crafted(data, lambda h, d, key=key: d.pop(key)))
 
 
+@pytest.mark.fault("R22")
+@pytest.mark.parametrize("half", ["\ud800", "a\udc80b"])
+def test_half_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(memory: Path, half: str) -> None:
+    data = written(memory)
+    for change in ({"note": half}, {half: 1}):
+        refused(memory / "x", crafted(data, lambda h, d, change=change: d["facts"].update(change)), "surrogates")
+    (memory / "x").write_bytes(crafted(data, lambda h, d: d["facts"].update(note="😀")))
+    assert b"\\ud83d" in (memory / "x").read_bytes()
+    assert load(memory / "x").facts["note"] == "😀"
+
+
 @pytest.mark.fault("R23")
 @pytest.mark.parametrize(
     ("version", "says"), [(2, "pip install -U charlstm"), (10**9, "newer"), (0, "reads 1"), (-1, "reads 1")]
@@ -909,7 +920,7 @@ def test_an_impossible_vocabulary_is_refused(memory: Path, kind: str) -> None:
     def change(header: dict[str, Any], document: dict[str, Any]) -> None:
         document["vocabulary"]["symbols"] = SYMBOLS[kind]
 
-    refused(memory / "x", crafted(written(memory), change), "vocabulary")
+    refused(memory / "x", crafted(written(memory), change), "vocabulary|surrogates")
 
 
 @pytest.mark.fault("R26")
