@@ -7,6 +7,7 @@ Run as a script this is that warm process; see `Forks`.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -247,24 +248,28 @@ class Forks:
     """A warm process that forks children on demand: a child costs two milliseconds instead of two hundred.
 
     A child runs one of the functions `child_*` below and ends.
+
+    Args:
+        modules: what the warm process imports, so that its children need not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # no threads: what forks must have none
         root = str(Path(checkpoint.__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+        command = [sys.executable, __file__, *modules]
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
         )
         self._received = b""
 
-    def start(self, name: str, *args: Any) -> int:
-        """Fork a child that runs `child_{name}(*args)`; its process id. Then read `lines`, all of them."""
+    def start(self, name: str, *args: Any, **options: Any) -> int:
+        """Fork a child that runs `child_{name}(*args, **options)`; its process id. Then read `lines`, all of them."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([name, *args]).encode() + b"\n")
+        self._process.stdin.write(json.dumps([name, args, options]).encode() + b"\n")
         return int(self._line()["pid"])
 
-    def lines(self, timeout: float = 60) -> Iterator[Any]:
+    def lines(self, timeout: float = 600) -> Iterator[Any]:
         """What the child says, a JSON value at a time; the last is {"exit": status}, negative for a signal."""
         while True:
             line = self._line(timeout)
@@ -283,10 +288,10 @@ class Forks:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(600)
         self._process.stdout.close()
 
-    def _line(self, timeout: float = 60) -> Any:
+    def _line(self, timeout: float = 600) -> Any:
         assert self._process.stdout is not None
         while b"\n" not in self._received:
             ready, _, _ = select.select([self._process.stdout], [], [], timeout)
@@ -361,6 +366,17 @@ def child_read_as_nobody(path: str) -> None:
         say(str(error))
 
 
+def child_charlstm(*words: str, save_seconds: float, file_limit: int | None = None) -> None:
+    """The command `charlstm` with these arguments, where a training saves so often; what it prints are the lines."""
+    from charlstm import training
+    from charlstm.cli.run import run
+
+    training.SAVE_SECONDS = save_seconds
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    os._exit(run(words))
+
+
 def _measure(work: Callable[[], Any]) -> None:
     before, start, error = memory("VmRSS"), time.process_time(), None
     try:
@@ -384,15 +400,19 @@ def descriptors() -> int:
 
 def serve() -> None:
     """The warm process: for each line of stdin a child."""
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     for line in sys.stdin:
-        name, *args = json.loads(line)
+        name, args, options = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            say({"pid": os.getpid()})
             status = 1
             try:
-                globals()["child_" + name](*args)
+                say({"pid": os.getpid()})
+                globals()["child_" + name](*args, **options)
                 status = 0
+            except KeyboardInterrupt:  # before the child's own work had begun, or after it
+                status = 130
             except BaseException:
                 traceback.print_exc()
             os._exit(status)  # without what the parent would do at its end
