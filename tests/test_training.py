@@ -282,6 +282,19 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_files(
     assert not (tmp_path / "run" / LAST).exists() or checkpoint.load(tmp_path / "run" / LAST).step < 7
 
 
+@pytest.mark.fault("R53", "R54")
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_without_the_finite_check_one_step_ruins_the_weights(text: corpus.Corpus, tmp_path: Path, what: str) -> None:
+    """Negative control of the test above: every gradient is said to be finite."""
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20, on_divergence="stop"))
+    _Poisoned(run, what, at=7)
+    step = run._optimiser.step
+    run._optimiser.step = lambda share, norm, factor: step(share, torch.ones_like(norm), factor)  # type: ignore[method-assign]
+    with pytest.raises(DivergenceError):
+        list(run.events())
+    assert not all(np.isfinite(array).all() for array in run._network.weights().values())
+
+
 def test_a_finite_step_after_which_weights_stay_would_be_noticed(text: corpus.Corpus, tmp_path: Path) -> None:
     """Negative control of the test above: an ordinary step does move every weight that it can."""
     run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
