@@ -1,0 +1,238 @@
+"""Coverage-guided fuzzing of what reads files from strangers. Only success and a CharlstmError of one line are allowed.
+
+    pip install -e '.[fuzz]'
+    python bench/fuzz.py checkpoint              # ten minutes or a million executions, whichever comes first
+    python bench/fuzz.py corpus -max_total_time=60
+    python bench/fuzz.py corpus kept             # begins with the inputs in the folder `kept`, and keeps new ones there
+    python bench/fuzz.py state crash-0123abcd    # once, with what a run has found
+
+Further arguments are libFuzzer's. What crashes is kept as `crash-…` in the current folder. Atheris counts the branches
+of charlstm's Python and looks into its comparisons, so that inputs are kept that reach new code.
+
+Each input begins with a byte that says how the rest is used. For a checkpoint: as it is, with the header's length made
+right, or with the length and the sha256 made right, without which no mutant of the metadata would get behind the
+digest. Half of its mutations are of bytes, half of the header's values. For a corpus: the encoding, a block's size,
+and whether the bytes are compressed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import random
+import struct
+import sys
+import tempfile
+import traceback
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    import atheris
+except ImportError:
+    sys.exit("bench/fuzz.py needs atheris: pip install -e '.[fuzz]'")
+
+with atheris.instrument_imports(include=["charlstm"]):
+    from charlstm import checkpoint, corpus, library
+    from charlstm.checkpoint import Checkpoint
+    from charlstm.config import ModelConfig
+    from charlstm.errors import CharlstmError
+    from charlstm.vocab import Vocabulary
+
+LIMITS = {"-max_total_time": "600", "-runs": "1000000", "-max_len": "4096", "-rss_limit_mb": "1024", "-timeout": "60"}
+ENCODINGS = ("utf-8", "utf-8", "utf-8", "utf-16", "latin-1", "utf-7", "gb18030", "utf-8-sig")
+WORDS = """__metadata__ charlstm sha256 dtype shape data_offsets F64 F32 I64 U32 U8 model/ optim/ state/ rng/
+    format_version model vocabulary kind symbols step training facts cell lstm peephole gru hidden layers embedding
+    vocab_size null true NaN Infinity 1e999 9007199254740993 -1 \\ud800"""
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # of categories of characters, in a message
+SEEN = (
+    "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\u200c\u200d"  # though in Cf
+)
+VALUES: list[Any] = [
+    0, 1, -1, 2, 7, 2**31, 2**53, 2**63, 2**64, 10**30, 0.5, 1e308, True, None, "", "F32", "I64", "gru", "peephole",
+    "model/x", "optim/x", "\x1b[1m", "\ud800", [], [0], [1, 2], {}, {"a": 1},
+]  # fmt: skip
+
+
+def small() -> Checkpoint:
+    """The smallest checkpoint with every kind of tensor."""
+    model = ModelConfig(2, hidden=1, layers=1, embedding=1)
+    weights = {name: np.ones(shape, np.float32) for name, shape in model.shapes().items()}
+    tensors = {"optim/mean": np.ones((1, 2)), "state/h": np.ones(1, np.float32), "rng/torch": np.ones(3, np.uint8)}
+    return Checkpoint(model, Vocabulary("ab"), weights, 3, {"cursor": 1}, tensors, {"corpus": {"names": ["a"]}})
+
+
+def repaired(data: bytes, with_digest: bool) -> bytes:
+    """`data` as header and body with the header's length in front; its sha256, by the format's description, too."""
+    text, _, body = data[8:].partition(b"\n")
+    if with_digest:
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            header = json.loads(text)
+            names = sorted(name for name in header if name != "__metadata__")
+            described = [[name, header[name]["dtype"], header[name]["shape"]] for name in names]
+            digest = hashlib.sha256(json.dumps([header["__metadata__"]["charlstm"], described]).encode())
+            for name in names:
+                digest.update(body[slice(*header[name]["data_offsets"])])
+            header["__metadata__"]["sha256"] = digest.hexdigest()
+            text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def mutate_value(value: Any, draw: random.Random) -> Any:
+    """A JSON value with one thing in it replaced, removed, doubled, renamed or a little larger."""
+    if isinstance(value, (dict, list)) and value and draw.random() < 0.9:
+        value = value.copy()
+        key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
+        action = draw.random()
+        if action < 0.75:
+            value[key] = mutate_value(value[key], draw)
+        elif action < 0.85:
+            del value[key]
+        elif isinstance(value, dict):
+            value[draw.choice([*value, "optim/x", "model/x", "x"])] = value[key]
+        else:
+            value.insert(key, value[key])
+        return value
+    if type(value) is int and draw.random() < 0.5:
+        return value + draw.choice((-8, -4, -1, 1, 4, 8))
+    if isinstance(value, str) and value and draw.random() < 0.5:
+        place = draw.randrange(len(value))
+        return value[:place] + draw.choice(("", "x", "\0", "😀")) + value[place + draw.randrange(2) :]
+    return draw.choice(VALUES)
+
+
+def mutate_checkpoint(data: bytes, max_size: int, seed: int) -> bytes:
+    """libFuzzer's mutation of the bytes, or one of the header's values."""
+    draw = random.Random(seed)
+    if draw.random() < 0.5:
+        return atheris.Mutate(data, max_size)
+    text, _, body = data[9:].partition(b"\n")
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        header = json.loads(text)
+        if draw.random() < 0.5:
+            document = json.loads(header["__metadata__"]["charlstm"])
+            header["__metadata__"]["charlstm"] = json.dumps(mutate_value(document, draw))
+        else:
+            header = mutate_value(header, draw)
+        return (b"\2" + bytes(8) + json.dumps(header).encode() + b"\n" + body)[:max_size]
+    return atheris.Mutate(data, max_size)
+
+
+def origin(error: BaseException) -> tuple[str, int]:
+    """The file and line at which the first of a chain of errors was raised."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    (*_, (frame, line)) = traceback.walk_tb(error.__traceback__)
+    return os.path.basename(frame.f_code.co_filename), line
+
+
+class Target:
+    """A file in memory, written anew for each input, and what is to be done with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "input"
+        self.model = library.Model(small().model, small().vocabulary, small().weights)
+        self.counts = {"read": 0, "refused": 0}
+        self.places: set[tuple[str, int]] = set()  # lines of charlstm at which inputs were refused
+
+    def run(self, read: Callable[[bytes], object], data: bytes) -> None:
+        try:
+            read(data)
+        except CharlstmError as error:
+            message = str(error)
+            if any(unicodedata.category(c) in UNSAFE and c not in SEEN for c in message):
+                raise AssertionError(f"a message that could drive a terminal: {message!a}") from error
+            self.counts["refused"] += 1
+            self.places.add(origin(error))
+        else:
+            self.counts["read"] += 1
+
+    def checkpoint(self, data: bytes) -> None:
+        how = data[0] if data else 0
+        data = data[1:]
+        self.path.write_bytes(data if how % 4 == 0 else repaired(data, how % 4 > 1))
+        found = checkpoint.load(self.path, training=True)
+        assert {name: array.shape for name, array in found.weights.items()} == found.model.shapes()
+        assert len(found.vocabulary) == found.model.vocab_size
+        checkpoint.save(self.path, found)  # what was accepted can be written and read again
+        checkpoint.load(self.path)
+
+    def corpus(self, data: bytes) -> None:
+        how = data[0] if data else 0
+        data = data[1:]
+        encoding = ENCODINGS[how % 8]
+        corpus.BLOCK_BYTES = (2, 3, 16, 4096)[how // 8 % 4]
+        self.path.write_bytes(gzip.compress(data, 1) if how & 64 else data)
+        found = corpus.read([self.path], encoding=encoding, max_chars=5000)
+        text = corpus.read_text([self.path], encoding=encoding)
+        assert found.vocabulary.decode(found.ids) == text
+        if encoding == "utf-8" and (how & 64 or data[:2] != b"\x1f\x8b"):
+            assert text == data.decode()
+
+    def state(self, data: bytes) -> None:
+        self.path.write_bytes(data if data[:1] != b"!" else data[1:] + hashlib.sha256(data[1:]).digest())
+        self.model.load_state(self.path)
+
+
+def seeds(kind: str, folder: Path) -> list[bytes]:
+    """Inputs to begin with."""
+    path = folder / "seed"
+    if kind == "checkpoint":
+        checkpoint.save(path, small())
+        whole = path.read_bytes()
+        length = struct.unpack("<Q", whole[:8])[0]
+        text, body = whole[8 : 8 + length].rstrip(), whole[8 + length :]
+        return [b"\0" + whole, *(how + bytes(8) + text + b"\n" + body for how in (b"\1", b"\2"))]
+    if kind == "corpus":
+        text = "a\r\né☃😀\ufeff\x00\n" * 5
+        plain = [bytes([n]) + text.encode(codec, "ignore") for n, codec in enumerate(ENCODINGS)]
+        return [*plain, b"\0" + gzip.compress(text.encode()) * 2, b"\x58" + text.encode(), b"\x08" + text.encode()]
+    model = library.Model(small().model, small().vocabulary, small().weights)
+    model.save_state(path, model.read("ab"))
+    return [path.read_bytes(), b"!" + path.read_bytes()[:-32]]
+
+
+def main() -> None:
+    kind, *arguments = sys.argv[1:] or [""]
+    if kind not in ("checkpoint", "corpus", "state"):
+        sys.exit(__doc__)
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(dir=shared, prefix="charlstm-fuzz-"))
+    target = Target(folder)
+    files = [word for word in arguments if not word.startswith("-") and not os.path.isdir(word)]
+    if files:
+        for file in files:
+            target.run(getattr(target, kind), Path(file).read_bytes())
+        print(target.counts)
+        return
+    found = next((Path(word) for word in arguments if os.path.isdir(word)), folder / "found")
+    found.mkdir(exist_ok=True)
+    for n, seed in enumerate(seeds(kind, folder)):
+        (found / str(n)).write_bytes(seed)
+        target.run(getattr(target, kind), seed)
+    words = folder / "words"
+    words.write_text("".join(f'"{word}"\n' for word in WORDS.split()).replace("\\", "\\\\"))
+    given = {word.split("=")[0]: word for word in arguments if word.startswith("-")}
+    limits = [f"{name}={value}" for name, value in LIMITS.items() if name not in given]
+    reader: Any = getattr(target, kind)
+
+    def once(data: bytes) -> None:
+        target.run(reader, data)
+        done = sum(target.counts.values())
+        if done % 10_000 == 0:
+            print(f"{done}: {target.counts}, refused at {len(target.places)} lines", file=sys.stderr, flush=True)
+
+    mutator = {"custom_mutator": mutate_checkpoint} if kind == "checkpoint" else {}
+    atheris.Setup(["fuzz", str(found), f"-dict={words}", *limits, *given.values()], once, **mutator)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
