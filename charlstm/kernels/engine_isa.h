@@ -18,8 +18,7 @@
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(x) JOIN(x, ISA)
 #define INLINE static inline __attribute__((always_inline)) TARGET
-#define VECTORS (GROUP / LANES)                               /* registers to a group of rows */
-#define DOT_VECTORS (DOT == DOT_AVX2 ? 2 * VECTORS : VECTORS) /* the same in the product of bytes */
+#define VECTORS (GROUP / LANES) /* registers to a group of rows */
 
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES)));
 typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
@@ -63,7 +62,10 @@ INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K,
 }
 
 /* Four activations, u8 with an offset of 128, for all lanes; and sum += Σ of four w·x in each lane. The offset's share
- * of a row, 128·Σw, is the same at every step, and is taken off by whoever reads the sum. */
+ * of a row, 128·Σw, is the same at every step, and is taken off by whoever reads the sum; where bytes are multiplied
+ * signed by signed, the offset is taken off here. */
+#define SIGNED (DOT == DOT_AVX2 || DOT == DOT_NEON)
+INLINE ints NAME(signed_bytes)(int32_t x) { return (ints){} + (int32_t)((uint32_t)x ^ 0x80808080u); }
 #if DOT == DOT_VNNI512
 #define SPREAD(x) ((ints)_mm512_set1_epi32(x))
 #define ADD_DOT(sum, w, x) ((ints)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), _mm512_load_si512(w)))
@@ -71,12 +73,17 @@ INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K,
 #define SPREAD(x) ((ints)_mm256_set1_epi32(x))
 #define ADD_DOT(sum, w, x) \
     ((ints)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(x), _mm256_load_si256((const __m256i *)(w))))
-#elif DOT == DOT_AVX2 /* as 16 bits, since vpmaddubsw saturates; each row's sum is in two lanes */
-#define SPREAD(x) ((ints)_mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(x))))
-#define ADD_DOT(sum, w, x) \
-    ((sum) + (ints)_mm256_madd_epi16((__m256i)(x), _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)(w)))))
-#elif DOT == DOT_NEON /* signed times signed: the offset is taken off here */
-#define SPREAD(x) ((ints)(bits){} + (int32_t)((uint32_t)(x) ^ 0x80808080u))
+#elif DOT == DOT_AVX2 /* |x| times w with the sign of x: two products of 127·127 fit into 16 bits */
+INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
+{
+    const __m256i signs = (__m256i)x, signed_w = _mm256_sign_epi8(_mm256_load_si256((const __m256i *)w), signs);
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signs), signed_w);
+    return sum + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#define SPREAD(x) NAME(signed_bytes)(x)
+#define ADD_DOT(sum, w, x) NAME(add_dot)(sum, w, x)
+#elif DOT == DOT_NEON
+#define SPREAD(x) NAME(signed_bytes)(x)
 #define ADD_DOT(sum, w, x) ((ints)vdotq_s32((int32x4_t)(sum), vld1q_s8(w), (int8x16_t)(x)))
 #else
 INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
@@ -93,9 +100,9 @@ INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
 INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x, size_t x_stride,
                         int K, float *z, const int M, const int R)
 {
-    const int rows = AT_ONCE(M, R, DOT_VECTORS), bytes = 4 * GROUP / DOT_VECTORS;
-    for (int first = 0; first < R * DOT_VECTORS; first += rows) {
-        ints sum[MOST_TEXTS][4 * DOT_VECTORS] = {{{0}}};
+    const int rows = AT_ONCE(M, R, VECTORS), bytes = 4 * LANES;
+    for (int first = 0; first < R * VECTORS; first += rows) {
+        ints sum[MOST_TEXTS][4 * VECTORS] = {{{0}}};
         const int8_t *column = w + first * bytes;
         for (int k = 0; k < K; k += 4, column += 4 * R * GROUP)
             for (int m = 0; m < M; m++) {
@@ -106,15 +113,10 @@ INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offs
             }
         for (int m = 0; m < M; m++)
             for (int r = 0; r < rows; r++) {
-                const int row = (first + r) * GROUP / DOT_VECTORS;
-                float *to = z + m * Z_STRIDE + row;
-#if DOT == DOT_AVX2
-                for (int j = 0; j < LANES / 2; j++)
-                    to[j] += scale[row + j] * (float)(sum[m][r][2 * j] + sum[m][r][2 * j + 1] - offset[row + j]);
-#else
-                const ints whole = DOT == DOT_NEON ? sum[m][r] : sum[m][r] - *(const ints *)(offset + row);
-                *(floats *)to += *(const floats *)(scale + row) * __builtin_convertvector(whole, floats);
-#endif
+                const int row = (first + r) * LANES;
+                const ints whole = SIGNED ? sum[m][r] : sum[m][r] - *(const ints *)(offset + row);
+                floats *to = (floats *)(z + m * Z_STRIDE + row);
+                *to += *(const floats *)(scale + row) * __builtin_convertvector(whole, floats);
             }
     }
 }
@@ -263,8 +265,8 @@ static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cell
 #undef NAME
 #undef INLINE
 #undef VECTORS
-#undef DOT_VECTORS
 #undef AT_ONCE
+#undef SIGNED
 #undef SPREAD
 #undef ADD_DOT
 #undef EACH_R
