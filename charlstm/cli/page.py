@@ -65,8 +65,21 @@ def options_of(kind: type[Any], described: Mapping[str, Option]) -> Callable[[F]
     return decorate
 
 
+def long_name(option: Any) -> str:
+    """The longest of an option's flags, without the dashes in front: seq-len."""
+    return str(max(option.opts, key=len).lstrip("-"))
+
+
 class Command(TyperCommand):
     """A command whose help lists its arguments, then its options under their headings, in the order of the source."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        """Let every option come from the environment, too: --seq-len of train from CHARLSTM_TRAIN_SEQ_LEN."""
+        super().__init__(*args, **named)
+        options: list[Any] = [parameter for parameter in self.params if parameter.param_type_name == "option"]
+        for option in options:
+            option.envvar = f"CHARLSTM_{self.name}_{long_name(option)}".upper().replace("-", "_")
+            option.show_envvar = False  # the help is long enough
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]  # Typer writes {CORPUS...}
