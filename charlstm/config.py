@@ -18,6 +18,7 @@ from charlstm.errors import UsageError
 Cell = Literal["lstm", "peephole", "coupled", "gru", "rnn"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "int8"]
+Unknown = Literal["error", "skip", "replace"]  # what to do with a character that is not in the vocabulary
 OnDivergence = Literal["rollback", "stop"]
 
 MAX_LAYERS = 64

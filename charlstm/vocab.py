@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from charlstm import terminal
-from charlstm.config import MAX_VOCABULARY
+from charlstm.config import MAX_VOCABULARY, Unknown
 from charlstm.errors import CorpusError, UnknownSymbols
 
 _BLOCK = 1 << 18  # characters worked on at a time: what numpy needs for its indices (8 bytes each) stays in the cache
@@ -95,17 +95,40 @@ class Vocabulary:
         Raises:
             UnknownSymbols: characters that are not in the vocabulary, each named with how often it occurs.
         """
+        return self.encode_known(text)[0]
+
+    def encode_known(self, text: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
+        """The ids of a text, and the characters that were skipped or replaced, each with how often it occurs.
+
+        Args:
+            unknown: 'skip' leaves out what is not in the vocabulary; 'replace' puts `replacement` there.
+
+        Raises:
+            UnknownSymbols: there are such characters, and unknown is 'error'.
+        """
         ids = np.empty(len(text), dtype=self.dtype)
-        unknown: dict[int, int] = {}
-        for start, codes in _blocks(text):
+        end = 0
+        foreign: dict[int, int] = {}
+        for _, codes in _blocks(text):
             block = self._table[np.minimum(codes, len(self._table) - 1)]
             if block.max() == len(self):
-                for code, count in zip(*np.unique(codes[block == len(self)], return_counts=True), strict=True):
-                    unknown[int(code)] = unknown.get(int(code), 0) + int(count)
-            ids[start : start + len(block)] = block
-        if unknown:
-            raise UnknownSymbols(_name(unknown))
-        return ids
+                strange = block == len(self)
+                for code, count in zip(*np.unique(codes[strange], return_counts=True), strict=True):
+                    foreign[int(code)] = foreign.get(int(code), 0) + int(count)
+                if unknown == "skip":
+                    block = block[~strange]
+                else:
+                    block[strange] = self._symbols.index(self.replacement)
+            ids[end : end + len(block)] = block
+            end += len(block)
+        if foreign and unknown == "error":
+            raise UnknownSymbols(_name(foreign))
+        return ids[:end], {chr(code): count for code, count in foreign.items()}
+
+    @property
+    def replacement(self) -> str:
+        """What stands for an unknown character: the first known of U+FFFD, '?' and space; else the first symbol."""
+        return next((symbol for symbol in "\ufffd? " if symbol in self._symbols), self._symbols[0])
 
     def decode(self, ids: Any) -> str:
         """The text of a sequence of ids: `decode(encode(text)) == text`.
@@ -160,4 +183,4 @@ def _name(unknown: dict[int, int]) -> str:
     listed = ", ".join(f"'{terminal.escape(chr(code))}' × {unknown[code]}" for code in often[:10])
     more = f" and {len(often) - 10} more" if len(often) > 10 else ""
     some = "1 character is" if len(often) == 1 else f"{len(often)} different characters are"
-    return f"{some} not in the model's vocabulary: {listed}{more}"
+    return f"{some} not in the model's vocabulary: {listed}{more}; choose --unknown skip or replace"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tracemalloc
 
@@ -77,14 +78,37 @@ def test_unknown_symbols_are_listed_escaped_with_how_often_they_occur() -> None:
     with pytest.raises(UnknownSymbols) as caught:
         vocabulary.encode("a\x1b\x1bb\n☃c☃☃\u202e")
     assert str(caught.value) == (
-        "4 different characters are not in the model's vocabulary: '☃' × 3, '\\x1b' × 2, '\\x0a' × 1, '\\u202e' × 1"
+        "4 different characters are not in the model's vocabulary: '☃' × 3, '\\x1b' × 2, '\\x0a' × 1, '\\u202e' × 1;"
+        " choose --unknown skip or replace"
     )
-    with pytest.raises(UnknownSymbols, match=r"^1 character is not in .* vocabulary: 'd' × 300000$"):
+    with pytest.raises(UnknownSymbols, match=r"^1 character is not in .* vocabulary: 'd' × 300000;"):
         vocabulary.encode("abcd" * 300_000)
-    with pytest.raises(UnknownSymbols, match=r"26 different .*'A' × 1, .*'J' × 1 and 16 more$"):
+    with pytest.raises(UnknownSymbols, match=r"26 different .*'A' × 1, .*'J' × 1 and 16 more;"):
         vocabulary.encode("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     with pytest.raises(UnknownSymbols, match=r"'\\udc80' × 1"):  # from a command line that is not UTF-8
         vocabulary.encode("a\udc80")
+
+
+@pytest.mark.fault("R71")
+@given(st.text("abcxyz☃", max_size=40))
+def test_unknown_symbols_are_skipped_or_replaced_and_counted(text: str) -> None:
+    vocabulary = Vocabulary.of(" abc")
+    expected = {symbol: text.count(symbol) for symbol in "xyz☃" if symbol in text}
+    ids, foreign = vocabulary.encode_known(text, "skip")
+    assert (vocabulary.decode(ids), foreign) == (re.sub("[^abc]", "", text), expected)
+    ids, foreign = vocabulary.encode_known(text, "replace")
+    assert (vocabulary.decode(ids), foreign) == (re.sub("[^abc]", " ", text), expected)
+
+
+def test_unknown_symbols_are_skipped_across_blocks() -> None:
+    ids, foreign = Vocabulary.of("ab").encode_known("axb" * 200_000, "skip")
+    np.testing.assert_array_equal(ids, np.tile([0, 1], 200_000))
+    assert foreign == {"x": 200_000}
+
+
+def test_what_replaces_is_the_first_known_of_replacement_character_question_mark_and_space() -> None:
+    for symbols, expected in (("\n ?a\ufffd", "\ufffd"), ("\n ?a", "?"), ("\n a", " "), ("\na", "\n")):
+        assert Vocabulary.of(symbols).replacement == expected
 
 
 def test_the_symbol_beyond_the_last_is_unknown_in_every_type() -> None:
