@@ -179,6 +179,24 @@ class SamplingConfig:
         _whole("count", self.count, 1, 1_000_000)
 
 
+@dataclass(frozen=True)
+class DynamicConfig:
+    """How a model learns while it is scored.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+
+    rate: float = 5e-4  # of the normalised gradient; 0 learns nothing
+    decay: float = 3e-3  # share of the way back to the trained weights, at each update
+    segment: int = 32  # characters that are scored before each update
+
+    def __post_init__(self) -> None:
+        _real("dynamic_rate", self.rate, 0, 1e3)
+        _real("dynamic_decay", self.decay, 0, 1)
+        _whole("dynamic_segment", self.segment, 1, 2**20)
+
+
 def parse_duration(text: str) -> float:
     """Seconds in '90s', '3m', '1h', '1h30m' or a bare number of seconds.
 

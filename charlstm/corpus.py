@@ -106,6 +106,11 @@ def read_text(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_cha
     return "".join(_decoded(sources, encoding, max_chars))
 
 
+def parts(sources: Sequence[str | Path], *, encoding: str = "utf-8") -> Iterator[str]:
+    """The text in parts, each as soon as its source gives it, and without a limit. Errors as in `read`."""
+    return _decoded(sources, encoding, sys.maxsize)
+
+
 def fit(n_chars: int, batch_size: int, seq_len: int) -> tuple[int, int]:
     """The largest (B, T) up to those wished for with which a training part of `n_chars` fills a window of every stream.
 
@@ -278,8 +283,9 @@ def _check_kind(file: BinaryIO, path: str, limit: int) -> None:
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:
+    raw = getattr(file, "raw", file)  # without a buffer: a pipe's bytes come as soon as they are there
     while True:
-        block: bytes | None = file.read(BLOCK_BYTES)
+        block: bytes | None = raw.read(BLOCK_BYTES)
         if block is None:  # someone who shares stdin made it non-blocking, and there is nothing yet
             select.select([file], [], [])
         elif block:

@@ -23,6 +23,7 @@ from charlstm.errors import CorpusError
 
 STREAMS = 64
 WARM_UP = 256  # symbols read before a part is scored: on trained models the figure is then that of --exact to 1e-7 bits
+EXACT = "exact: one stream, state carried over the whole text"
 CHUNK = 4096  # symbols, of all streams together, between two chances for Ctrl-C
 
 
@@ -50,6 +51,7 @@ class Score:
     bits_per_char: float
     perplexity: float
     protocol: str
+    unknown: int = 0  # characters of the text that were skipped or replaced
 
 
 def evaluate(
@@ -65,13 +67,11 @@ def evaluate(
     Raises:
         CorpusError: fewer than two symbols: there is no transition to score.
     """
-    transitions = len(ids) - 1
-    if transitions < 1:
-        raise CorpusError(f"a text of {len(ids)} characters has no transition to score; at least 2 are needed")
+    transitions = transitions_of(ids)
     count = 1 if exact else max(1, min(streams, transitions // (4 * max(warm_up, 1))))
     if count == 1:
         nats = _run(engine, ids[:, None], engine.zero_state(), transitions)
-        return _score(len(ids), float(nats[0]), "exact: one stream, state carried over the whole text")
+        return score_of(len(ids), float(nats[0]), EXACT)
     part = -(-transitions // count)  # part k scores the transitions into symbols k·part + 1 … (k + 1)·part
     count = -(-transitions // part)
     cuts = np.arange(count) * part
@@ -81,7 +81,7 @@ def evaluate(
         state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
     places = np.minimum(cuts + np.arange(part + 1)[:, None], len(ids) - 1)  # the last part may be shorter
     nats = _run(engine, ids[places], state, part, last=transitions - int(cuts[-1]))
-    return _score(len(ids), float(nats.sum()), f"{count} streams, each warmed up on {warm_up} characters")
+    return score_of(len(ids), float(nats.sum()), f"{count} streams, each warmed up on {warm_up} characters")
 
 
 def _run(
@@ -98,7 +98,19 @@ def _run(
     return total
 
 
-def _score(chars: int, nats: float, protocol: str) -> Score:
+def transitions_of(ids: NDArray[np.integer]) -> int:
+    """How many there are in a text.
+
+    Raises:
+        CorpusError: none.
+    """
+    if len(ids) < 2:
+        raise CorpusError(f"a text of {len(ids)} characters has no transition to score; at least 2 are needed")
+    return len(ids) - 1
+
+
+def score_of(chars: int, nats: float, protocol: str) -> Score:
+    """The score of a text whose chars − 1 transitions have so many nats together."""
     nats_per_char = nats / (chars - 1)
     return Score(
         chars=chars,

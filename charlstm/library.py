@@ -12,20 +12,21 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlstm import atomicfile, checkpoint, corpus, evaluation, sampling, terminal
-from charlstm.config import ModelConfig, Precision, SamplingConfig, TrainingOptions
+from charlstm import atomicfile, checkpoint, corpus, evaluation, sampling, surprise, terminal
+from charlstm.config import ModelConfig, Precision, SamplingConfig, TrainingOptions, Unknown
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, CorpusError
 from charlstm.evaluation import Score
 from charlstm.sampling import Context
+from charlstm.surprise import CharScore, Difference, LineScore
 from charlstm.vocab import Vocabulary
 
 STATE_MAGIC = b"charlstm-state-1"
@@ -49,6 +50,15 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto", threa
     file = checkpoint.resolve(path)
     found = checkpoint.load(file)
     return Model(found.model, found.vocabulary, found.weights, found.facts, file, precision, threads)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on one text."""
+
+    ours: Score
+    theirs: Score
+    difference: Difference  # ours less theirs
 
 
 class Model:
@@ -146,18 +156,69 @@ class Model:
         """
         return sampling.read(self.engine, self.vocabulary, text, context)
 
-    def evaluate(self, text: str | None = None, *, exact: bool = False) -> Score:
+    def evaluate(self, text: str | None = None, *, exact: bool = False, unknown: Unknown = "error") -> Score:
         """The mean surprise at the N − 1 transitions of a text; without one, of the validation part of its corpus.
 
         Args:
             exact: as one stream; else as parts side by side, each warmed up on the characters before it.
+            unknown: what to do with characters that are not in the vocabulary; `Score.unknown` counts them.
 
         Raises:
-            UnknownSymbols: the text has characters that are not in the vocabulary.
+            UnknownSymbols: there are such characters, and unknown is 'error'.
             CorpusError: fewer than two characters; without a text: the corpus is not there or not the same.
         """
-        ids = self.validation_part() if text is None else self.vocabulary.encode(text)
-        return evaluation.evaluate(self.scorer, ids, exact=exact)
+        ids, foreign = self.symbols(text, unknown)
+        return replace(evaluation.evaluate(self.scorer, ids, exact=exact), unknown=foreign)
+
+    def score_lines(
+        self, text: str | Iterable[str], *, carry: bool = False, unknown: Unknown = "error"
+    ) -> Iterator[LineScore]:
+        """How surprising each line of a text is, which may come in parts: see `surprise.lines`.
+
+        Args:
+            carry: the state goes on from line to line; else each line begins after a line break.
+
+        Raises:
+            UnknownSymbols: there are characters that are not in the vocabulary, and unknown is 'error'.
+        """
+        parts = [text] if isinstance(text, str) else text
+        return surprise.lines(self.scorer, self.vocabulary, parts, carry=carry, unknown=unknown)
+
+    def score_chars(self, text: str | None = None, *, top: int = 0, unknown: Unknown = "error") -> Iterator[CharScore]:
+        """How surprising each character of a text but the first is, with the `top` likeliest in its place beside it.
+
+        Raises: as `evaluate`.
+        """
+        return surprise.chars(self.scorer, self.vocabulary, self.symbols(text, unknown)[0], top)
+
+    def compare(self, other: Model, text: str | None = None, *, unknown: Unknown = "error") -> Comparison:
+        """Score a text, or the validation part of this model's corpus, with two models.
+
+        Where unknown is 'skip', what either of them does not know is left out for both.
+
+        Raises: as `evaluate`.
+        """
+        text = self.vocabulary.decode(self.validation_part()) if text is None else text
+        length = len(text)
+        if unknown == "skip":
+            for vocabulary in (self.vocabulary, other.vocabulary):
+                text = vocabulary.decode(vocabulary.encode_known(text, "skip")[0])
+        skipped = length - len(text)
+        bits, scores = [], []
+        for model in (self, other):
+            ids, foreign = model.symbols(text, unknown)
+            bits.append(surprise.bits(model.scorer, ids))
+            nats = float(bits[-1].sum()) * math.log(2)
+            score = evaluation.score_of(len(ids), nats, evaluation.EXACT)
+            scores.append(replace(score, unknown=foreign + skipped))
+        return Comparison(scores[0], scores[1], surprise.difference(bits[0], bits[1]))
+
+    def symbols(self, text: str | None, unknown: Unknown = "error") -> tuple[NDArray[np.integer], int]:
+        """The ids of a text, or of the validation part; and how many characters were skipped or replaced."""
+        if text is None:
+            return self.validation_part(), 0
+        ids, foreign = self.vocabulary.encode_known(text, unknown)
+        return ids, sum(foreign.values())
 
     def int8_cost(self, text: str | None = None) -> float:
         """Bits per character that int8 adds on a text; without one, on the validation part of its corpus.

@@ -39,7 +39,11 @@ OPTIONS = {
         "--null", "-0", "--precision", "--threads", "--line-buffered", "--unbuffered", "-u", "--raw", "--load-state",
         "--save-state", "--help",
     },
-    "eval": {"--checkpoint", "-c", "--exact", "--precision", "--threads", "--encoding", "--json", "--help"},
+    "eval": {
+        "--checkpoint", "-c", "--exact", "--per-line", "--carry", "--per-char", "--top", "--heat", "--against",
+        "--dynamic", "--dynamic-rate", "--dynamic-decay", "--dynamic-segment", "--dynamic-save", "--unknown",
+        "--precision", "--threads", "--encoding", "--json", "--help",
+    },
     "info": {"--verify", "--json", "--help"},
     "verify": {"--help"},
     "corpus": {"--help"},

@@ -22,10 +22,10 @@ PACKAGE = ROOT / "charlstm"
 # Each room may import those above it, and nothing else of charlstm. The README tells to read them in this order.
 ORDER = [
     "errors", "cells", "config", "events", "terminal", "atomicfile", "vocab", "corpus", "bundled", "downloads",
-    "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "library",
-    "kernels.plain", "kernels.training", "recurrence", "model", "optimisation", "recipe", "signals", "tally",
-    "training", "cli.talk", "cli.options", "cli.page", "cli.watch", "cli.train", "cli.sample", "cli.evaluate",
-    "cli.inspect", "cli.corpora", "cli.__init__", "cli.run", "__main__",
+    "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise",
+    "library", "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe",
+    "signals", "tally", "training", "cli.talk", "cli.options", "cli.page", "cli.watch", "cli.train", "cli.sample",
+    "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__", "cli.run", "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
 
@@ -42,11 +42,13 @@ FOREIGN = {
     "engine": NUMPY,
     "sampling": NUMPY,
     "evaluation": NUMPY,
+    "surprise": NUMPY,
     "library": NUMPY,
     "kernels.plain": TORCH,
     "kernels.training": TORCH,
     "recurrence": TORCH,
     "model": TORCH,
+    "dynamic": TORCH,
     "optimisation": TORCH,
     "training": TORCH,
     "cli.talk": {"rich"},

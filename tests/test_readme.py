@@ -72,11 +72,13 @@ def test_the_commands_of_the_quick_start_run(
     for line in first.splitlines():
         done = run(line.split("|")[0], capfd, monkeypatch)
         assert done.status == 0, (line, done.err)
-    train, score = pipes.splitlines()
+    train, score, lines = pipes.splitlines()
     assert run(train.split("|")[1].strip(), capfd, monkeypatch, BOOK.encode()).status == 0
     done = run(score.split("|")[0].split("<")[0].strip(), capfd, monkeypatch, BOOK.encode())
     assert done.status == 0
     assert '"bits_per_char"' in done.text
+    done = run(lines.split("|")[0].split("<")[0].strip(), capfd, monkeypatch, BOOK.encode())
+    assert (done.status, len(done.text.splitlines())) == (0, BOOK.count("\n"))
 
 
 @pytest.mark.fault("R91")

@@ -1,20 +1,34 @@
-"""`charlstm eval`: how well a model foresees a text."""
+"""`charlstm eval`: how well a model foresees a text, and where it does not."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads
+from charlstm.cli import surprises
+from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads, UnknownChars
 from charlstm.cli.talk import facts, put
+from charlstm.config import DynamicConfig, Unknown
+from charlstm.errors import UsageError
+
+if TYPE_CHECKING:
+    from charlstm.evaluation import Score
+    from charlstm.library import Model
 
 EXAMPLES = """\
 charlstm eval                          on the part kept from training
 charlstm eval chapter.txt              on any text
-zcat log.gz | charlstm eval - --json   on stdin, for a program"""
+zcat log.gz | charlstm eval - --json   on stdin, for a program
+tail -f log | charlstm eval --per-line --unknown replace - | awk '$1 > 3'
+charlstm eval chapter.txt --heat       where it is surprised, in colours
+charlstm eval -c new --against old     which of two models is better?"""
+
+VALIDATION_PART = "the validation part of its corpus"
+DYNAMIC = DynamicConfig()
 
 
 def evaluate(
@@ -22,7 +36,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="TEXT...",
-            help="Text to score: files, folders, .gz of them; - is stdin. [default: the validation part of its corpus]",
+            help=f"Text to score: files, folders, .gz of them; - is stdin. [default: {VALIDATION_PART}]",
             show_default=False,
         ),
     ] = None,
@@ -30,6 +44,40 @@ def evaluate(
     exact: Annotated[
         bool, typer.Option("--exact", help="Score the text as one stream, not as parts side by side. Slower.")
     ] = False,
+    per_line: Annotated[
+        bool,
+        typer.Option("--per-line", help="A row a line, as it comes: bits per character, characters, number, text."),
+    ] = False,
+    carry: Annotated[
+        bool, typer.Option("--carry", help="With --per-line: go on from line to line, not each from a line's start.")
+    ] = False,
+    per_char: Annotated[bool, typer.Option("--per-char", help="A row a character: bits, place, character.")] = False,
+    top: Annotated[
+        int, typer.Option("--top", metavar="N", min=0, help="With --per-char: the N likeliest beside each.")
+    ] = 0,
+    heat: Annotated[bool, typer.Option("--heat", help="The text itself, coloured by surprise.")] = False,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="CKPT", help="Compare with another model.", show_default=False)
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Let the model learn from the text as it reads it.")
+    ] = False,
+    dynamic_rate: Annotated[
+        float, typer.Option("--dynamic-rate", metavar="X", help="With --dynamic: how fast it learns.")
+    ] = DYNAMIC.rate,
+    dynamic_decay: Annotated[
+        float, typer.Option("--dynamic-decay", metavar="P", help="With --dynamic: how fast it forgets that again.")
+    ] = DYNAMIC.decay,
+    dynamic_segment: Annotated[
+        int, typer.Option("--dynamic-segment", metavar="N", help="With --dynamic: characters between two updates.")
+    ] = DYNAMIC.segment,
+    dynamic_save: Annotated[
+        Path | None,
+        typer.Option(
+            "--dynamic-save", metavar="FILE", help="With --dynamic: keep the model it became.", show_default=False
+        ),
+    ] = None,
+    unknown: UnknownChars = "error",
     precision: Precise = "auto",
     threads: Threads = None,
     encoding: Encoding = "utf-8",
@@ -40,20 +88,58 @@ def evaluate(
     The lower the bits per character, the better: 0 knows each character before it comes, log2 of the vocabulary's size
     knows nothing. Of N characters N - 1 are scored, each once; the first has nothing before it.
     """
+    ways = {"--per-line": per_line, "--per-char": per_char, "--heat": heat, "--against": against, "--dynamic": dynamic}
+    chosen = [name for name, value in {"--exact": exact, **ways}.items() if value]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} are different ways to score: give one")
+    if carry and not per_line:
+        raise UsageError("--carry makes sense with --per-line only")
+    if top and not per_char:
+        raise UsageError("--top makes sense with --per-char only")
+    if heat and as_json:
+        raise UsageError("--heat is for eyes: with --json, give --per-char")
+    learning = DynamicConfig(dynamic_rate, dynamic_decay, dynamic_segment)
+    if not dynamic and (learning != DYNAMIC or dynamic_save is not None):
+        raise UsageError("the --dynamic-… options make sense with --dynamic only")
+
     from charlstm import corpus, library
 
     model = library.load(checkpoint, precision=precision, threads=threads)
-    read = corpus.read_text(text, encoding=encoding) if text else None
-    score = model.evaluate(read, exact=exact)
-    used = {"checkpoint": str(model.path), "engine": model.scorer.description}
-    result = {**asdict(score), **used, "text": text}
-    if precision == "int8":
-        in_fp32 = library.load(model.path, precision="fp32", threads=threads).evaluate(read, exact=exact)
-        result["int8_cost_bits_per_char"] = cost = score.bits_per_char - in_fp32.bits_per_char
-        used["cost of int8"] = f"{cost:+.5f} bits per character"
-    if as_json:
-        put(json.dumps(result) + "\n")
+    if per_line:
+        parts = corpus.parts(text, encoding=encoding) if text else model.vocabulary.decode(model.validation_part())
+        surprises.show_lines(model.score_lines(parts, carry=carry, unknown=unknown), as_json)
         return
+    read = corpus.read_text(text, encoding=encoding) if text else None
+    if per_char:
+        surprises.show_chars(model.score_chars(read, top=top, unknown=unknown), as_json)
+    elif heat:
+        ids, _ = model.symbols(read, unknown)
+        known = model.vocabulary.decode(ids)
+        surprises.show_heat(known[:1], model.score_chars(known))
+    elif against is not None:
+        other = library.load(against, precision=precision, threads=threads)
+        _show_comparison(model, other, read, unknown, as_json)
+    elif dynamic:
+        score = _learn(model, read, unknown, learning, dynamic_save)
+        _show(model, score, {"checkpoint": str(model.path)}, text, unknown, as_json)
+    else:
+        score = model.evaluate(read, exact=exact, unknown=unknown)
+        used: dict[str, Any] = {"checkpoint": str(model.path), "engine": model.scorer.description}
+        if precision == "int8":
+            in_fp32 = library.load(model.path, precision="fp32", threads=threads)
+            rounded = in_fp32.evaluate(read, exact=exact, unknown=unknown)
+            used["int8_cost_bits_per_char"] = score.bits_per_char - rounded.bits_per_char
+        _show(model, score, used, text, unknown, as_json)
+
+
+def _show(
+    model: Model, score: Score, used: dict[str, Any], text: list[str] | None, unknown: Unknown, as_json: bool
+) -> None:
+    if as_json:
+        put(json.dumps({**asdict(score), **used, "text": text}) + "\n")
+        return
+    if (cost := used.pop("int8_cost_bits_per_char", None)) is not None:
+        used["cost of int8"] = f"{cost:+.5f} bits per character"
     facts(
         [
             ("bits per character", f"{score.bits_per_char:.4f}"),
@@ -61,8 +147,52 @@ def evaluate(
             ("perplexity", f"{score.perplexity:.4f}"),
             ("characters", f"{score.chars:,}"),
             ("transitions scored", f"{score.transitions:,}"),
-            ("text", ", ".join(text) if text else "the validation part of its corpus"),
+            *_foreign(score, model, unknown),
+            ("text", ", ".join(text) if text else VALIDATION_PART),
             ("protocol", score.protocol),
             *used.items(),
         ]
     )
+
+
+def _foreign(score: Score, model: Model, unknown: Unknown) -> list[tuple[str, str]]:
+    """A row on characters that the model does not know, where there are any."""
+    if not score.unknown:
+        return []
+    done = "skipped" if unknown == "skip" else f"replaced by '{surprises.spell(model.vocabulary.replacement)}'"
+    return [("unknown characters", f"{score.unknown:,}, {done}")]
+
+
+def _show_comparison(model: Model, other: Model, read: str | None, unknown: Unknown, as_json: bool) -> None:
+    compared = model.compare(other, read, unknown=unknown)
+    if as_json:
+        checkpoints = {"checkpoint": str(model.path), "against": str(other.path)}
+        put(json.dumps({**asdict(compared), **checkpoints}) + "\n")
+        return
+    found = compared.difference
+    error = "too short for a standard error" if found.standard_error is None else f"± {found.standard_error:.4f}"
+    facts(
+        [
+            (str(model.path), f"{compared.ours.bits_per_char:.4f} bits per character"),
+            (str(other.path), f"{compared.theirs.bits_per_char:.4f} bits per character"),
+            ("difference", f"{found.bits_per_char:+.4f} {error}"),
+            ("standard error", f"of the mean of {found.blocks:,} blocks"),
+            ("characters", f"{compared.ours.chars:,}"),
+            *_foreign(compared.ours, model, unknown),
+            *[(f"{name}, {other.path}", value) for name, value in _foreign(compared.theirs, other, unknown)],
+            ("protocol", compared.ours.protocol),
+        ]
+    )
+
+
+def _learn(model: Model, read: str | None, unknown: Unknown, learning: DynamicConfig, keep: Path | None) -> Score:
+    """The score of a model that learns as it reads, and on the disk what it became, if that is asked for."""
+    ids, foreign = model.symbols(read, unknown)
+
+    from charlstm import checkpoint, dynamic
+
+    score, weights = dynamic.evaluate(model.config, model.weights, ids, learning)
+    if keep is not None:
+        facts = {"corpus": model.facts["corpus"]} if "corpus" in model.facts else {}
+        checkpoint.save(keep, checkpoint.Checkpoint(model.config, model.vocabulary, weights, facts=facts))
+    return replace(score, unknown=foreign)

@@ -22,3 +22,7 @@ Threads = Annotated[
 ]
 Encoding = Annotated[str, typer.Option("--encoding", metavar="NAME", help="Encoding of the text.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for programs.")]
+UnknownChars = Annotated[
+    config.Unknown,
+    typer.Option("--unknown", help="Characters that the model does not know: refuse the text, skip or replace them."),
+]
