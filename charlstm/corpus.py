@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from charlstm import bundled, downloads
 from charlstm.config import MAX_VOCABULARY
 from charlstm.errors import CorpusError, UsageError
 from charlstm.terminal import escape
@@ -70,11 +71,13 @@ class Corpus:
 def read(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_chars: int | None = None) -> Corpus:
     """Read texts, joined in the given order with nothing between them.
 
-    A source is a file, a folder (every file below it that is not hidden, in sorted order) or '-' for stdin; what is
-    compressed with gzip is expanded. Decoding is strict, no newline is translated, a byte order mark is a character.
+    A source is a file, a folder (every file below it that is not hidden, in sorted order), '-' for stdin, or the name
+    of a corpus, where there is no file of that name: of one that Python brings along, or of one from the net that was
+    loaded before. What is compressed with gzip is expanded. Decoding is strict, no newline is translated, a byte order
+    mark is a character.
 
     Args:
-        encoding: of all sources; utf-8 or another that Python knows.
+        encoding: of all sources but named corpora, which are UTF-8; utf-8 or another that Python knows.
         max_chars: where to stop with an error; by default 2**31 or what half of the machine's memory can hold.
 
     Needs up to 6 bytes a character while it reads: the text, 1 to 4 bytes, and the ids, 1 or 2.
@@ -190,7 +193,7 @@ def _decoded(sources: Sequence[str | Path], encoding: str, max_chars: int | None
     chars = 0
     for source in sources:
         for path in _files(source):
-            for part in _decode(path, codec, limit):
+            for part in _decode(path, codecs.lookup("utf-8") if _is_named(path) else codec, limit):
                 chars += len(part)
                 if chars > limit:
                     raise CorpusError(f"{_name(path)}: the text is longer than {limit} characters; raise --max-chars")
@@ -264,6 +267,8 @@ def _blocks(path: str, limit: int) -> Iterator[bytes]:
             if sys.stdin is None:
                 raise CorpusError("-: there is no stdin to read from")
             yield from _read(sys.stdin.buffer)
+        elif _is_named(path):
+            yield from _named(path)
         else:
             with open(path, "rb") as file:
                 _check_kind(file, path, limit)
@@ -272,6 +277,21 @@ def _blocks(path: str, limit: int) -> Iterator[bytes]:
         raise CorpusError(f"{_name(path)}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, a closed stdin
         raise CorpusError(f"{_name(path)}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _is_named(path: str) -> bool:
+    """Whether it is the name of a corpus; a file of that name goes before it."""
+    return path in (*bundled.NAMES, *downloads.SOURCES) and not os.path.lexists(path)
+
+
+def _named(name: str) -> Iterator[bytes]:
+    """The bytes of a named corpus. One that was never loaded is not loaded here: reading is no place for a download."""
+    if name in bundled.NAMES:
+        yield bundled.text(name).encode()
+    elif downloads.is_cached(name):
+        yield from downloads.blocks(downloads.fetch(name))
+    else:
+        raise CorpusError(f"{name}: not loaded yet; load it first: charlstm corpus {name} > {name}.txt")
 
 
 def _check_kind(file: BinaryIO, path: str, limit: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -26,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import charlstm
-from charlstm import corpus
+from charlstm import bundled, corpus, downloads
 from charlstm.corpus import Corpus, Streams, fit, read, read_text
 from charlstm.errors import CharlstmError, CorpusError, UsageError
 
@@ -167,6 +168,43 @@ def test_a_pipe_by_name_is_read(memory: Path) -> None:
     writer.start()
     assert read_text([pipe]) == EVIL
     writer.join()
+
+
+# --- named corpora
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_named_corpus_is_read_by_its_name_whatever_the_encoding_of_files(memory: Path, encoding: str) -> None:
+    text = bundled.text("python:docs")
+    found = read(["python:docs"], encoding=encoding)
+    assert text_of(found) == text
+    assert found.names == ("python:docs",)
+    path = put(memory / "more", "more".encode(encoding))
+    assert read_text(["python:docs", path], encoding=encoding) == text + "more"
+
+
+def test_a_file_goes_before_the_corpus_of_its_name(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(memory)
+    for name in ("python:docs", "text8"):
+        put(memory / name, b"mine")
+        assert read_text([name]) == "mine"
+
+
+def test_a_corpus_from_the_net_is_read_only_once_it_was_loaded(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "cache_folder", lambda: memory / "cache")
+    monkeypatch.chdir(memory)
+    assert message("names") == "names: not loaded yet; load it first: charlstm corpus names > names.txt"
+    assert not (memory / "cache").exists()
+    data = b"anna\nbert\n"
+    source = dataclasses.replace(downloads.SOURCES["names"], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    monkeypatch.setattr(downloads, "SOURCES", {"names": source})
+    (memory / "cache").mkdir()
+    put(memory / "cache" / downloads._file("names", None).name, data)
+    assert read_text(["names"]) == data.decode()
+
+
+def test_the_limit_counts_a_named_corpus_too() -> None:
+    assert "longer than 1000 characters" in message("python:docs", max_chars=1000)
 
 
 # --- what cannot be read

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "charlstm"
 
 # Each room may import those above it, and nothing else of charlstm. The README tells to read them in this order.
 ORDER = [
-    "errors", "cells", "config", "events", "terminal", "atomicfile", "vocab", "corpus", "bundled", "downloads",
+    "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "vocab", "corpus",
     "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise",
     "library", "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe",
     "signals", "tally", "training", "cli.talk", "cli.options", "cli.page", "cli.watch", "cli.train", "cli.sample",

@@ -68,7 +68,7 @@ def train(
         list[str],
         typer.Argument(
             metavar="CORPUS...",
-            help="Text to learn from: files, folders (all files below), .gz of them; - is stdin.",
+            help="Text to learn from: files, folders (all files below), .gz of them; - is stdin. Or a named corpus.",
             show_default=False,
         ),
     ],
