@@ -13,6 +13,7 @@ import pytest
 from commands import COMMAND, Done, environment, in_terminal, model_file, spawn
 
 from charlstm import checkpoint, library
+from charlstm.kernels import native
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, /dev and pseudoterminals are of POSIX")
 pytestmark = needs_posix
@@ -136,7 +137,7 @@ def test_stdin_that_is_closed_is_told_to_who_reads_it(model: Path) -> None:
 @pytest.mark.fault("R76")
 def test_a_long_text_takes_no_more_memory_than_a_short_one(model: Path) -> None:
     peaks = []
-    for length in (1_000, 1_000_000):
+    for length in (1_000, 1_000_000 if native.library() else 200_000):  # numpy takes 0.15 ms a character
         command = [*COMMAND, "sample", "-c", model, "-n", str(length)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
         assert process.stdout is not None
