@@ -6,6 +6,7 @@ A field that is None in `TrainingOptions` is chosen by `recipe` from the text, t
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -214,6 +215,13 @@ def parse_duration(text: str) -> float:
 def to_json(config: Any) -> dict[str, Any]:
     """The fields of a config dataclass, ready for JSON."""
     return asdict(config)
+
+
+def to_toml(options: TrainingOptions) -> str:
+    """The options that are not None, a line each, under the names of their flags: what `train --config` reads."""
+    known = {name: value for name, value in asdict(options).items() if value is not None}
+    names = {name: "time" if name == "seconds" else flag(name).lstrip("-") for name in known}
+    return "".join(f"{names[name]} = {json.dumps(value)}\n" for name, value in known.items())
 
 
 def from_json(kind: type[_T], values: object) -> _T:

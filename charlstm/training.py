@@ -28,7 +28,16 @@ import charlstm
 from charlstm import checkpoint, evaluation, events, library, recipe, sampling
 from charlstm.atomicfile import FolderLock
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import ModelConfig, SamplingConfig, TrainingConfig, TrainingOptions, flag, from_json, to_json
+from charlstm.config import (
+    ModelConfig,
+    SamplingConfig,
+    TrainingConfig,
+    TrainingOptions,
+    flag,
+    from_json,
+    to_json,
+    to_toml,
+)
 from charlstm.corpus import Corpus, Streams, fit
 from charlstm.engine import Engine
 from charlstm.errors import CharlstmError, CheckpointError, DivergenceError, ResumeError, RunBusy, UsageError
@@ -41,6 +50,7 @@ from charlstm.tally import Clock, Speed, Tally
 from charlstm.terminal import escape
 
 BEST, LAST, METRICS = "best.safetensors", "last.safetensors", "metrics.jsonl"
+SETTINGS = "config.toml"
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
 GOOD_STEPS = 100  # a run that diverges goes back at most so far
@@ -210,6 +220,7 @@ class Training:
         clock = Clock(self._seconds_before)
         self._validated_at = clock.seconds()
         yield self.started
+        self._write_settings()
         for message in self._warnings:
             yield Warned(self._tally.step, message)
         if self._share(clock) >= 1:
@@ -353,6 +364,13 @@ class Training:
             yield (outcome := self._try_save(BEST))
             if isinstance(outcome, Warned):
                 tally.best_nats, tally.best_step = before
+
+    def _write_settings(self) -> None:
+        """Keep the options for a reader and for --config. A disk that is full costs this file, not the run."""
+        try:
+            (self.run / SETTINGS).write_text(to_toml(self.options), encoding="utf-8")
+        except OSError as error:
+            self._warnings.append(f"{escape(str(self.run / SETTINGS))}: {error.strerror}; training goes on")
 
     def _try_save(self, name: str, clock: Clock | None = None) -> Event:
         try:

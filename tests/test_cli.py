@@ -31,7 +31,7 @@ OPTIONS = {
         "--output", "-o", "--resume", "--allow-new-corpus", "--encoding", "--max-chars", "--json", "--quiet", "-q",
         "--cell", "--hidden", "--layers", "--embedding", "--dropout", "--forget-bias", "--epochs", "--steps", "--time",
         "--batch-size", "--seq-len", "--lr", "--warmup", "--weight-decay", "--beta1", "--beta2", "--clip", "--reset",
-        "--on-divergence",
+        "--on-divergence", "--config",
         "--valid-share", "--validations", "--sample-chars", "--device", "--threads", "--seed", "--help",
     },
     "sample": {

@@ -22,10 +22,11 @@ PACKAGE = ROOT / "charlstm"
 # Each room may import those above it, and nothing else of charlstm. The README tells to read them in this order.
 ORDER = [
     "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "vocab", "corpus",
-    "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise",
-    "library", "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe",
-    "signals", "tally", "training", "cli.talk", "cli.options", "cli.page", "cli.watch", "cli.train", "cli.sample",
-    "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__", "cli.run", "__main__",
+    "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise", "library",
+    "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
+    "tally", "training", "cli.talk", "cli.options", "cli.page", "cli.settings", "cli.watch", "cli.train",
+    "cli.sample", "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__", "cli.run",
+    "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
 
@@ -54,6 +55,7 @@ FOREIGN = {
     "cli.talk": {"rich"},
     "cli.options": {"typer"},
     "cli.page": {"typer"},
+    "cli.settings": {"typer", "tomllib", "tomli"},  # tomllib is in the library from Python 3.11 on
     "cli.watch": {"rich", "tqdm"},
     "cli.train": {"typer"},
     "cli.sample": {"typer"},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlstm.cli import watch
+from charlstm.cli import settings, watch
 from charlstm.cli.options import Encoding
 from charlstm.cli.page import Option, options_of
 from charlstm.config import TrainingOptions, parse_duration
@@ -64,6 +64,7 @@ HELP = {
 
 @options_of(TrainingOptions, HELP)
 def train(
+    context: typer.Context,
     corpus: Annotated[
         list[str],
         typer.Argument(
@@ -101,6 +102,17 @@ def train(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout; nothing on stderr.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Options in TOML, a line each: hidden = 256. A run keeps its own in config.toml.",
+            is_eager=True,
+            callback=settings.use,
+            show_default=False,
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Train a model on a text.
@@ -110,6 +122,9 @@ def train(
     text, the budget and the machine is chosen, and shown before the start.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    budgets = [name for name in ("epochs", "steps", "seconds") if name in given]
+    for name in {*budgets} - {*settings.closest(context, budgets)}:
+        del given[name]  # that of a file, where the command line has another
     if "seconds" in given:
         given["seconds"] = parse_duration(given["seconds"])
     chosen = TrainingOptions(**given)  # a bad option is reported before the text is read
