@@ -36,8 +36,8 @@ OPTIONS = {
     },
     "sample": {
         "--checkpoint", "-c", "--temp", "-t", "--length", "-n", "--prime", "--prime-file", "--seed", "--count",
-        "--null", "-0", "--precision", "--threads", "--line-buffered", "--unbuffered", "-u", "--raw", "--load-state",
-        "--save-state", "--help",
+        "--unknown", "--null", "-0", "--precision", "--threads", "--line-buffered", "--unbuffered", "-u", "--raw",
+        "--load-state", "--save-state", "--help",
     },
     "eval": {
         "--checkpoint", "-c", "--exact", "--per-line", "--carry", "--per-char", "--top", "--heat", "--against",
@@ -255,6 +255,22 @@ def test_several_texts_are_each_followed_by_a_newline_or_a_nul(model: Path, capf
     assert here(capfd, *words, "--count", 3).text == "".join(f"{text}\n" for text in texts)
     assert here(capfd, *words, "--count", 3, "-0").text == "".join(f"{text}\0" for text in texts)
     assert here(capfd, *words, "--null").text == f"{texts[0]}\0"
+
+
+def test_unknown_characters_of_the_prime_are_skipped_or_replaced_and_told(
+    model: Path, capfd: Capture, in_folder: Path
+) -> None:
+    def primed(prime: str, *policy: str) -> tuple[bytes, str]:
+        """Where the text stands after the prime and a few symbols, to the bit; and what was said."""
+        words = ["sample", "-c", model, "-n", 5, "--seed", 3, "--save-state", "state", "--prime", prime, *policy]
+        said = here(capfd, *words).err
+        return (in_folder / "state").read_bytes(), said
+
+    told = "charlstm: unknown characters of the prime, skipped: 'x' × 1, 'z' × 1\n"
+    assert primed("abzcx", "--unknown", "skip") == (primed("abc")[0], told)
+    # this model knows neither U+FFFD nor '?', so a space stands for what it does not know
+    assert primed("abzcx", "--unknown", "replace") == (primed("ab c ")[0], told.replace("skipped", "replaced"))
+    assert primed("abc") != primed("ab c ")
 
 
 def test_prime_may_come_from_a_file_or_stdin(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from charlstm.cli.options import Checkpoint, Precise, Threads
-from charlstm.cli.talk import to_stdout
+from charlstm.cli.options import Checkpoint, Precise, Threads, UnknownChars
+from charlstm.cli.talk import complain, to_stdout
 from charlstm.config import SamplingConfig
 from charlstm.errors import UsageError
 from charlstm.terminal import TextOut, is_terminal
@@ -35,6 +35,7 @@ def sample(
         str | None, typer.Option(metavar="TEXT", help="Text that the model reads first; it is not printed.")
     ] = None,
     prime_file: Annotated[str | None, typer.Option(metavar="FILE", help="The same from a file; - is stdin.")] = None,
+    unknown: UnknownChars = "error",
     seed: Annotated[
         int | None,
         typer.Option(metavar="N", help="The same seed gives the same text. [default: a fresh one]", show_default=False),
@@ -79,6 +80,11 @@ def sample(
     model = library.load(checkpoint, precision=precision, threads=threads)
     context = model.load_state(load_state) if load_state is not None else None
     prime = corpus.read_text([prime_file]) if prime_file is not None else prime or ""
+    ids, foreign = model.vocabulary.encode_known(prime, unknown)
+    if foreign:
+        prime = model.vocabulary.decode(ids)
+        listed = ", ".join(f"'{symbol}' × {times}" for symbol, times in sorted(foreign.items())[:10])
+        complain(f"unknown characters of the prime, {'skipped' if unknown == 'skip' else 'replaced'}: {listed}")
     out = TextOut(1, raw=raw, buffering="none" if unbuffered else "line" if line_buffered else "auto")
     end = "\0" if null else "\n"
     with to_stdout():
