@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import charlstm
-from charlstm import checkpoint, evaluation, events, library, recipe, sampling
+from charlstm import atomicfile, checkpoint, evaluation, events, library, recipe, sampling
 from charlstm.atomicfile import FolderLock
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import (
@@ -368,7 +368,7 @@ class Training:
     def _write_settings(self) -> None:
         """Keep the options for a reader and for --config. A disk that is full costs this file, not the run."""
         try:
-            (self.run / SETTINGS).write_text(to_toml(self.options), encoding="utf-8")
+            atomicfile.replace(self.run / SETTINGS, [to_toml(self.options).encode()])
         except OSError as error:
             self._warnings.append(f"{escape(str(self.run / SETTINGS))}: {error.strerror}; training goes on")
 

@@ -33,7 +33,7 @@ from charlstm.engine import Engine
 from charlstm.errors import DivergenceError
 from charlstm.events import Progress, Saved, Stopped, Validated, Warned
 from charlstm.sampling import distribution
-from charlstm.training import BEST, LAST, METRICS, Training
+from charlstm.training import BEST, LAST, METRICS, SETTINGS, Training
 
 TEXT = "the cat sat on the mat, and the dog sat on the cat.\n" * 40
 TINY = ("--hidden", "8", "--embedding", "4", "--batch-size", "4", "--seq-len", "8", "--threads", "1")
@@ -148,7 +148,7 @@ def test_a_training_that_is_killed_and_resumed_again_and_again_ends_in_the_same_
         killed += lead_to_the_end(forks, text, run, more, a_run, signal.SIGKILL, rng)
         for name in (LAST, BEST):
             assert (run / name).read_bytes() == (text.parent / "straight" / name).read_bytes()
-        assert sorted(os.listdir(run)) == [".lock", BEST, LAST, METRICS]  # and no temporary of the dead
+        assert sorted(os.listdir(run)) == [".lock", BEST, SETTINGS, LAST, METRICS]  # and no temporary of the dead
         shutil.rmtree(run)
         if killed >= count:
             break
@@ -200,7 +200,7 @@ def test_a_training_on_a_full_disk_goes_on_and_fails_at_its_end_with_the_old_fil
     warned = [event for event in life.events if event["event"] == "warned" and "File too large" in event["message"]]
     assert [event["step"] for event in warned][:19] == [*range(21, 40)]  # it is tried again each time
     assert (run / LAST).read_bytes() == old
-    assert sorted(os.listdir(run)) == [".lock", BEST, LAST, METRICS]
+    assert sorted(os.listdir(run)) == [".lock", BEST, SETTINGS, LAST, METRICS]
     assert live(forks, (*words, "--steps", "40", "--resume"), None, 0, False).status == 0
     assert live(forks, (*words[:3], str(text.parent / "one"), *words[4:], "--steps", "40"), None, 0, False).status == 0
     assert checkpoint.load(run / LAST).step == 40
