@@ -463,6 +463,9 @@ def test_all_commands_work_without_a_home_a_terminal_and_a_current_folder(
     memory: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (memory / "text").write_text(TEXT)
+    assert (
+        here(capfd, "train", memory / "text", "-o", memory / "before", *TINY, "--steps", "1").status == 0
+    )  # loads torch
     gone = memory / "gone"
     gone.mkdir()
     for name in ("HOME", "LANG", "USER", "TMPDIR"):
