@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -108,13 +108,13 @@ class Vocabulary:
         """
         ids = np.empty(len(text), dtype=self.dtype)
         end = 0
-        foreign: dict[int, int] = {}
+        foreign: dict[str, int] = {}
         for _, codes in _blocks(text):
             block = self._table[np.minimum(codes, len(self._table) - 1)]
             if block.max() == len(self):
                 strange = block == len(self)
                 for code, count in zip(*np.unique(codes[strange], return_counts=True), strict=True):
-                    foreign[int(code)] = foreign.get(int(code), 0) + int(count)
+                    foreign[chr(code)] = foreign.get(chr(code), 0) + int(count)
                 if unknown == "skip":
                     block = block[~strange]
                 else:
@@ -122,8 +122,10 @@ class Vocabulary:
             ids[end : end + len(block)] = block
             end += len(block)
         if foreign and unknown == "error":
-            raise UnknownSymbols(_name(foreign))
-        return ids[:end], {chr(code): count for code, count in foreign.items()}
+            some = "1 character is" if len(foreign) == 1 else f"{len(foreign)} different characters are"
+            choose = "choose --unknown skip or replace"
+            raise UnknownSymbols(f"{some} not in the model's vocabulary: {listed(foreign)}; {choose}")
+        return ids[:end], foreign
 
     @property
     def replacement(self) -> str:
@@ -178,9 +180,8 @@ def _smallest(largest: int) -> np.dtype[Any]:
     return np.min_scalar_type(largest)
 
 
-def _name(unknown: dict[int, int]) -> str:
-    often = sorted(unknown, key=lambda code: (-unknown[code], code))
-    listed = ", ".join(f"'{terminal.escape(chr(code))}' × {unknown[code]}" for code in often[:10])
-    more = f" and {len(often) - 10} more" if len(often) > 10 else ""
-    some = "1 character is" if len(often) == 1 else f"{len(often)} different characters are"
-    return f"{some} not in the model's vocabulary: {listed}{more}; choose --unknown skip or replace"
+def listed(foreign: Mapping[str, int]) -> str:
+    """Characters with how often each occurs, the most frequent first and no more than ten; safe to print."""
+    often = sorted(foreign, key=lambda char: (-foreign[char], char))
+    shown = ", ".join(f"'{terminal.escape(char)}' × {foreign[char]}" for char in often[:10])
+    return shown + (f" and {len(often) - 10} more" if len(often) > 10 else "")

@@ -75,7 +75,7 @@ def sample(
         raise UsageError("--save-state keeps where one text stands: leave out --count")
     SamplingConfig(temp, length, prime or "", seed, count)  # a bad option is reported before anything is read
 
-    from charlstm import corpus, library
+    from charlstm import corpus, library, vocab
 
     model = library.load(checkpoint, precision=precision, threads=threads)
     context = model.load_state(load_state) if load_state is not None else None
@@ -83,8 +83,8 @@ def sample(
     ids, foreign = model.vocabulary.encode_known(prime, unknown)
     if foreign:
         prime = model.vocabulary.decode(ids)
-        listed = ", ".join(f"'{symbol}' × {times}" for symbol, times in sorted(foreign.items())[:10])
-        complain(f"unknown characters of the prime, {'skipped' if unknown == 'skip' else 'replaced'}: {listed}")
+        done = "skipped" if unknown == "skip" else "replaced"
+        complain(f"unknown characters of the prime, {done}: {vocab.listed(foreign)}")
     out = TextOut(1, raw=raw, buffering="none" if unbuffered else "line" if line_buffered else "auto")
     end = "\0" if null else "\n"
     with to_stdout():
