@@ -55,11 +55,14 @@ def test_lines_as_json(model: Path, text: Path, capfd: Capture) -> None:
     ]
 
 
-def test_each_lines_score_is_out_before_the_next_line_is_written(model: Path) -> None:
+def waiting_for_lines(model: Path) -> subprocess.Popen[bytes]:
     command = [*COMMAND, "eval", "-c", model, "--per-line", "-"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
-    ) as child:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment())
+
+
+def test_each_lines_score_is_out_before_the_next_line_is_written(model: Path) -> None:
+    with waiting_for_lines(model) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
@@ -86,10 +89,7 @@ def test_a_reader_of_lines_who_leaves_ends_it_without_a_word(model: Path) -> Non
 
 @pytest.mark.fault("R46")
 def test_ctrl_c_ends_the_waiting_for_lines(model: Path) -> None:
-    command = [*COMMAND, "eval", "-c", model, "--per-line", "-"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
-    ) as child:
+    with waiting_for_lines(model) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
