@@ -1,21 +1,14 @@
 """The training loop: a generator of events. It prints nothing, saves what it says it saved, and resumes bit for bit.
 
-A run is a folder: `best.safetensors` (the weights with the best validation), `last.safetensors` (those of the last
-save, with everything needed to go on) and `metrics.jsonl`. For a budget in steps or epochs nothing in the two files
-depends on the clock, so that a run that was stopped and resumed ends in the same bytes as one that never was.
+For a budget in steps or epochs nothing in a run's checkpoints depends on the clock, so that a run that was stopped and
+resumed ends in the same bytes as one that never was.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-import platform
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
-from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import charlstm
-from charlstm import atomicfile, checkpoint, evaluation, events, library, recipe, sampling
+from charlstm import checkpoint, evaluation, library, machine, recipe, runfolder, sampling
 from charlstm.atomicfile import FolderLock
-from charlstm.checkpoint import Checkpoint
+from charlstm.checkpoint import BEST, LAST, Checkpoint
 from charlstm.config import (
     ModelConfig,
     SamplingConfig,
@@ -36,11 +28,10 @@ from charlstm.config import (
     flag,
     from_json,
     to_json,
-    to_toml,
 )
 from charlstm.corpus import Corpus, Streams, fit
 from charlstm.engine import Engine
-from charlstm.errors import CharlstmError, CheckpointError, DivergenceError, ResumeError, RunBusy, UsageError
+from charlstm.errors import CheckpointError, DivergenceError, ResumeError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
 from charlstm.kernels.training import keep_pages
 from charlstm.model import Network, Scorer
@@ -49,8 +40,6 @@ from charlstm.signals import Signals
 from charlstm.tally import Clock, Speed, Tally
 from charlstm.terminal import escape
 
-BEST, LAST, METRICS = "best.safetensors", "last.safetensors", "metrics.jsonl"
-SETTINGS = "config.toml"
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
 GOOD_STEPS = 100  # a run that diverges goes back at most so far
@@ -67,7 +56,7 @@ class Training:
     def __init__(self, corpus: Corpus, run: Path, options: TrainingConfig, model: ModelConfig) -> None:
         keep_pages()
         self.corpus, self.run, self.options = corpus, run, options
-        self._device = _device(options.device)
+        self._device = machine.device(options.device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         if self._device.type == "cuda":
@@ -103,15 +92,11 @@ class Training:
         batch_size, seq_len = fit(len(train_ids), chosen.batch_size, chosen.seq_len)
         chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
         model = ModelConfig(len(corpus.vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
-        lock = _lock(run)
+        lock = runfolder.lock(run)
         try:
-            _check_memory(model)
-            if held := [name for name in (BEST, LAST) if (run / name).exists()]:
-                raise CheckpointError(
-                    f"{escape(str(run))} holds a model already ({', '.join(held)}): "
-                    "go on with it by --resume, or choose another folder with -o"
-                )
-            with _enough_memory(model):
+            machine.check_memory(model)
+            runfolder.check_free(run)
+            with machine.enough_memory(model):
                 training = cls(corpus, run, chosen, model)
             training._network.initialise(training._generator, chosen.forget_bias)
         except BaseException:
@@ -142,7 +127,7 @@ class Training:
             CheckpointError: no such run, or a damaged file.
         """
         file = checkpoint.resolve(path, prefer="last")
-        lock = _lock(file.parent)
+        lock = runfolder.lock(file.parent)
         try:
             saved = checkpoint.load(file, training=True)
             if saved.training is None:
@@ -207,7 +192,11 @@ class Training:
         """
         assert self._lock is not None, "a Training is run once"
         try:
-            with _Metrics(self.run / METRICS) as metrics, Signals() as signals, _enough_memory(self._network.config):
+            with (
+                runfolder.Metrics(self.run) as metrics,
+                Signals() as signals,
+                machine.enough_memory(self._network.config),
+            ):
                 for event in self._loop(signals):
                     if not isinstance(event, (Progress, Saved)) and (complaint := metrics.note(event)):
                         yield Warned(self._tally.step, complaint)
@@ -220,7 +209,8 @@ class Training:
         clock = Clock(self._seconds_before)
         self._validated_at = clock.seconds()
         yield self.started
-        self._write_settings()
+        if complaint := runfolder.write_settings(self.run, self.options):
+            self._warnings.append(complaint)
         for message in self._warnings:
             yield Warned(self._tally.step, message)
         if self._share(clock) >= 1:
@@ -365,13 +355,6 @@ class Training:
             if isinstance(outcome, Warned):
                 tally.best_nats, tally.best_step = before
 
-    def _write_settings(self) -> None:
-        """Keep the options for a reader and for --config. A disk that is full costs this file, not the run."""
-        try:
-            atomicfile.replace(self.run / SETTINGS, [to_toml(self.options).encode()])
-        except OSError as error:
-            self._warnings.append(f"{escape(str(self.run / SETTINGS))}: {error.strerror}; training goes on")
-
     def _try_save(self, name: str, clock: Clock | None = None) -> Event:
         try:
             return self._save(name, clock)
@@ -380,12 +363,7 @@ class Training:
 
     def _save(self, name: str, clock: Clock | None = None) -> Saved:
         """Write `name`: the weights alone without a clock, else with all the state of the training."""
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        except OSError as error:
-            raise CheckpointError(f"cannot write into {escape(str(self.run))}: {error.strerror}") from error
-        checkpoint.save(self.run / name, self._checkpoint(clock))
-        return Saved(self._tally.step, self.run / name)
+        return Saved(self._tally.step, runfolder.save(self.run, name, self._checkpoint(clock)))
 
     def _checkpoint(self, clock: Clock | None) -> Checkpoint:
         """The run as it is: copies, so that training may go on."""
@@ -431,7 +409,7 @@ class Training:
             "device": self._device.type,
             "threads": torch.get_num_threads(),
             "kernels": self._network.recurrence.path,
-            "versions": _versions(),
+            "versions": machine.versions(),
         }
 
     def _restore(self, saved: Checkpoint, same_text: bool) -> None:
@@ -456,7 +434,7 @@ class Training:
             raise ResumeError(f"the saved training state is not whole: {escape(str(error))[:200]}") from error
 
     def _warn_of_changes(self, facts: Mapping[str, Any]) -> None:
-        now = {**_versions(), "threads": torch.get_num_threads(), "device": self._device.type}
+        now = {**machine.versions(), "threads": torch.get_num_threads(), "device": self._device.type}
         then = {**facts["versions"], "threads": facts["threads"], "device": facts["device"]}
         self._warnings = [
             f"{name} was {escape(str(then.get(name)))} when this run was saved and is {value} now: "
@@ -500,41 +478,6 @@ class Training:
         )
 
 
-class _Metrics:
-    """The run's log of events, a JSON object a line. A disk that is full costs the log, not the run."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: FileIO | None = None
-        self._complained = False
-
-    def __enter__(self) -> _Metrics:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def note(self, event: Event) -> str | None:
-        """Write one line; the first time that this fails, a complaint to show."""
-        line = (json.dumps(events.to_json(event), ensure_ascii=False) + "\n").encode()
-        try:
-            if self._file is None:
-                self._file = self._path.open("a+b", buffering=0)
-                if self._file.tell() and self._file.seek(-1, os.SEEK_END) >= 0 and self._file.read(1) != b"\n":
-                    line = b"\n" + line  # where a full disk or a loss of power has cut a line short
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            complaint = None if self._complained else f"{escape(str(self._path))}: {error.strerror}; training goes on"
-            self._complained = True
-            return complaint
-        return None
-
-
 def train(
     corpus: Corpus,
     run: Path | str | None = None,
@@ -553,53 +496,11 @@ def train(
     Returns:
         The model with the best validation, ready to sample and to score.
     """
-    folder = fresh_run(corpus.names) if run is None else Path(run)
+    folder = runfolder.fresh(corpus.names) if run is None else Path(run)
     for event in Training.start(corpus, folder, TrainingOptions(**options)).events():
         if on_event is not None:
             on_event(event)
     return library.load(folder)
-
-
-def fresh_run(names: tuple[str, ...], root: Path = Path("checkpoints")) -> Path:
-    """A folder under `root` that does not exist, named after the text: shakespeare, shakespeare-2, …"""
-    stem = Path(names[0]).name.removesuffix(".gz").rsplit(".", 1)[0] if names and names[0] != "-" else "stdin"
-    stem = re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:100] or "run"
-    taken = (root / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1_000_000))
-    return next(folder for folder in taken if not folder.exists())
-
-
-def _lock(run: Path) -> FolderLock:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        return FolderLock(run)
-    except BlockingIOError as error:
-        raise RunBusy(f"{escape(str(run))}: {error}") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot train into {escape(str(run))}: {error.strerror}") from error
-
-
-def _check_memory(model: ModelConfig) -> None:
-    """Refuse at once what no machine like this can hold: weights, gradients, two moments, and the last good state."""
-    needed = 7 * 4 * model.parameters()
-    if hasattr(os, "sysconf") and needed > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
-        raise CharlstmError(
-            f"{model.parameters():,} parameters need {needed / 1e9:.1f} GB to train, and this machine has "
-            f"{memory / 1e9:.1f}: try a smaller --hidden"
-        )
-
-
-@contextlib.contextmanager
-def _enough_memory(model: ModelConfig) -> Iterator[None]:
-    """Say in one line what torch says of memory in many."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise CharlstmError(
-            f"not enough memory to train {model.parameters():,} parameters: "
-            "try a smaller --hidden, --batch-size or --seq-len"
-        ) from error
 
 
 def _changed(saved: TrainingConfig, changes: dict[str, Any]) -> TrainingConfig:
@@ -621,24 +522,3 @@ def _budget(options: TrainingConfig) -> str:
     if options.steps is not None:
         return f"{options.steps:,} step{'' if options.steps == 1 else 's'}"
     return f"{options.seconds:g} s"
-
-
-def _device(name: str) -> torch.device:
-    """Raises UsageError where there is no such device."""
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device("cuda" if found["cuda"] else "cpu")
-    if not found[name]:
-        raise UsageError(
-            f"--device {name}: torch {torch.__version__} finds no such device here; auto takes what there is"
-        )
-    return torch.device(name)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "charlstm": charlstm.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }

@@ -24,8 +24,8 @@ ORDER = [
     "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "vocab", "corpus",
     "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise", "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
-    "tally", "training", "cli.talk", "cli.options", "cli.page", "cli.settings", "cli.watch", "cli.train",
-    "cli.sample", "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__", "cli.run",
+    "tally", "machine", "runfolder", "training", "cli.talk", "cli.options", "cli.page", "cli.settings", "cli.watch",
+    "cli.train", "cli.sample", "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__", "cli.run",
     "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
@@ -51,6 +51,7 @@ FOREIGN = {
     "model": TORCH,
     "dynamic": TORCH,
     "optimisation": TORCH,
+    "machine": TORCH,
     "training": TORCH,
     "cli.talk": {"rich"},
     "cli.options": {"typer"},

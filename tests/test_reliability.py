@@ -27,13 +27,15 @@ from test_checkpoint import DAMAGE, TEXTS, digest, put_together, take_apart, wit
 from test_cli import OPTIONS
 
 from charlstm import checkpoint, corpus, evaluation, training
+from charlstm.checkpoint import BEST, LAST
 from charlstm.cli.watch import JsonLines, Lines
 from charlstm.config import ModelConfig, TrainingOptions
 from charlstm.engine import Engine
 from charlstm.errors import DivergenceError
 from charlstm.events import Progress, Saved, Stopped, Validated, Warned
+from charlstm.runfolder import METRICS, SETTINGS
 from charlstm.sampling import distribution
-from charlstm.training import BEST, LAST, METRICS, SETTINGS, Training
+from charlstm.training import Training
 
 TEXT = "the cat sat on the mat, and the dog sat on the cat.\n" * 40
 TINY = ("--hidden", "8", "--embedding", "4", "--batch-size", "4", "--seq-len", "8", "--threads", "1")

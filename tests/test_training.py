@@ -20,6 +20,7 @@ import torch
 
 from charlstm import checkpoint, corpus, evaluation, library, training
 from charlstm.cells import GATES
+from charlstm.checkpoint import BEST, LAST
 from charlstm.config import TrainingOptions
 from charlstm.engine import Engine
 from charlstm.errors import (
@@ -32,7 +33,8 @@ from charlstm.errors import (
     UsageError,
 )
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
-from charlstm.training import BEST, LAST, METRICS, Training
+from charlstm.runfolder import METRICS
+from charlstm.training import Training
 
 TEXT = "".join(f"{k} green bottles hanging on the wall, and if {k % 7} green bottles should fall; " for k in range(60))
 SMALL: dict[str, Any] = {"hidden": 12, "embedding": 5, "batch_size": 3, "seq_len": 9, "sample_chars": 20, "seed": 5}
@@ -551,19 +553,3 @@ def test_train_gives_back_the_best_model(text: corpus.Corpus, tmp_path: Path) ->
     model = training.train(text, tmp_path / "run", on_event=seen.append, **SMALL, steps=30)
     assert isinstance(seen[-1], Stopped)
     assert model.evaluate().bits_per_char == pytest.approx(seen[-1].best_valid_bits_per_char, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("shake speare.txt", "shake-speare"),
-        ("../a/..", "run"),
-        ("-", "stdin"),
-        ("war.txt.gz", "war"),
-        ("дом.txt", "дом"),
-    ],
-)
-def test_a_fresh_run_is_named_after_its_text(name: str, folder: str, tmp_path: Path) -> None:
-    assert training.fresh_run((name,), tmp_path) == tmp_path / folder
-    (tmp_path / folder).mkdir()
-    assert training.fresh_run((name,), tmp_path) == tmp_path / f"{folder}-2"

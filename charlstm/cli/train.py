@@ -136,12 +136,12 @@ def train(
     text = read(corpus, encoding=encoding, max_chars=max_chars)
     run = output or (_newest_run_of(text) if resume else None)
 
-    from charlstm import training  # last, for it takes a second: it brings torch
+    from charlstm import runfolder, training  # last, for it takes a second: it brings torch
 
     if resume and run is not None:
         session = training.Training.resume(text, run, given, allow_new_corpus=allow_new_corpus)
     else:
-        session = training.Training.start(text, run or training.fresh_run(text.names), chosen)
+        session = training.Training.start(text, run or runfolder.fresh(text.names), chosen)
     words = corpus if encoding == "utf-8" else [*corpus, "--encoding", encoding]
     with watch.watcher(words, as_json, quiet) as show:
         for event in session.events():
