@@ -99,6 +99,7 @@ class TrainingOptions:
     reset: float = 0.01  # chance that a stream's carried state is dropped at a window
     on_divergence: OnDivergence = "rollback"  # to the last good state, with half the rate; or stop with an error
     valid_share: float = 0.1  # the last part of the text, held out
+    valid_chars: int = 1_000_000  # of that part, from its start, that a validation scores; 0 is all of it
     validations: int = 20  # how many times in a run the validation part is scored
     sample_chars: int = 160  # shown at each validation; 0 shows none
     device: Device = "auto"
@@ -115,6 +116,7 @@ class TrainingOptions:
         _whole("steps", self.steps, 1, 2**53, optional=True)
         _whole("batch_size", self.batch_size, 1, 2**20, optional=True)
         _whole("seq_len", self.seq_len, 1, 2**20, optional=True)
+        _whole("valid_chars", self.valid_chars, 0, 2**53)
         _whole("validations", self.validations, 1, 10_000)
         _whole("sample_chars", self.sample_chars, 0, 100_000)
         _whole("threads", self.threads, 1, 4096, optional=True)

@@ -20,7 +20,8 @@ class Started:
     parameters: int
     chars: int  # in the whole text
     train_chars: int
-    valid_chars: int
+    held_out_chars: int
+    valid_chars: int  # of those, from their start, that each validation scores
     vocab_size: int
     batch_size: int
     seq_len: int

@@ -234,7 +234,8 @@ class Model:
         return rounded.bits_per_char - exact.bits_per_char
 
     def validation_part(self) -> NDArray[np.integer]:
-        """The symbols of the last share of the corpus, which training held out.
+        """The symbols that the training validated on: of the last share of its corpus, which it held out, the first
+        `valid_chars`.
 
         Raises:
             CorpusError: the checkpoint does not name its corpus, or that is not there or has changed since.
@@ -251,8 +252,10 @@ class Model:
         if text.sha256 != known.get("sha256"):
             name = terminal.escape(text.names[0])
             raise CorpusError(f"{name} is not the text that the model was trained on; give the text to evaluate")
-        options = TrainingOptions(valid_share=known.get("valid_share", TrainingOptions.valid_share))
-        return text.split(options.valid_share)[1]
+        options = TrainingOptions(
+            valid_share=known.get("valid_share", TrainingOptions.valid_share), valid_chars=known.get("valid_chars", 0)
+        )
+        return text.split(options.valid_share)[1][: options.valid_chars or None]
 
     @functools.cached_property
     def digest(self) -> bytes:

@@ -61,9 +61,10 @@ class Training:
             torch.set_num_threads(options.threads)
         if self._device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # products of float32 on tensor cores, as cuDNN's are by default
-        train_ids, self._valid_ids = corpus.split(options.valid_share)
+        train_ids, held_out = corpus.split(options.valid_share)
+        self._valid_ids = held_out[: options.valid_chars or None]
         self._streams = Streams(train_ids, options.batch_size, options.seq_len)
-        self._train_chars = len(train_ids)
+        self._train_chars, self._held_out_chars = len(train_ids), len(held_out)
         self._network = Network(model).to(self._device)
         self._optimiser = Optimiser(self._network, options)
         self._generator = torch.Generator().manual_seed(options.seed)
@@ -168,6 +169,7 @@ class Training:
             parameters=model.parameters(),
             chars=len(self.corpus.ids),
             train_chars=self._train_chars,
+            held_out_chars=self._held_out_chars,
             valid_chars=len(self._valid_ids),
             vocab_size=model.vocab_size,
             batch_size=options.batch_size,
@@ -401,6 +403,7 @@ class Training:
                 "chars": len(corpus.ids),
                 "sha256": corpus.sha256,
                 "valid_share": self.options.valid_share,
+                "valid_chars": self.options.valid_chars,
             },
             "chars_seen": tally.chars_seen,
             "valid_nats_per_char": tally.last_nats if tally.validated_step == tally.step else None,

@@ -75,6 +75,16 @@ def test_json_is_one_event_a_line_on_stdout_and_silence_on_stderr(train: Train) 
     assert {"validated", "saved"} <= {event["event"] for event in events}
 
 
+def test_what_a_validation_scores_of_the_part_held_out_stands_in_the_table_and_in_eval(
+    train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "to validate, of which the first 20 are scored\n" in train("--valid-chars", "20").err
+    scored = "text                the first 20 characters of the validation part of its corpus"
+    assert scored in here(capfd, "eval").text
+    assert " are scored" not in train().err
+    assert "text                the validation part of its corpus" in here(capfd, "eval").text
+
+
 def test_quiet_says_nothing(train: Train) -> None:
     assert train("--quiet") == (0, b"", "")
 
@@ -83,7 +93,8 @@ def test_every_option_reaches_the_training(train: Train) -> None:
     given = {
         "--cell": "gru", "--layers": "2", "--dropout": "0.2", "--forget-bias": "0.5", "--lr": "0.003",
         "--warmup": "0.1", "--weight-decay": "0.3", "--beta1": "0.8", "--beta2": "0.9", "--clip": "2", "--reset": "0.2",
-        "--valid-share": "0.2", "--validations": "3", "--sample-chars": "7", "--device": "cpu", "--seed": "9",
+        "--valid-share": "0.2", "--valid-chars": "100", "--validations": "3", "--sample-chars": "7",
+        "--device": "cpu", "--seed": "9",
     }  # fmt: skip
     done = train("-o", "run", "--quiet", *(word for pair in given.items() for word in pair))
     assert done.status == 0

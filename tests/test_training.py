@@ -553,3 +553,35 @@ def test_train_gives_back_the_best_model(text: corpus.Corpus, tmp_path: Path) ->
     model = training.train(text, tmp_path / "run", on_event=seen.append, **SMALL, steps=30)
     assert isinstance(seen[-1], Stopped)
     assert model.evaluate().bits_per_char == pytest.approx(seen[-1].best_valid_bits_per_char, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("shake speare.txt", "shake-speare"),
+        ("../a/..", "run"),
+        ("-", "stdin"),
+        ("war.txt.gz", "war"),
+        ("дом.txt", "дом"),
+    ],
+)
+def test_a_fresh_run_is_named_after_its_text(name: str, folder: str, tmp_path: Path) -> None:
+    assert training.fresh_run((name,), tmp_path) == tmp_path / folder
+    (tmp_path / folder).mkdir()
+    assert training.fresh_run((name,), tmp_path) == tmp_path / f"{folder}-2"
+
+
+@pytest.mark.parametrize(("valid_chars", "scored"), [(100, 100), (0, 443), (10**6, 443)])
+def test_a_validation_scores_the_first_characters_of_the_part_held_out_and_eval_the_same(
+    text: corpus.Corpus, tmp_path: Path, valid_chars: int, scored: int
+) -> None:
+    options = TrainingOptions(**SMALL, steps=5, valid_chars=valid_chars)
+    events = finish(Training.start(text, tmp_path / "run", options))
+    started, validated = events[0], next(event for event in reversed(events) if isinstance(event, Validated))
+    assert isinstance(started, Started)
+    assert (started.held_out_chars, started.valid_chars) == (443, scored)
+    model = library.load(tmp_path / "run")
+    score = model.evaluate()
+    assert score.chars == scored
+    assert score == model.evaluate(TEXT[-443:][:scored])
+    assert score.nats_per_char == pytest.approx(validated.valid_nats_per_char, rel=1e-6)

@@ -148,11 +148,17 @@ def _show(
             ("characters", f"{score.chars:,}"),
             ("transitions scored", f"{score.transitions:,}"),
             *_foreign(score, model, unknown),
-            ("text", ", ".join(text) if text else VALIDATION_PART),
+            ("text", ", ".join(text) if text else _validation_part(model, score)),
             ("protocol", score.protocol),
             *used.items(),
         ]
     )
+
+
+def _validation_part(model: Model, score: Score) -> str:
+    """What is scored where no text is given: what the training's validations scored."""
+    is_capped = score.chars == model.facts["corpus"].get("valid_chars")
+    return f"the first {score.chars:,} characters of {VALIDATION_PART}" if is_capped else VALIDATION_PART
 
 
 def _foreign(score: Score, model: Model, unknown: Unknown) -> list[tuple[str, str]]:

@@ -53,7 +53,8 @@ HELP = {
     "on_divergence": Option(
         LEARNING, "Where the loss is no number: back to the last good state at half the rate, or end."
     ),
-    "valid_share": Option(WATCHING, "Share of the text, its end, kept to validate on.", "P"),
+    "valid_share": Option(WATCHING, "Share of the text, its end, held out to validate on.", "P"),
+    "valid_chars": Option(WATCHING, "Characters of that part, from its start, to validate on; 0 is all.", "N"),
     "validations": Option(WATCHING, "Validate so many times in the run.", "N"),
     "sample_chars": Option(WATCHING, "Characters of text drawn at each validation; 0 for none.", "N"),
     "device": Option(MACHINE, "Where to compute."),

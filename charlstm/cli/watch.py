@@ -136,7 +136,7 @@ def _introduce(started: Started) -> None:
     rows = [
         ("run", str(started.run)),
         ("text", f"{started.chars:,} characters, {started.vocab_size:,} distinct"),
-        ("split", f"{started.train_chars:,} to train on, {started.valid_chars:,} to validate"),
+        ("split", _split(started)),
         ("model", f"{started.cell} {model}: {started.parameters:,} parameters"),
         ("training", f"{started.batch_size} streams × {started.seq_len} characters, rate {started.lr:.3g}"),
         ("dropout", f"{started.dropout:g}"),
@@ -145,6 +145,13 @@ def _introduce(started: Started) -> None:
         ("seed", str(started.seed)),
     ]
     facts(rows, to_stderr=True)
+
+
+def _split(started: Started) -> str:
+    held_out = f"{started.train_chars:,} to train on, {started.held_out_chars:,} to validate"
+    if started.valid_chars == started.held_out_chars:
+        return held_out
+    return f"{held_out}, of which the first {started.valid_chars:,} are scored"
 
 
 def _validated(event: Validated) -> str:
