@@ -29,6 +29,11 @@ MAX_VOCABULARY = 1_114_112  # all code points of Unicode
 _T = TypeVar("_T")
 
 
+def later(default: _T) -> _T:
+    """A field that came after the first checkpoints: where a saved config lacks it, `from_json` takes the default."""
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a model: all that is needed to know the names and shapes of its weights.
@@ -99,9 +104,11 @@ class TrainingOptions:
     reset: float = 0.01  # chance that a stream's carried state is dropped at a window
     on_divergence: OnDivergence = "rollback"  # to the last good state, with half the rate; or stop with an error
     valid_share: float = 0.1  # the last part of the text, held out
-    valid_chars: int = 1_000_000  # of that part, from its start, that a validation scores; 0 is all of it
+    valid_chars: int = later(1_000_000)  # of that part, from its start, that a validation scores; 0 is all of it
     validations: int = 20  # how many times in a run the validation part is scored
     sample_chars: int = 160  # shown at each validation; 0 shows none
+    patience: int | None = later(None)  # stop after so many validations without a better one
+    keep: int = later(0)  # the weights of so many validations, the latest, beside the best and the last
     device: Device = "auto"
     threads: int | None = None  # None: what torch takes, one a core
     seed: int = 1
@@ -119,6 +126,8 @@ class TrainingOptions:
         _whole("valid_chars", self.valid_chars, 0, 2**53)
         _whole("validations", self.validations, 1, 10_000)
         _whole("sample_chars", self.sample_chars, 0, 100_000)
+        _whole("patience", self.patience, 1, 10_000, optional=True)
+        _whole("keep", self.keep, 0, 10_000)
         _whole("threads", self.threads, 1, 4096, optional=True)
         _whole("seed", self.seed, 0, 2**63 - 1)
         _real("dropout", self.dropout, 0, 0.95, optional=True)
@@ -227,17 +236,17 @@ def to_toml(options: TrainingOptions) -> str:
 
 
 def from_json(kind: type[_T], values: object) -> _T:
-    """The config of `kind` with these values: every field there, none besides, each of its type and range.
+    """The config of `kind` with these values: every field there but those of `later`, none besides, each in its range.
 
     Raises:
         UsageError: a field that is missing, unknown or out of range.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{kind.__name__} wants an object, found {type(values).__name__}")
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    if missing := [name for name in names if name not in values]:
+    found = {f.name: f.metadata.get("later", False) for f in fields(kind)}  # type: ignore[arg-type]
+    if missing := [name for name, is_later in found.items() if name not in values and not is_later]:
         raise UsageError(f"{kind.__name__} lacks {', '.join(missing)}")
-    if unknown := [ascii(name) for name in values if name not in names]:
+    if unknown := [ascii(name) for name in values if name not in found]:
         raise UsageError(f"{kind.__name__} has no field {', '.join(unknown)[:200]}")
     return kind(**values)
 

@@ -32,6 +32,8 @@ class Started:
     budget: str  # as a person says it: '240 s', '5,000 steps', '3 epochs'
     seed: int
     resumed_step: int = 0  # 0 for a fresh run
+    patience: int | None = None  # validations without a better one that end the run before its budget
+    keep: int = 0  # validations whose weights are kept
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,12 @@ class Stopped:
 
     step: int
     seconds: float
-    reason: Literal["finished", "interrupted", "already-finished"]
+    reason: Literal["finished", "interrupted", "patience", "already-finished"]
     best_valid_bits_per_char: float | None
     best: Path
     last: Path
     signal: int | None = None  # SIGINT or SIGTERM, where reason is 'interrupted'
+    no_better: int = 0  # validations since the best one; as many as --patience allows, where reason is 'patience'
 
 
 Event = Started | Progress | Validated | Saved | Warned | Stopped

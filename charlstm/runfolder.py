@@ -1,11 +1,13 @@
 """A run's folder: its name, its lock, and the files in it.
 
 `best.safetensors` holds the weights with the best validation, `last.safetensors` those of the last save with everything
-needed to go on, `config.toml` the options as `--config` reads them, `metrics.jsonl` the events.
+needed to go on, `step-000123.safetensors` the weights of step 123 where such are kept, `config.toml` the options as
+`--config` reads them, `metrics.jsonl` the events.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -49,11 +51,29 @@ def lock(run: Path) -> FolderLock:
 
 def check_free(run: Path) -> None:
     """Raises CheckpointError where the folder holds a model."""
-    if held := [name for name in (BEST, LAST) if (run / name).exists()]:
+    if held := [file.name for file in (run / BEST, run / LAST, *kept_files(run)) if file.exists()]:
         raise CheckpointError(
             f"{escape(str(run))} holds a model already ({', '.join(held)}): "
             "go on with it by --resume, or choose another folder with -o"
         )
+
+
+def kept(step: int) -> str:
+    """The name of the file that keeps the weights of a step."""
+    return f"step-{step:06d}.safetensors"
+
+
+def kept_files(run: Path) -> list[Path]:
+    """All files of such a name."""
+    return sorted(run.glob("step-*.safetensors"))
+
+
+def forget(run: Path, step: int) -> None:
+    """Remove the weights that were kept of a step. A file that cannot be removed stays, and so does a link."""
+    file = run / kept(step)
+    with contextlib.suppress(OSError):
+        if not file.is_symlink():
+            file.unlink()
 
 
 def save(run: Path, name: str, saved: Checkpoint) -> Path:

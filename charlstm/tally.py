@@ -6,6 +6,8 @@ import math
 import time
 from dataclasses import dataclass
 
+from charlstm.config import later
+
 
 @dataclass
 class Tally:
@@ -22,6 +24,8 @@ class Tally:
     last_nats: float | None = None  # at the latest validation
     validated_step: int | None = None
     rollbacks: int = 0
+    no_better: int = later(0)  # validations since the best one
+    kept: tuple[int, ...] = later(())  # steps whose weights are kept, ascending
 
     def observe(self, nats: float) -> None:
         """Take in the loss of one window."""

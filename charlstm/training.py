@@ -31,7 +31,7 @@ from charlstm.config import (
 )
 from charlstm.corpus import Corpus, Streams, fit
 from charlstm.engine import Engine
-from charlstm.errors import CheckpointError, DivergenceError, ResumeError
+from charlstm.errors import CheckpointError, DivergenceError, ResumeError, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
 from charlstm.kernels.training import keep_pages
 from charlstm.model import Network, Scorer
@@ -46,7 +46,7 @@ GOOD_STEPS = 100  # a run that diverges goes back at most so far
 MAX_ROLLBACKS = 3
 CHANGEABLE_ON_RESUME = {
     *("epochs", "steps", "seconds", "lr", "warmup", "weight_decay", "beta1", "beta2", "clip"),
-    *("dropout", "reset", "on_divergence", "validations", "sample_chars", "device", "threads"),
+    *("dropout", "reset", "on_divergence", "validations", "sample_chars", "patience", "keep", "device", "threads"),
 }
 
 
@@ -99,6 +99,8 @@ class Training:
             runfolder.check_free(run)
             with machine.enough_memory(model):
                 training = cls(corpus, run, chosen, model)
+            if chosen.patience is not None and len(training._valid_ids) < 2:
+                raise UsageError("--patience counts validations, and of this text nothing is held out to validate on")
             training._network.initialise(training._generator, chosen.forget_bias)
         except BaseException:
             lock.close()
@@ -181,6 +183,8 @@ class Training:
             budget=_budget(options),
             seed=options.seed,
             resumed_step=self._tally.step,
+            patience=options.patience,
+            keep=options.keep,
         )
 
     def events(self) -> Iterator[Event]:
@@ -216,12 +220,15 @@ class Training:
         for message in self._warnings:
             yield Warned(self._tally.step, message)
         if self._share(clock) >= 1:
-            yield self._stopped(clock, "already-finished", None)
+            yield self._stopped(clock, "already-finished")
+            return
+        if self._out_of_patience():
+            yield self._stopped(clock, "patience")
             return
         self._good = self._checkpoint(clock)
         shown = saved = clock.seconds()
         speed = Speed(shown, self._tally.chars_seen)
-        while not signals.received and (share := self._share(clock)) < 1:
+        while not signals.received and not self._out_of_patience() and (share := self._share(clock)) < 1:
             rate = self._step(share)
             now = clock.seconds()
             show, validate = now - shown >= PROGRESS_SECONDS, self._validation_due(now)
@@ -249,7 +256,10 @@ class Training:
             if not (self.run / BEST).exists():
                 yield self._save(BEST)
         yield self._save(LAST, clock)
-        yield self._stopped(clock, "interrupted" if signals.received else "finished", signals.received)
+        if signals.received:
+            yield self._stopped(clock, "interrupted", signals.received)
+        else:
+            yield self._stopped(clock, "finished" if self._share(clock) >= 1 else "patience")
 
     def _step(self, share: float) -> float:
         """One window of every stream: forward, backward, update. Returns the learning rate."""
@@ -292,11 +302,17 @@ class Training:
                 f"step {step}: {trouble}; the weights were not changed and {hint}. Try a lower --lr or --clip"
             )
         assert self._good is not None
-        best = self._tally.best_nats, self._tally.best_step
+        before = self._tally
         self._restore(self._good, same_text=True)
         self._unseen.clear()
-        self._tally.best_nats, self._tally.best_step = best  # of the file, which stays what it is
-        self._tally.rollbacks = rollbacks + 1
+        self._tally = replace(  # what is known of the files, which stay what they are
+            self._tally,
+            best_nats=before.best_nats,
+            best_step=before.best_step,
+            no_better=before.no_better,
+            kept=before.kept,
+            rollbacks=rollbacks + 1,
+        )
         return Warned(
             step,
             f"step {step} diverged ({trouble}): back to step {self._tally.step}, the rate halved "
@@ -309,6 +325,9 @@ class Training:
             return min(1.0, self._tally.step / steps)
         assert self.options.seconds is not None
         return min(1.0, (clock.seconds() + self._validation_took) / self.options.seconds)
+
+    def _out_of_patience(self) -> bool:
+        return self.options.patience is not None and self._tally.no_better >= self.options.patience
 
     def _total_steps(self) -> int | None:
         if self.options.epochs is not None:
@@ -339,8 +358,9 @@ class Training:
             text = "".join(sampling.stream(engine, self.corpus.vocabulary, config))
         before = tally.best_nats, tally.best_step
         best = math.isfinite(nats) and (tally.best_nats is None or nats < tally.best_nats)
+        tally.no_better += 1
         if best:
-            tally.best_nats, tally.best_step = nats, tally.step
+            tally.best_nats, tally.best_step, tally.no_better = nats, tally.step, 0
         tally.last_nats, tally.validated_step = nats, tally.step
         self._validated_at, self._validation_took = clock.seconds(), clock.seconds() - began
         yield Validated(
@@ -356,6 +376,17 @@ class Training:
             yield (outcome := self._try_save(BEST))
             if isinstance(outcome, Warned):
                 tally.best_nats, tally.best_step = before
+        if self.options.keep:
+            yield from self._keep()
+
+    def _keep(self) -> Iterator[Event]:
+        """Keep the weights of this step, and once they are on the disk let go of those that are one too many."""
+        yield (outcome := self._try_save(runfolder.kept(self._tally.step)))
+        if isinstance(outcome, Saved):
+            kept = sorted({*self._tally.kept, self._tally.step})
+            for step in kept[: -self.options.keep]:
+                runfolder.forget(self.run, step)
+            self._tally.kept = tuple(kept[-self.options.keep :])
 
     def _try_save(self, name: str, clock: Clock | None = None) -> Event:
         try:
@@ -467,7 +498,10 @@ class Training:
         )
 
     def _stopped(
-        self, clock: Clock, reason: Literal["finished", "interrupted", "already-finished"], received: int | None
+        self,
+        clock: Clock,
+        reason: Literal["finished", "interrupted", "patience", "already-finished"],
+        received: int | None = None,
     ) -> Stopped:
         best = self._tally.best_nats
         return Stopped(
@@ -478,6 +512,7 @@ class Training:
             best=self.run / BEST,
             last=self.run / LAST,
             signal=received,
+            no_better=self._tally.no_better,
         )
 
 

@@ -31,8 +31,8 @@ OPTIONS = {
         "--output", "-o", "--resume", "--allow-new-corpus", "--encoding", "--max-chars", "--json", "--quiet", "-q",
         "--cell", "--hidden", "--layers", "--embedding", "--dropout", "--forget-bias", "--epochs", "--steps", "--time",
         "--batch-size", "--seq-len", "--lr", "--warmup", "--weight-decay", "--beta1", "--beta2", "--clip", "--reset",
-        "--on-divergence", "--config", "--valid-share", "--valid-chars",
-        "--validations", "--sample-chars", "--device", "--threads", "--seed", "--help",
+        "--on-divergence", "--config", "--valid-share", "--valid-chars", "--validations", "--sample-chars",
+        "--patience", "--keep", "--device", "--threads", "--seed", "--help",
     },
     "sample": {
         "--checkpoint", "-c", "--temp", "-t", "--length", "-n", "--prime", "--prime-file", "--seed", "--count",

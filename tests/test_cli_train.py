@@ -94,7 +94,7 @@ def test_every_option_reaches_the_training(train: Train) -> None:
         "--cell": "gru", "--layers": "2", "--dropout": "0.2", "--forget-bias": "0.5", "--lr": "0.003",
         "--warmup": "0.1", "--weight-decay": "0.3", "--beta1": "0.8", "--beta2": "0.9", "--clip": "2", "--reset": "0.2",
         "--valid-share": "0.2", "--valid-chars": "100", "--validations": "3", "--sample-chars": "7",
-        "--device": "cpu", "--seed": "9",
+        "--patience": "8", "--keep": "4", "--device": "cpu", "--seed": "9",
     }  # fmt: skip
     done = train("-o", "run", "--quiet", *(word for pair in given.items() for word in pair))
     assert done.status == 0
@@ -229,3 +229,19 @@ def test_a_rollback_is_told_and_then_the_run_goes_on_or_ends_in_an_error(train: 
     assert done.out == b""
     assert all(line.startswith("charlstm: ") for line in done.err.splitlines())
     assert "back to step" in done.err
+
+
+def test_a_run_out_of_patience_says_so_and_ends_well(train: Train) -> None:
+    more = ("--steps", "90", "--lr", "1e-30", "--patience", "2", "--valid-share", "0.02", "--keep", "1")
+    done = train("-o", "run", *more)
+    lines = done.err.splitlines()
+    assert (done.status, done.out) == (0, b"")
+    assert "budget    90 steps, or until 2 validations bring nothing better" in lines
+    assert lines[-3] == "stopped by --patience: 2 validations brought nothing better"
+    assert lines[-1] == "next: charlstm sample -c run"
+    assert len([*Path("run").glob("step-*.safetensors")]) == 1
+    before = Path("run/last.safetensors").read_bytes()
+    done = train("-o", "run", "--resume", *more)
+    assert done.status == 0
+    assert "stopped by --patience" in done.err
+    assert Path("run/last.safetensors").read_bytes() == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from charlstm.config import (
     TrainingConfig,
     TrainingOptions,
     from_json,
+    later,
     parse_duration,
     to_json,
 )
@@ -90,3 +91,18 @@ def test_a_saved_training_with_a_hole_is_refused(missing: str) -> None:
         from_json(TrainingConfig, {**values, missing: None})
     with pytest.raises(UsageError, match="budget"):
         from_json(TrainingConfig, {**values, "seconds": None})
+
+
+def test_a_saved_config_may_lack_what_came_later_and_nothing_else() -> None:
+    @dataclass(frozen=True)
+    class Old:
+        first: int
+        second: int = 2
+        third: int = later(3)
+
+    assert from_json(Old, {"first": 1, "second": 5}) == Old(1, 5, 3)
+    assert from_json(Old, {"first": 1, "second": 5, "third": 6}) == Old(1, 5, 6)
+    with pytest.raises(UsageError, match="lacks second"):
+        from_json(Old, {"first": 1, "third": 6})
+    with pytest.raises(UsageError, match="no field 'fourth'"):
+        from_json(Old, {"first": 1, "second": 5, "fourth": 4})

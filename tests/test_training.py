@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from charlstm.errors import (
 )
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 from charlstm.runfolder import METRICS
+from charlstm.tally import Tally
 from charlstm.training import Training
 
 TEXT = "".join(f"{k} green bottles hanging on the wall, and if {k % 7} green bottles should fall; " for k in range(60))
@@ -126,6 +129,7 @@ SCRIPT = """
 import sys
 from charlstm import corpus
 from charlstm.config import TrainingOptions
+from charlstm.tally import Tally
 from charlstm.training import Training
 text, run, kind = sys.argv[1:]
 given = corpus.read([text])
@@ -375,6 +379,148 @@ def test_best_is_replaced_only_by_a_strictly_better_finite_value(
     assert checkpoint.load(tmp_path / "run" / BEST).step == 30
     shown = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
     assert math.isnan([line for line in shown if line["event"] == "validated"][1]["valid_nats_per_char"])  # R56
+
+
+@pytest.fixture
+def canned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a run validate every five steps and find these values."""
+
+    def give(*values: float) -> None:
+        coming = iter(values)
+        monkeypatch.setattr(Training, "_validation_due", lambda self, _: self._tally.step % 5 == 0)
+        monkeypatch.setattr(
+            evaluation, "evaluate", lambda *_: evaluation.Score(9, 8, value := next(coming), value, 0.0, "canned")
+        )
+
+    return give
+
+
+WORSE_AFTER_25 = (3.0, 2.5, 2.6, 2.7, 2.4, 2.5, 2.6, 2.6, 2.3, 2.9, 2.9, 2.9, 2.9)
+
+
+def test_a_run_out_of_patience_stops_and_stays_stopped(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None]
+) -> None:
+    canned(*WORSE_AFTER_25)
+    run = tmp_path / "run"
+    events = finish(Training.start(text, run, TrainingOptions(**SMALL, steps=100, patience=3)))
+    assert isinstance(events[-1], Stopped)
+    assert (events[-1].reason, events[-1].step, events[-1].no_better) == ("patience", 40, 3)
+    assert [checkpoint.load(run / name).step for name in (BEST, LAST)] == [25, 40]
+    before = (run / LAST).read_bytes()
+    again = finish(Training.resume(text, run))
+    assert [type(event) for event in again] == [Started, Stopped]
+    assert (again[-1].reason, again[-1].step) == ("patience", 40)  # type: ignore[union-attr]
+    assert (run / LAST).read_bytes() == before
+    more = finish(Training.resume(text, run, {"patience": 4}))
+    assert (more[-1].reason, more[-1].step) == ("patience", 65)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("at", [24, 26, 38])
+def test_a_resumed_run_has_the_patience_of_the_straight_one(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], at: int
+) -> None:
+    canned(*WORSE_AFTER_25)
+    expected = straight(text, tmp_path / "straight", steps=100, patience=3)
+    canned(*WORSE_AFTER_25)
+    assert interrupted(text, tmp_path / "run", at, steps=100, patience=3) == expected
+
+
+def test_patience_needs_something_to_validate_on(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("abcabcabc")
+    with pytest.raises(UsageError, match="--patience"):
+        Training.start(
+            corpus.read([tmp_path / "short.txt"]), tmp_path / "run", TrainingOptions(hidden=4, steps=3, patience=1)
+        )
+
+
+def test_patience_survives_a_rollback(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of the files is not rolled back with the weights: three worse ones are three."""
+    canned(3.0, 3.1, 3.2, 3.3)
+    monkeypatch.setattr(training, "GOOD_STEPS", 1000)
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=100, patience=3, keep=2))
+    _Poisoned(run, "loss", at=12)
+    events = finish(run)
+    assert [event.step for event in events if isinstance(event, Validated)] == [5, 10, 5, 10]
+    assert events[-1].reason == "patience"  # type: ignore[union-attr]
+    assert sorted(file.name for file in (tmp_path / "run").glob("step-*")) == [
+        "step-000005.safetensors",
+        "step-000010.safetensors",
+    ]
+
+
+def kept(run: Path) -> list[str]:
+    return sorted(file.name for file in run.glob("step-*"))
+
+
+def test_the_latest_validations_are_kept_and_what_is_not_ours_is_never_removed(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None]
+) -> None:
+    canned(*WORSE_AFTER_25)
+    run = tmp_path / "run"
+    theirs = ["step-000001.safetensors", "step-000010.safetensors.bak", "step-notes.txt"]
+    made: dict[str, set[str]] = {}
+    for event in Training.start(text, run, TrainingOptions(**SMALL, steps=30, keep=2)).events():
+        if isinstance(event, Started):
+            for name in theirs:
+                (run / name).write_text("mine")
+        elif isinstance(event, Saved):
+            made[event.path.name] = {*kept(run)} - {*theirs}
+    assert made["step-000015.safetensors"] == {f"step-0000{step}.safetensors" for step in ("05", "10", "15")}
+    assert kept(run) == sorted([*theirs, "step-000025.safetensors", "step-000030.safetensors"])
+    assert all((run / name).read_text() == "mine" for name in theirs)
+    last, latest = checkpoint.load(run / LAST), checkpoint.load(run / "step-000030.safetensors", training=True)
+    assert (latest.step, latest.training, latest.tensors) == (30, None, {})
+    assert all(np.array_equal(last.weights[name], latest.weights[name]) for name in last.weights)
+
+
+def test_a_resumed_run_keeps_what_the_straight_one_keeps(text: corpus.Corpus, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 40, "validations": 8, "valid_share": 0.01, "keep": 3}
+    expected = straight(text, tmp_path / "straight", **options)
+    assert interrupted(text, tmp_path / "run", 22, **options) == expected
+    assert kept(tmp_path / "run") == kept(tmp_path / "straight")
+    assert len(kept(tmp_path / "run")) == 3
+    for name in kept(tmp_path / "run"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_nothing_is_let_go_of_before_the_next_one_is_on_the_disk(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canned(*WORSE_AFTER_25)
+    save = checkpoint.save
+
+    def full_at_15(path: Path, what: checkpoint.Checkpoint) -> None:
+        if path.name == "step-000015.safetensors":
+            raise CheckpointError("No space left on device")
+        save(path, what)
+
+    monkeypatch.setattr(checkpoint, "save", full_at_15)
+    events = finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=15, keep=2)))
+    assert kept(tmp_path / "run") == ["step-000005.safetensors", "step-000010.safetensors"]
+    assert [event.step for event in events if isinstance(event, Warned)] == [15]
+
+
+def test_a_checkpoint_from_before_an_option_existed_is_resumed(text: corpus.Corpus, tmp_path: Path) -> None:
+    options = {"steps": 30, "dropout": 0.5}
+    expected = straight(text, tmp_path / "straight", **options)
+    finish(Training.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, **options})), stop_at=11)
+    saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
+    assert saved.training is not None
+    for part, kind in (("options", TrainingOptions), ("tally", Tally)):
+        later = [field.name for field in fields(kind) if field.metadata.get("later")]
+        assert later
+        for name in later:
+            del saved.training[part][name]
+    checkpoint.save(tmp_path / "run" / LAST, saved)
+    finish(Training.resume(text, tmp_path / "run"))
+    assert (tmp_path / "run" / LAST).read_bytes() == expected
+    saved.training["tally"]["luck"] = 7
+    checkpoint.save(tmp_path / "run" / LAST, saved)
+    with pytest.raises(ResumeError, match="luck"):
+        Training.resume(text, tmp_path / "run")
 
 
 @pytest.mark.fault("R7")

@@ -76,11 +76,13 @@ def _kernels() -> str:
 def verify(checkpoint: CheckpointArgument = None) -> None:
     """Tell whether a checkpoint, or each of a run's, is whole; exit with 1 if not."""
     from charlstm import checkpoint as files
+    from charlstm import runfolder
 
     path = files.resolve(checkpoint)
     whole = [path]
     if checkpoint is None or checkpoint.is_dir():
-        whole = [file for file in (path.parent / files.BEST, path.parent / files.LAST) if file.exists()]
+        run = path.parent
+        whole = [file for file in (run / files.BEST, run / files.LAST, *runfolder.kept_files(run)) if file.exists()]
     _refuse([problem for file in whole for problem in files.verify(file)])
     for file in whole:
         put(f"{escape(str(file))}: whole\n")

@@ -57,6 +57,8 @@ HELP = {
     "valid_chars": Option(WATCHING, "Characters of that part, from its start, to validate on; 0 is all.", "N"),
     "validations": Option(WATCHING, "Validate so many times in the run.", "N"),
     "sample_chars": Option(WATCHING, "Characters of text drawn at each validation; 0 for none.", "N"),
+    "patience": Option(WATCHING, "Stop after so many validations without a better one.", "N", "none"),
+    "keep": Option(WATCHING, "Keep the weights of so many validations, the latest, beside the best and the last.", "N"),
     "device": Option(MACHINE, "Where to compute."),
     "threads": Option(MACHINE, "Threads of the CPU.", "N", "one a core"),
     "seed": Option(MACHINE, "Of all that is drawn: the same seed makes the same model.", "N"),

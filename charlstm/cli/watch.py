@@ -141,7 +141,7 @@ def _introduce(started: Started) -> None:
         ("training", f"{started.batch_size} streams × {started.seq_len} characters, rate {started.lr:.3g}"),
         ("dropout", f"{started.dropout:g}"),
         ("device", f"{started.device}, {started.threads} threads, {started.kernels}"),
-        ("budget", started.budget + (f", from step {started.resumed_step:,}" if started.resumed_step else "")),
+        ("budget", _budget(started)),
         ("seed", str(started.seed)),
     ]
     facts(rows, to_stderr=True)
@@ -152,6 +152,16 @@ def _split(started: Started) -> str:
     if started.valid_chars == started.held_out_chars:
         return held_out
     return f"{held_out}, of which the first {started.valid_chars:,} are scored"
+
+
+def _budget(started: Started) -> str:
+    begin = f", from step {started.resumed_step:,}" if started.resumed_step else ""
+    early = "" if started.patience is None else f", or until {_validations(started.patience)} bring nothing better"
+    return started.budget + begin + early
+
+
+def _validations(count: int) -> str:
+    return f"{count:,} validation{'' if count == 1 else 's'}"
 
 
 def _validated(event: Validated) -> str:
@@ -185,6 +195,8 @@ def _farewell(event: Stopped, words: Sequence[str]) -> None:
     elif event.reason == "already-finished":
         say(f"{run} has spent its budget: {event.step:,} steps{known}; to go on, give it a larger one")
     else:
+        if event.reason == "patience":
+            say(f"stopped by --patience: {_validations(event.no_better)} brought nothing better")
         say(f"done: {event.step:,} steps in {duration(event.seconds)}{known}")
         say(f"next: charlstm sample -c {run}")
 
