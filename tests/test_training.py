@@ -701,22 +701,6 @@ def test_train_gives_back_the_best_model(text: corpus.Corpus, tmp_path: Path) ->
     assert model.evaluate().bits_per_char == pytest.approx(seen[-1].best_valid_bits_per_char, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("shake speare.txt", "shake-speare"),
-        ("../a/..", "run"),
-        ("-", "stdin"),
-        ("war.txt.gz", "war"),
-        ("дом.txt", "дом"),
-    ],
-)
-def test_a_fresh_run_is_named_after_its_text(name: str, folder: str, tmp_path: Path) -> None:
-    assert training.fresh_run((name,), tmp_path) == tmp_path / folder
-    (tmp_path / folder).mkdir()
-    assert training.fresh_run((name,), tmp_path) == tmp_path / f"{folder}-2"
-
-
 @pytest.mark.parametrize(("valid_chars", "scored"), [(100, 100), (0, 443), (10**6, 443)])
 def test_a_validation_scores_the_first_characters_of_the_part_held_out_and_eval_the_same(
     text: corpus.Corpus, tmp_path: Path, valid_chars: int, scored: int
