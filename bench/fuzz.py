@@ -39,7 +39,10 @@ try:
 except ImportError:
     sys.exit("bench/fuzz.py needs atheris: pip install -e '.[fuzz]'")
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 with atheris.instrument_imports(include=["charlstm"]):
+    from faults import mutate_value
+
     from charlstm import checkpoint, corpus, library
     from charlstm.checkpoint import Checkpoint
     from charlstm.config import ModelConfig
@@ -55,10 +58,6 @@ UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # of categories of characters, in a mes
 SEEN = (
     "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\u200c\u200d"  # though in Cf
 )
-VALUES: list[Any] = [
-    0, 1, -1, 2, 7, 2**31, 2**53, 2**63, 2**64, 10**30, 0.5, 1e308, True, None, "", "F32", "I64", "gru", "peephole",
-    "model/x", "optim/x", "\x1b[1m", "\ud800", [], [0], [1, 2], {}, {"a": 1},
-]  # fmt: skip
 
 
 def small() -> Checkpoint:
@@ -83,29 +82,6 @@ def repaired(data: bytes, with_digest: bool) -> bytes:
             header["__metadata__"]["sha256"] = digest.hexdigest()
             text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
-
-
-def mutate_value(value: Any, draw: random.Random) -> Any:
-    """A JSON value with one thing in it replaced, removed, doubled, renamed or a little larger."""
-    if isinstance(value, (dict, list)) and value and draw.random() < 0.9:
-        value = value.copy()
-        key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
-        action = draw.random()
-        if action < 0.75:
-            value[key] = mutate_value(value[key], draw)
-        elif action < 0.85:
-            del value[key]
-        elif isinstance(value, dict):
-            value[draw.choice([*value, "optim/x", "model/x", "x"])] = value[key]
-        else:
-            value.insert(key, value[key])
-        return value
-    if type(value) is int and draw.random() < 0.5:
-        return value + draw.choice((-8, -4, -1, 1, 4, 8))
-    if isinstance(value, str) and value and draw.random() < 0.5:
-        place = draw.randrange(len(value))
-        return value[:place] + draw.choice(("", "x", "\0", "😀")) + value[place + draw.randrange(2) :]
-    return draw.choice(VALUES)
 
 
 def mutate_checkpoint(data: bytes, max_size: int, seed: int) -> bytes:

@@ -73,13 +73,24 @@ class Optimiser:
         }
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Take up the moments that `tensors` gave after `step` steps."""
+        """Take up the moments that `tensors` gave after `step` steps.
+
+        Raises:
+            KeyError: one that is missing.
+            ValueError: one of another shape or type, in which the fused kernels would read and write beyond its end;
+                or a square that is negative.
+        """
         self._adamw.state.clear()
         if step == 0:
             return
         for name, parameter in self._named.items():
-            state: dict[str, Tensor] = {
-                moment: tensors[f"optim/{moment}/{name}"].to(parameter.device).clone() for moment in MOMENTS
-            }
+            state: dict[str, Tensor] = {}
+            for moment in MOMENTS:
+                found = tensors[f"optim/{moment}/{name}"]
+                if found.shape != parameter.shape or found.dtype != parameter.dtype:
+                    raise ValueError(f"{moment}/{name} is {found.dtype} {tuple(found.shape)}, not as its parameter")
+                if moment == "exp_avg_sq" and bool((found < 0).any()):
+                    raise ValueError(f"{moment}/{name} holds negative squares")
+                state[moment] = found.to(parameter.device).clone()
             on = parameter.device if parameter.device.type == "cuda" else torch.device("cpu")
             self._adamw.state[parameter] = {"step": torch.tensor(float(step), device=on), **state}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charlstm import checkpoint, evaluation, library, machine, recipe, runfolder, sampling
+from charlstm import checkpoint, evaluation, library, machine, recipe, records, runfolder, sampling
 from charlstm.atomicfile import FolderLock
 from charlstm.checkpoint import BEST, LAST, Checkpoint
 from charlstm.config import (
@@ -133,16 +133,13 @@ class Training:
         lock = runfolder.lock(file.parent)
         try:
             saved = checkpoint.load(file, training=True)
-            if saved.training is None:
-                raise ResumeError(f"{escape(str(file))} holds weights only; resume from its run's {LAST}")
-            options = from_json(TrainingConfig, saved.training["options"])
-            options = _changed(options, dict(changes or {}))
-            same_text = corpus.sha256 == saved.facts["corpus"]["sha256"]
+            options = _changed(records.options_of(saved), dict(changes or {}))
+            sha256, chars = records.text_of(saved)
+            same_text = corpus.sha256 == sha256
             if not same_text and not allow_new_corpus:
                 raise ResumeError(
-                    f"this run began with another text, of {saved.facts['corpus']['chars']} characters and sha256 "
-                    f"{saved.facts['corpus']['sha256'][:16]}…; given are {len(corpus.ids)}, {corpus.sha256[:16]}…: "
-                    "give the same text, or --allow-new-corpus"
+                    f"this run began with another text, of {chars} characters and sha256 {sha256[:16]}…; "
+                    f"given are {len(corpus.ids)}, {corpus.sha256[:16]}…: give the same text, or --allow-new-corpus"
                 )
             if corpus.vocabulary.symbols != saved.vocabulary.symbols:
                 raise ResumeError(
@@ -150,7 +147,7 @@ class Training:
                 )
             training = cls(corpus, file.parent, options, saved.model)
             training._restore(saved, same_text)
-            training._warn_of_changes(saved.facts)
+            training._warn_of_changes(records.surroundings_of(saved))
         except BaseException:
             lock.close()
             raise
@@ -458,20 +455,16 @@ class Training:
             self._mask_generator.set_state(tensors["rng/mask"])
             self._tally = from_json(Tally, record["tally"])
             self._seconds_before = record["seconds"] or 0.0
-            carried = tensors["state/carried"].to(self._device)
-            if carried.shape != self._state.shape:
-                raise ResumeError(f"the carried state is {tuple(carried.shape)}, expected {tuple(self._state.shape)}")
             if same_text:
-                self._state = carried
+                self._state = tensors["state/carried"].to(self._device)
                 self._streams.seek(record["cursor"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ResumeError(f"the saved training state is not whole: {escape(str(error))[:200]}") from error
+            raise records.unsound(escape(str(error))[:200]) from error
 
-    def _warn_of_changes(self, facts: Mapping[str, Any]) -> None:
-        now = {**machine.versions(), "threads": torch.get_num_threads(), "device": self._device.type}
-        then = {**facts["versions"], "threads": facts["threads"], "device": facts["device"]}
+    def _warn_of_changes(self, then: Mapping[str, str]) -> None:
+        now = {**machine.versions(), "threads": str(torch.get_num_threads()), "device": self._device.type}
         self._warnings = [
-            f"{name} was {escape(str(then.get(name)))} when this run was saved and is {value} now: "
+            f"{name} was {then.get(name, 'unknown')} when this run was saved and is {value} now: "
             "the result may differ in the last digits"
             for name, value in now.items()
             if then.get(name) != value

@@ -1,5 +1,6 @@
-"""Tools that provoke faults: a stand-in for `os` that kills, fails or shortens calls; a disk that loses its power; and
-children that are forked from one warm process, so that a test can afford a thousand of them.
+"""Tools that provoke faults: a stand-in for `os` that kills, fails or shortens calls; a disk that loses its power;
+mutations of what a checkpoint holds; and children that are forked from one warm process, so that a test can afford a
+thousand of them.
 
 Run as a script this is that warm process; see `Forks`.
 """
@@ -243,6 +244,38 @@ def example(step: int = 0, hidden: int = 6, seed: int = 0) -> Checkpoint:
         tensors=tensors,
         facts={"corpus": {"names": ["naïve ☃.txt"], "chars": 1000}, "valid_nats_per_char": 1.25, "best": None},
     )
+
+
+INTERESTING: list[Any] = [
+    0, 1, -1, 2, 7, 255, 256, 2**31, 2**32, 2**53, 2**63, 2**64, 10**30, 0.5, 1e308, True, False, None, "", "x", "F32",
+    "U8", "model/projection.bias", "\x1b", "\ud800", [], [[]], [0], [1, 2], {}, {"a": 1},
+]  # fmt: skip
+
+
+def mutate_value(value: Any, rng: random.Random) -> Any:
+    """A JSON value with something in it changed: replaced, removed, doubled, renamed or moved."""
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.9:
+        value = dict(value) if isinstance(value, dict) else list(value)
+        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        action = rng.random()
+        if action < 0.7:
+            value[key] = mutate_value(value[key], rng)
+        elif action < 0.8:
+            del value[key]
+        elif action < 0.9:
+            other = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+            value[key], value[other] = value[other], value[key]
+        elif isinstance(value, dict):
+            value[rng.choice(["x", "optim/x", "model/x", "\x1b[1m"])] = value[key]
+        else:
+            value.insert(key, value[key])
+        return value
+    if type(value) is int and rng.random() < 0.5:
+        return value + rng.choice((-8, -4, -1, 1, 4, 8))
+    if isinstance(value, str) and value and rng.random() < 0.5:
+        place = rng.randrange(len(value))
+        return value[:place] + rng.choice(("", "x", value, "\0", "😀")) + value[place + rng.randrange(2) :]
+    return rng.choice(INTERESTING)
 
 
 class Forks:

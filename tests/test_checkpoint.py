@@ -35,7 +35,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from faults import At, Disk, Forks, Recorder, example, fail, hooked
+from faults import At, Disk, Forks, Recorder, example, fail, hooked, mutate_value
 
 import charlstm
 from charlstm import checkpoint
@@ -1031,38 +1031,6 @@ def test_a_file_that_another_process_cuts_and_writes_all_the_time_is_whole_or_an
     finally:
         stop.set()
         thread.join()
-
-
-INTERESTING: list[Any] = [
-    0, 1, -1, 2, 7, 255, 256, 2**31, 2**32, 2**53, 2**63, 2**64, 10**30, 0.5, 1e308, True, False, None, "", "x", "F32",
-    "U8", "model/projection.bias", "\x1b", "\ud800", [], [[]], [0], [1, 2], {}, {"a": 1},
-]  # fmt: skip
-
-
-def mutate_value(value: Any, rng: random.Random) -> Any:
-    """A JSON value with something in it changed: replaced, removed, doubled, renamed or moved."""
-    if isinstance(value, (dict, list)) and value and rng.random() < 0.9:
-        value = dict(value) if isinstance(value, dict) else list(value)
-        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
-        action = rng.random()
-        if action < 0.7:
-            value[key] = mutate_value(value[key], rng)
-        elif action < 0.8:
-            del value[key]
-        elif action < 0.9:
-            other = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
-            value[key], value[other] = value[other], value[key]
-        elif isinstance(value, dict):
-            value[rng.choice(["x", "optim/x", "model/x", "\x1b[1m"])] = value[key]
-        else:
-            value.insert(key, value[key])
-        return value
-    if type(value) is int and rng.random() < 0.5:
-        return value + rng.choice((-8, -4, -1, 1, 4, 8))
-    if isinstance(value, str) and value and rng.random() < 0.5:
-        place = rng.randrange(len(value))
-        return value[:place] + rng.choice(("", "x", value, "\0", "😀")) + value[place + rng.randrange(2) :]
-    return rng.choice(INTERESTING)
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

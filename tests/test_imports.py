@@ -24,9 +24,9 @@ ORDER = [
     "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "vocab", "corpus",
     "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise", "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
-    "tally", "machine", "runfolder", "training", "cli.talk", "cli.options", "cli.page", "cli.settings", "cli.watch",
-    "cli.train", "cli.sample", "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora", "cli.__init__", "cli.run",
-    "__main__",
+    "tally", "records", "machine", "runfolder", "training", "cli.talk", "cli.options", "cli.page", "cli.settings",
+    "cli.watch", "cli.train", "cli.sample", "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora",
+    "cli.__init__", "cli.run", "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
 
@@ -45,6 +45,7 @@ FOREIGN = {
     "evaluation": NUMPY,
     "surprise": NUMPY,
     "library": NUMPY,
+    "records": NUMPY,
     "kernels.plain": TORCH,
     "kernels.training": TORCH,
     "recurrence": TORCH,
