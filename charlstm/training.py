@@ -358,7 +358,7 @@ class Training:
         tally.no_better += 1
         if best:
             tally.best_nats, tally.best_step, tally.no_better = nats, tally.step, 0
-        tally.last_nats, tally.validated_step = nats, tally.step
+        tally.last_nats, tally.validated_step = nats if math.isfinite(nats) else None, tally.step
         self._validated_at, self._validation_took = clock.seconds(), clock.seconds() - began
         yield Validated(
             step=tally.step,

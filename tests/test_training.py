@@ -523,6 +523,19 @@ def test_a_checkpoint_from_before_an_option_existed_is_resumed(text: corpus.Corp
         Training.resume(text, tmp_path / "run")
 
 
+@pytest.mark.fault("R56")
+def test_a_validation_that_is_no_number_is_told_and_the_run_is_saved(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = evaluation.Score(9, 8, math.nan, math.nan, math.nan, "canned")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: nowhere)
+    events = finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=6)))
+    assert [event for event in events if isinstance(event, Validated) and math.isnan(event.valid_nats_per_char)]
+    assert isinstance(events[-1], Stopped)
+    assert checkpoint.load(tmp_path / "run" / LAST).facts["valid_nats_per_char"] is None
+    assert "NaN" in (tmp_path / "run" / METRICS).read_text()
+
+
 @pytest.mark.fault("R7")
 def test_a_save_that_fails_in_mid_run_is_a_warning_and_tried_again(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
