@@ -7,6 +7,7 @@ pseudoterminal of a given size.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import pty
 import select
@@ -19,9 +20,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
+import typer.main
 
 from charlstm import checkpoint
 from charlstm.checkpoint import Checkpoint
@@ -31,6 +34,7 @@ from charlstm.vocab import Vocabulary
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "charlstm"]
+ONCE = functools.cache(typer.main.get_command)  # to make all options takes longer than most commands do
 
 
 class Done(NamedTuple):
@@ -57,7 +61,8 @@ def model_file(path: Path, symbols: str = "\n abcdefgh", facts: Mapping[str, Any
 def here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:
     """Run a command in this process."""
     capfd.readouterr()
-    status = run([str(argument) for argument in arguments])
+    with mock.patch("typer.main.get_command", ONCE):
+        status = run([str(argument) for argument in arguments])
     sys.stdout.flush()
     out, err = capfd.readouterr()
     return Done(status, out.encode("utf-8", "surrogateescape"), err)

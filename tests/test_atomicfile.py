@@ -174,6 +174,7 @@ def test_temporaries_of_dead_writers_are_removed_and_all_others_stay(file: Path)
         f".{file.name}.{os.getppid()}.0a1b2c3d.tmp",
         f".{file.name}.notes.tmp",
         f".other.{dead.pid}.0a1b2c3d.tmp",
+        f".{'x' * len(file.name)}.{dead.pid}.0a1b2c3d.tmp",
         f"{file.name}.tmp",
         "mine.tmp",
     ]

@@ -100,12 +100,13 @@ def test_ctrl_c_ends_the_waiting_for_lines(model: Path) -> None:
         assert (child.wait(), child.stderr.read()) == (130, b"")
 
 
-def test_memory_does_not_grow_with_the_lines(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "long").write_text("abc def\n" * 400_000)
+@pytest.mark.parametrize("many", [40_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_the_lines(model: Path, many: int) -> None:
     peaks = []
-    for lines in (20_000, 400_000):
+    for lines in (1_000, many):
         code = (
-            "import resource, sys; from charlstm.cli.run import run;"
+            "import resource, sys; from charlstm import corpus; from charlstm.cli.run import run;"
+            "corpus.BLOCK_BYTES = 4096;"  # the lines of one block are there at once
             f"status = run(['eval', '-c', {str(model)!r}, '--per-line', '-']);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(status)"
         )

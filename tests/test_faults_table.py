@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
@@ -47,9 +48,11 @@ def marked(sources: dict[str, str]) -> Tests:
     return rows
 
 
-def sources() -> dict[str, str]:
+@functools.cache
+def marked_here() -> Tests:
+    """Those of this folder."""
     files = sorted((ROOT / "tests").glob("test_*.py"))
-    return {file.stem.removeprefix("test_"): file.read_text(encoding="utf-8") for file in files}
+    return marked({file.stem.removeprefix("test_"): file.read_text(encoding="utf-8") for file in files})
 
 
 def cell(tests: set[str]) -> str:
@@ -67,12 +70,12 @@ def test_the_table_has_each_row_once_and_in_order() -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_table_names_the_tests_of_a_row_and_no_others(row: str) -> None:
-    found = marked(sources())[row]
+    found = marked_here()[row]
     assert named(DOCUMENT)[row] == found, f"the table should say: {cell(found)}"
 
 
 def test_no_mark_is_of_a_row_that_is_not_in_the_table() -> None:
-    assert set(marked(sources())) <= set(ROWS)
+    assert set(marked_here()) <= set(ROWS)
 
 
 def test_a_missing_row_a_missing_mark_and_a_false_name_are_seen() -> None:

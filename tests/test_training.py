@@ -86,9 +86,12 @@ def interrupted(text: corpus.Corpus, run: Path, at: int, **options: Any) -> byte
 @pytest.mark.fault("R34")
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("chars", [700, pytest.param(len(TEXT), marks=pytest.mark.slow)])
 def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
-    text: corpus.Corpus, tmp_path: Path, cell: str, dropout: float
+    tmp_path: Path, cell: str, dropout: float, chars: int
 ) -> None:
+    (tmp_path / "bottles.txt").write_text(TEXT[:chars])
+    text = corpus.read([tmp_path / "bottles.txt"])
     options = {"cell": cell, "dropout": dropout, "layers": 2, "epochs": 1.2, "reset": 0.2}
     expected = straight(text, tmp_path / "straight", **options)
     steps = checkpoint.load(tmp_path / "straight" / LAST).step
@@ -126,43 +129,34 @@ def test_resuming_without_one_part_of_the_state_is_noticed(
 
 
 SCRIPT = """
-import sys
+import json, os, signal, sys
 from charlstm import corpus
 from charlstm.config import TrainingOptions
-from charlstm.tally import Tally
+from charlstm.events import Saved
 from charlstm.training import Training
-text, run, kind = sys.argv[1:]
+text, run, options = sys.argv[1:]
 given = corpus.read([text])
-small = dict(hidden=12, embedding=5, batch_size=3, seq_len=9, dropout=0.2, seed=5, sample_chars=0)
-options = TrainingOptions(**small, steps=120)
-made = Training.resume(given, run) if kind == "resume" else Training.start(given, run, options)
-for event in made.events():
-    print(type(event).__name__, event.step if hasattr(event, "step") else "", flush=True)
+saves = 0
+for event in Training.start(given, run, TrainingOptions(**json.loads(options))).events():
+    saves += isinstance(event, Saved)
+    if saves == 1 and isinstance(event, Saved):
+        os.kill(os.getpid(), signal.SIGTERM)
+assert event.reason == "interrupted", event
+list(Training.resume(given, run).events())
 """
 
 
 @pytest.mark.fault("R33")
-def test_two_processes_with_one_seed_write_the_same_bytes_and_so_does_a_killed_one(tmp_path: Path) -> None:
-    (tmp_path / "bottles.txt").write_text(TEXT)
-
-    def start(run: str, kind: str = "start") -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "bottles.txt"), str(tmp_path / run), kind]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def end(process: subprocess.Popen[str]) -> None:
-        _, complaint = process.communicate(timeout=60)
-        assert (process.returncode, complaint) == (0, "")
-
-    end(start("first"))
-    second = start("second")
-    assert second.stdout is not None
-    for line in second.stdout:
-        if line.startswith("Saved"):
-            second.send_signal(signal.SIGTERM)
-            break
-    end(second)
-    end(start("second", "resume"))
-    assert (tmp_path / "first" / LAST).read_bytes() == (tmp_path / "second" / LAST).read_bytes()
+def test_two_processes_with_one_seed_write_the_same_bytes_and_so_does_a_killed_one(
+    text: corpus.Corpus, tmp_path: Path
+) -> None:
+    options = {**SMALL, "dropout": 0.2, "steps": 120, "sample_chars": 0}
+    expected = straight(text, tmp_path / "here", **options)
+    words = [text.names[0], str(tmp_path / "there"), json.dumps(options)]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *words], capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "there" / LAST).read_bytes() == expected
+    assert straight(text, tmp_path / "other", **{**options, "seed": 6}) != expected
 
 
 @pytest.mark.fault("R39")
@@ -559,12 +553,17 @@ def test_a_save_that_fails_in_mid_run_is_a_warning_and_tried_again(
 def test_a_save_that_fails_at_the_end_is_an_error(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    save, failing = checkpoint.save, LAST
+
     def full(path: Path, what: checkpoint.Checkpoint) -> None:
-        raise CheckpointError("No space left on device")
+        if path.name == failing:
+            raise CheckpointError("No space left on device")
+        save(path, what)
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(CheckpointError, match="No space left"):
-        finish(Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=6)))
+    for failing in (LAST, BEST):
+        with pytest.raises(CheckpointError, match="No space left"):
+            finish(Training.start(text, tmp_path / failing, TrainingOptions(**SMALL, steps=6)))
 
 
 def test_a_folder_that_vanishes_is_made_again(text: corpus.Corpus, tmp_path: Path) -> None:
