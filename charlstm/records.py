@@ -20,6 +20,7 @@ from charlstm.tally import Tally
 from charlstm.terminal import escape
 
 ENTRIES = {"options", "tally", "cursor", "seconds"}
+TALLY = {field.name: str(field.type) for field in fields(Tally)}
 MOST = 2**53  # of anything that is counted
 
 # Of the state of torch's generator on the CPU: how many numbers are left, and which is the next.
@@ -43,10 +44,11 @@ def options_of(saved: Checkpoint) -> TrainingConfig:
         tally = from_json(Tally, record["tally"])
     except UsageError as error:
         raise unsound(str(error)) from error
-    for field in fields(Tally):
-        value = getattr(tally, field.name)
-        if not (value is None and field.default is None):
-            _check_number(field.name, value, whole=str(field.type).startswith("int"))
+    for name, value in vars(tally).items():
+        kind = TALLY[name]
+        for number in value if isinstance(value, (list, tuple)) and kind.startswith("tuple") else (value,):
+            if not (number is None and kind.endswith("None")):
+                _check_number(name, number, whole="int" in kind)
     if tally.step != saved.step:
         raise unsound(f"step {tally.step} in its tally is {saved.step} in the checkpoint")
     _check_number("cursor", record["cursor"], whole=True)

@@ -68,6 +68,8 @@ BAD: dict[str, tuple[str, Any, str]] = {  # what is changed, to what (a function
     "a weight below 0": ("training/tally/weight", -0.0102, "weight is"),
     "a best value of text": ("training/tally/best_nats", "\x1b[2J", "best_nats is"),
     "a step that is null": ("training/tally/step", None, "step is None"),
+    "a step kept that is a path": ("training/tally/kept", ["../x"], "kept is ../x"),
+    "steps kept that are no list": ("training/tally/kept", "12", "kept is 12"),
     "an enormous cursor": ("training/cursor", 10**30, "cursor is"),
     "a cursor of float": ("training/cursor", 1.5, "cursor is 1.5"),
     "a cursor below 0": ("training/cursor", -1, "cursor is -1"),
