@@ -6,30 +6,37 @@ Letters: B batch, T time, S transitions of one stream.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
+import json
 import os
 import select
 import stat
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from charlstm import bundled, downloads
+from charlstm import bundled, downloads, stored
 from charlstm.config import MAX_VOCABULARY
-from charlstm.errors import CorpusError, UsageError
+from charlstm.errors import CorpusError, UnknownSymbols, UsageError
+from charlstm.stored import StoredIds
 from charlstm.terminal import escape
 from charlstm.vocab import Vocabulary, code_points
 
 STDIN = "-"
 MAX_CHARS = 2**31
+IN_MEMORY_CHARS = 2**25  # of a longer text the ids are kept in a file: see `stored`
+LOOKED_UP_BYTES = 2**21  # files of fewer bytes are not looked for there: how small can a compressed text be?
 BLOCK_BYTES = 1 << 18  # read and decoded at a time
+CHANGED = "the text changed while it was read; read it again when nothing writes to it"
 
 Ids = np.ndarray[Any, Any]
+Symbols = Ids | StoredIds
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,13 @@ class Corpus:
     """A text as ids.
 
     Attributes:
-        ids: (N,) in the vocabulary's smallest type.
+        ids: (N,) in the vocabulary's smallest type: an array, or of a long text a view of a file.
         vocabulary: that of the whole text.
         sha256: of the text in UTF-8, all sources joined.
         names: the sources as they were given, safe to print.
     """
 
-    ids: Ids
+    ids: Symbols
     vocabulary: Vocabulary
     sha256: str
     names: tuple[str, ...]
@@ -51,7 +58,7 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def split(self, valid_share: float) -> tuple[Ids, Ids]:
+    def split(self, valid_share: float) -> tuple[Symbols, Symbols]:
         """The training part and the last `valid_share` of the text, held out; views, no copies.
 
         A held-out part of fewer than two characters has no transition to score: then all is for training and the
@@ -78,40 +85,183 @@ def read(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_chars: i
 
     Args:
         encoding: of all sources but named corpora, which are UTF-8; utf-8 or another that Python knows.
-        max_chars: where to stop with an error; by default 2**31 or what half of the machine's memory can hold.
+        max_chars: where to stop with an error; by default 2**31, or what half of the memory can hold where the ids of a
+            long text cannot be kept in a file.
 
-    Needs up to 6 bytes a character while it reads: the text, 1 to 4 bytes, and the ids, 1 or 2.
+    Up to IN_MEMORY_CHARS it needs 6 bytes a character while it reads: the text, 1 to 4 bytes, and the ids, 1 or 2. A
+    longer text is read twice, in blocks, and its ids are kept in a file (see `stored`) and found there the next time.
 
     Raises:
         CorpusError: a source that cannot be read or decoded, that is too long, or a text of no characters.
         UsageError: an encoding that does not exist.
     """
+    names = tuple(escape(str(source)) for source in sources)
+    limit = MAX_CHARS if max_chars is None else max_chars
+    codec = _codec(encoding)
+    key = _key(sources, codec.name)
+    found = None if key is None else stored.find(key)
+    if found is not None and len(found[0]) <= limit:
+        return Corpus(*found, names)
     digest = hashlib.sha256()
     seen = np.zeros(MAX_VOCABULARY, dtype=bool)
-    parts: list[str] = []
-    for part in _decoded(sources, encoding, max_chars):
-        digest.update(part.encode())
-        seen[code_points(part)] = True
-        parts.append(part)
-    vocabulary = Vocabulary.of_seen(seen)
-    ids = np.empty(sum(map(len, parts)), dtype=vocabulary.dtype)
-    parts.reverse()
+    in_memory = _default_max_chars() if max_chars is None else max_chars
+    with _Text(lambda: _decoded(sources, codec, limit), key is not None, in_memory) as text:
+        for part in _decoded(sources, codec, limit):
+            digest.update(part.encode())
+            codes = code_points(part).astype(np.intp)
+            if not seen.take(codes).all():  # reading costs a third of writing
+                seen[codes] = True
+            text.add(part)
+        vocabulary, sha256 = Vocabulary.of_seen(seen), digest.hexdigest()
+        ids = _ids(text, vocabulary, sha256, key) if text.is_long else _ids_in_memory(text, vocabulary)
+    return Corpus(ids, vocabulary, sha256, names)
+
+
+def _ids_in_memory(text: _Text, vocabulary: Vocabulary) -> Ids:
+    ids = np.empty(text.chars, dtype=vocabulary.dtype)
     start = 0
-    while parts:  # each part is freed as its ids are made
-        part = parts.pop()
+    for part in text.parts():
         ids[start : start + len(part)] = vocabulary.encode(part)
         start += len(part)
-    return Corpus(ids, vocabulary, digest.hexdigest(), tuple(escape(str(source)) for source in sources))
+    return ids
+
+
+def _ids(text: _Text, vocabulary: Vocabulary, sha256: str, key: str | None) -> StoredIds:
+    """The ids of a long text, in a file."""
+    blocks = (vocabulary.encode(part) for part in text.parts(sha256))
+    try:
+        if key is None:
+            return stored.keep_nameless(vocabulary, text.chars, blocks)
+        return stored.keep(key, vocabulary, sha256, text.chars, blocks)
+    except OSError as error:
+        megabytes = text.chars * vocabulary.dtype.itemsize / 1e6
+        raise _not_kept(f"the text's ids, {megabytes:,.0f} MB,", error) from error
+    except UnknownSymbols as error:
+        raise CorpusError(CHANGED) from error
+
+
+class _Text:
+    """The parts of a text, to be gone through once more: kept in memory while it is short, then read again, or, where
+    the sources cannot be, such as a pipe, from a temporary file.
+
+    Args:
+        again: reads the sources.
+        is_there_again: whether they can be read twice.
+        max_chars: the most to keep in memory where no file can be made.
+    """
+
+    def __init__(self, again: Callable[[], Iterator[str]], is_there_again: bool, max_chars: int) -> None:
+        self.chars = 0
+        self.is_long = False
+        self._again, self._is_there_again, self._max_chars = again, is_there_again, max_chars
+        self._parts: list[str] = []
+        self._file: IO[bytes] | None = None
+        self._refused: CorpusError | None = None  # why no file can be made
+
+    def __enter__(self) -> _Text:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # of a full disk, that was told before
+                self._file.close()
+
+    def add(self, part: str) -> None:
+        self.chars += len(part)
+        if self.chars > IN_MEMORY_CHARS and not self.is_long and self._refused is None:
+            self._begin_file()
+        if not self.is_long:
+            self._parts.append(part)
+            if self._refused is not None and self.chars > self._max_chars:
+                raise self._refused
+        elif self._file is not None:
+            self._write(part)
+
+    def parts(self, sha256: str = "") -> Iterator[str]:
+        """All parts once more; each is freed as the next is asked for. `sha256` is that of a long text."""
+        if not self.is_long:
+            self._parts.reverse()
+            while self._parts:
+                yield self._parts.pop()
+            return
+        digest, left = hashlib.sha256(), self.chars
+        for part in self._again() if self._file is None else self._written():
+            part = part[:left]  # of a file that grows, such as a log, what was there the first time
+            left -= len(part)
+            digest.update(part.encode())
+            yield part
+            if not left:
+                break
+        if digest.hexdigest() != sha256:
+            raise CorpusError(CHANGED)
+
+    def _begin_file(self) -> None:
+        try:
+            file = stored.nameless()
+        except OSError as error:  # a folder for caches that may not be written, or cannot be made: the memory, then
+            self._refused = _not_kept(f"a text of more than {self._max_chars} characters", error)
+            return
+        self.is_long = True
+        if self._is_there_again:
+            file.close()
+        else:
+            self._file = file
+            for part in self._parts:
+                self._write(part)
+        self._parts.clear()
+
+    def _write(self, part: str) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(part.encode())
+        except OSError as error:
+            raise _not_kept("the text", error) from error
+
+    def _written(self) -> Iterator[str]:
+        assert self._file is not None
+        self._file.seek(0)
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        while block := self._file.read(BLOCK_BYTES):
+            yield decoder.decode(block)
+
+
+def _not_kept(what: str, error: OSError) -> CorpusError:
+    where = escape(str(stored.folder()))
+    hint = "give it room there, or another folder by XDG_CACHE_HOME"
+    return CorpusError(f"{what} cannot be kept in {where}: {error.strerror or error}; {hint}")
+
+
+def _key(sources: Sequence[str | Path], encoding: str) -> str | None:
+    """What tells these sources, as they are now, from all others; None where they are small or cannot be read twice."""
+    known, size = [], 0
+    for source in sources:
+        for path in _files(source):
+            used = encoding
+            if path in downloads.SOURCES and _is_named(path):
+                path, used = os.fspath(downloads.file_of(path)), "utf-8"
+            try:
+                status = os.stat(path)
+            except (OSError, ValueError):  # made by us, or not there, as reading it will tell
+                return None
+            if path == STDIN or not stat.S_ISREG(status.st_mode):
+                return None
+            size += status.st_size
+            # The time of the last change of name or mode, too: a copy may keep the file's own.
+            times = [status.st_mtime_ns, status.st_ctime_ns]
+            known.append([os.path.abspath(path), used, status.st_size, *times])
+    if size < LOOKED_UP_BYTES:
+        return None
+    return json.dumps(known)
 
 
 def read_text(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_chars: int | None = None) -> str:
     """The text that `read` would turn into ids. Arguments and errors as there."""
-    return "".join(_decoded(sources, encoding, max_chars))
+    return "".join(_decoded(sources, _codec(encoding), _default_max_chars() if max_chars is None else max_chars))
 
 
 def parts(sources: Sequence[str | Path], *, encoding: str = "utf-8") -> Iterator[str]:
     """The text in parts, each as soon as its source gives it, and without a limit. Errors as in `read`."""
-    return _decoded(sources, encoding, sys.maxsize)
+    return _decoded(sources, _codec(encoding), sys.maxsize)
 
 
 def fit(n_chars: int, batch_size: int, seq_len: int) -> tuple[int, int]:
@@ -142,7 +292,7 @@ class Streams:
         CorpusError: fewer transitions than streams.
     """
 
-    def __init__(self, ids: Ids, batch_size: int, seq_len: int) -> None:
+    def __init__(self, ids: Symbols, batch_size: int, seq_len: int) -> None:
         self._ids = ids
         self._streams = batch_size
         self._length = (len(ids) - 1) // batch_size
@@ -173,23 +323,23 @@ class Streams:
         self.cursor += 1
         offset = epoch % (len(self._ids) - self.chars_per_epoch)
         begin, end = window * self._window, min((window + 1) * self._window, self._length)
-        inputs, targets = (
-            self._ids[first : first + self.chars_per_epoch].reshape(self._streams, self._length)[:, begin:end].T
-            for first in (offset, offset + 1)
-        )
-        fresh = np.full(self._streams, window == 0)
-        return inputs.astype(np.int64, order="C"), targets.astype(np.int64, order="C"), fresh
+        firsts = offset + begin + self._length * np.arange(self._streams)
+        rows = [np.asarray(self._ids[first : first + end - begin + 1]) for first in firsts.tolist()]
+        symbols = np.stack(rows, axis=1, dtype=np.int64)  # (T + 1, B)
+        return symbols[:-1], symbols[1:], np.full(self._streams, window == 0)
 
 
-def _decoded(sources: Sequence[str | Path], encoding: str, max_chars: int | None) -> Iterator[str]:
-    """The text of all sources in parts, none of them empty."""
+def _codec(encoding: str) -> codecs.CodecInfo:
     try:
         "".encode(encoding)  # refuses what Python calls an encoding but is none of text, such as hex
-        codec = codecs.lookup(encoding)
+        return codecs.lookup(encoding)
     except (LookupError, ValueError):  # ValueError: a NUL in the name
         name = escape(ascii(encoding))[:60]
         raise UsageError(f"--encoding {name} is not an encoding of text that Python knows") from None
-    limit = _default_max_chars() if max_chars is None else max_chars
+
+
+def _decoded(sources: Sequence[str | Path], codec: codecs.CodecInfo, limit: int) -> Iterator[str]:
+    """The text of all sources in parts, none of them empty."""
     chars = 0
     for source in sources:
         for path in _files(source):

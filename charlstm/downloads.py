@@ -106,7 +106,7 @@ def cache_folder() -> Path:
 def is_cached(name: str, folder: Path | None = None) -> bool:
     """Whether a file of the right size is there; only `fetch` compares the digest."""
     try:
-        return _file(name, folder).stat().st_size == SOURCES[name].bytes
+        return file_of(name, folder).stat().st_size == SOURCES[name].bytes
     except OSError:
         return False
 
@@ -134,7 +134,7 @@ def fetch(name: str, report: Report | None = None, folder: Path | None = None) -
         DownloadError: it cannot be reached, broke off (what has come is kept), is not what it should be (nothing is
             kept), or cannot be written.
     """
-    source, file = SOURCES[name], _file(name, folder)
+    source, file = SOURCES[name], file_of(name, folder)
     try:
         if file.exists() and _sha256(file) == source.sha256:
             return file
@@ -155,7 +155,8 @@ def fetch(name: str, report: Report | None = None, folder: Path | None = None) -
     return file
 
 
-def _file(name: str, folder: Path | None) -> Path:
+def file_of(name: str, folder: Path | None = None) -> Path:
+    """Where a corpus is kept once it was loaded."""
     return (folder or cache_folder()) / (name + (".zip" if SOURCES[name].is_zip else ".txt"))
 
 

@@ -70,7 +70,7 @@ def evaluate(
     transitions = transitions_of(ids)
     count = 1 if exact else max(1, min(streams, transitions // (4 * max(warm_up, 1))))
     if count == 1:
-        nats = _run(engine, ids[:, None], engine.zero_state(), transitions)
+        nats = _run(engine, ids, np.zeros(1, np.int64), engine.zero_state(), transitions, transitions)
         return score_of(len(ids), float(nats[0]), EXACT)
     part = -(-transitions // count)  # part k scores the transitions into symbols k·part + 1 … (k + 1)·part
     count = -(-transitions // part)
@@ -79,22 +79,26 @@ def evaluate(
     if warm_up:
         before = ids[cuts[1:] + np.arange(-warm_up, 0)[:, None]]  # (warm_up, streams but the first)
         state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
-    places = np.minimum(cuts + np.arange(part + 1)[:, None], len(ids) - 1)  # the last part may be shorter
-    nats = _run(engine, ids[places], state, part, last=transitions - int(cuts[-1]))
+    nats = _run(engine, ids, cuts, state, part, transitions - int(cuts[-1]))
     return score_of(len(ids), float(nats.sum()), f"{count} streams, each warmed up on {warm_up} characters")
 
 
 def _run(
-    engine: Reader, ids: NDArray[np.integer], state: NDArray[np.float32], length: int, last: int | None = None
+    engine: Reader,
+    ids: NDArray[np.integer],
+    cuts: NDArray[np.int64],
+    state: NDArray[np.float32],
+    length: int,
+    last: int,
 ) -> NDArray[np.float64]:
-    """Sum of nats (B,) over `length` transitions of each stream; of the last stream only the first `last`."""
-    total = np.zeros(ids.shape[1])
-    steps = max(1, CHUNK // ids.shape[1])
+    """Sum of nats (B,) over `length` transitions of each stream from its cut on; of the last only the first `last`."""
+    total = np.zeros(len(cuts))
+    steps = max(1, CHUNK // len(cuts))
     for t in range(0, length, steps):
-        nats, state = engine.score(ids[t : min(t + steps, length) + 1], state)
+        places = cuts + np.arange(t, min(t + steps, length) + 1)[:, None]  # of all at once, it would take 8 bytes each
+        nats, state = engine.score(ids[np.minimum(places, len(ids) - 1)], state)
         total += nats.sum(axis=0)
-        if last is not None:
-            total[-1] -= nats[max(0, last - t) :, -1].sum()
+        total[-1] -= nats[max(0, last - t) :, -1].sum()
     return total
 
 

@@ -255,7 +255,7 @@ class Model:
         options = TrainingOptions(
             valid_share=known.get("valid_share", TrainingOptions.valid_share), valid_chars=known.get("valid_chars", 0)
         )
-        return text.split(options.valid_share)[1][: options.valid_chars or None]
+        return np.asarray(text.split(options.valid_share)[1][: options.valid_chars or None])
 
     @functools.cached_property
     def digest(self) -> bytes:

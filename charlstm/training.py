@@ -62,7 +62,7 @@ class Training:
         if self._device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # products of float32 on tensor cores, as cuDNN's are by default
         train_ids, held_out = corpus.split(options.valid_share)
-        self._valid_ids = held_out[: options.valid_chars or None]
+        self._valid_ids = np.asarray(held_out[: options.valid_chars or None])
         self._streams = Streams(train_ids, options.batch_size, options.seq_len)
         self._train_chars, self._held_out_chars = len(train_ids), len(held_out)
         self._network = Network(model).to(self._device)

@@ -110,7 +110,7 @@ class Vocabulary:
         end = 0
         foreign: dict[str, int] = {}
         for _, codes in _blocks(text):
-            block = self._table[np.minimum(codes, len(self._table) - 1)]
+            block = self._table.take(codes.astype(np.intp), mode="clip")
             if block.max() == len(self):
                 strange = block == len(self)
                 for code, count in zip(*np.unique(codes[strange], return_counts=True), strict=True):

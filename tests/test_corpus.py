@@ -199,7 +199,7 @@ def test_a_corpus_from_the_net_is_read_only_once_it_was_loaded(memory: Path, mon
     source = dataclasses.replace(downloads.SOURCES["names"], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     monkeypatch.setattr(downloads, "SOURCES", {"names": source})
     (memory / "cache").mkdir()
-    put(memory / "cache" / downloads._file("names", None).name, data)
+    put(memory / "cache" / downloads.file_of("names", None).name, data)
     assert read_text(["names"]) == data.decode()
 
 

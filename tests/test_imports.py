@@ -21,8 +21,9 @@ PACKAGE = ROOT / "charlstm"
 
 # Each room may import those above it, and nothing else of charlstm. The README tells to read them in this order.
 ORDER = [
-    "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "vocab", "corpus",
-    "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise", "library",
+    "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "vocab", "stored",
+    "corpus", "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise",
+    "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
     "tally", "records", "machine", "runfolder", "training", "cli.talk", "cli.options", "cli.page", "cli.settings",
     "cli.watch", "cli.train", "cli.sample", "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora",
@@ -35,6 +36,7 @@ TORCH = {"numpy", "torch"}
 FOREIGN = {
     "cells": NUMPY,  # inside a function
     "vocab": NUMPY,
+    "stored": NUMPY | {"platformdirs"},
     "corpus": NUMPY,
     "downloads": {"platformdirs", "requests"},
     "checkpoint": NUMPY | {"safetensors"},

@@ -99,7 +99,7 @@ def train(
             "--max-chars",
             metavar="N",
             min=1,
-            help="Refuse a longer text. [default: what half of the memory holds]",
+            help="Refuse a longer text. [default: 2147483648]",
             show_default=False,
         ),
     ] = None,
