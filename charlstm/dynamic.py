@@ -65,7 +65,10 @@ def evaluate(
     protocol = (
         f"dynamic: one stream, learning every {config.segment} characters, rate {config.rate:g}, decay {config.decay:g}"
     )
-    return score_of(len(ids), nats, protocol), network.weights()
+    learnt = network.weights()
+    if not all(np.isfinite(array).all() for array in learnt.values()):  # no checkpoint may hold them
+        raise DivergenceError("the model diverged at its last update; give a smaller --dynamic-rate")
+    return score_of(len(ids), nats, protocol), learnt
 
 
 class _Learner:

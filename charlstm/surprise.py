@@ -52,7 +52,7 @@ class CharScore:
 
     place: int  # in the text, the first is 1
     char: str
-    bits: float
+    bits: float  # NaN where the model's logits are not finite
     likeliest: tuple[tuple[str, float], ...] = ()  # what the model expected here, with its probability
 
 
@@ -149,6 +149,9 @@ def _chars_with_likeliest(engine: Engine, vocabulary: Vocabulary, ids: Ids, top:
     for place in range(1, len(ids)):
         logits, state = engine.step(ids[place - 1 : place], state)
         scores = logits[0].astype(np.float64)
+        if not np.isfinite(scores.max()):  # as `Engine.score` has it
+            yield CharScore(place + 1, symbols[ids[place]], math.nan)
+            continue
         logs = scores - scores.max()
         logs -= np.log(np.exp(logs).sum())
         best = np.argsort(-logs, kind="stable")[:top]

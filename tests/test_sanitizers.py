@@ -21,6 +21,7 @@ MEMORY = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 THREADS = ["-fsanitize=thread"]
 RUNTIMES = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}
 TESTS = [f"tests/test_{room}.py" for room in ("engine", "sampling", "evaluation", "library")]
+TESTS.append("tests/test_foreign.py::test_any_weights_are_read_scored_and_drawn_from_or_refused")
 
 pytestmark = [
     pytest.mark.slow,
