@@ -25,6 +25,9 @@ OnDivergence = Literal["rollback", "stop"]
 MAX_LAYERS = 64
 MAX_HIDDEN = 65_536
 MAX_VOCABULARY = 1_114_112  # all code points of Unicode
+MAX_REPEAT_WINDOW = 1024  # symbols that a context keeps
+MAX_BEST_OF = 4096
+LENGTH = 1000  # characters of a text that nothing else ends
 
 _T = TypeVar("_T")
 
@@ -170,25 +173,61 @@ class TrainingConfig(TrainingOptions):
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How text is drawn.
+    """How text is drawn, where it begins and where it ends. docs/sampling.md defines each part and their order.
 
     Raises:
-        UsageError: a temperature that is negative or not finite, or another value out of its range.
+        UsageError: a value out of its range, such as a temperature that is negative or not finite.
     """
 
     temperature: float = 0.8  # 0 is greedy
-    length: int = 1000  # characters; 0 is without end
+    length: int | None = None  # most characters; 0 is without end; None: LENGTH, or 0 where `stop` or `lines` end it
     prime: str = ""  # text that the model reads first; not printed
     seed: int | None = None  # None draws a fresh one
     count: int = 1  # how many texts
+    top_k: int = 0  # only the k likeliest; 0 is all
+    top_p: float = 1.0  # only the likeliest that have this probability together
+    min_p: float = 0.0  # only what is at least so likely as this share of the likeliest
+    typical: float = 1.0  # only those of a surprise nearest to the entropy that have this probability together
+    repeat_penalty: float = 1.0  # on the logits of what stands among the last `repeat_window` characters
+    repeat_window: int = 64
+    ban: str = ""  # characters that are never drawn
+    only: str | None = None  # characters of which alone the text is made
+    stop: tuple[str, ...] = ()  # texts that end the text where one of them is complete
+    keep_stop: bool = False  # as part of the text
+    lines: int | None = None  # ends with so many lines
+    best_of: int = 1  # each text is the best of so many, by the model's own score
 
     def __post_init__(self) -> None:
         _real("temp", self.temperature, 0, math.inf)
         if math.isinf(self.temperature):
             raise UsageError("--temp must be a finite number of at least 0, not inf")
-        _whole("length", self.length, 0, 2**53)
+        _whole("length", self.length, 0, 2**53, optional=True)
         _whole("seed", self.seed, 0, 2**63 - 1, optional=True)
         _whole("count", self.count, 1, 1_000_000)
+        _whole("top_k", self.top_k, 0, MAX_VOCABULARY)
+        _real("top_p", self.top_p, 0, 1)
+        _real("min_p", self.min_p, 0, 1)
+        _real("typical", self.typical, 0, 1)
+        _real("repeat_penalty", self.repeat_penalty, 0.01, 100)
+        _whole("repeat_window", self.repeat_window, 1, MAX_REPEAT_WINDOW)
+        _whole("lines", self.lines, 1, 2**53, optional=True)
+        _whole("best_of", self.best_of, 1, MAX_BEST_OF)
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise UsageError(f"--stop wants texts of one character or more, not {_show(self.stop)}")
+        if self.keep_stop and not self.stop:
+            raise UsageError("--keep-stop makes sense with --stop only")
+
+    @property
+    def most(self) -> int | None:
+        """The most characters of a text; None is without end."""
+        if self.length is None:
+            return None if self.stop or self.lines is not None else LENGTH
+        return self.length or None
+
+    @property
+    def ends(self) -> bool:
+        """Whether anything ends the text."""
+        return self.most is not None or bool(self.stop) or self.lines is not None
 
 
 @dataclass(frozen=True)

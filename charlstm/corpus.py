@@ -14,7 +14,7 @@ import select
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -262,6 +262,20 @@ def read_text(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_cha
 def parts(sources: Sequence[str | Path], *, encoding: str = "utf-8") -> Iterator[str]:
     """The text in parts, each as soon as its source gives it, and without a limit. Errors as in `read`."""
     return _decoded(sources, _codec(encoding), sys.maxsize)
+
+
+def whole_lines(parts: Iterable[str]) -> Iterator[list[str]]:
+    """For each part the lines that it completes, each with its line break; at the end what is left."""
+    begun: list[str] = []
+    for part in parts:
+        end = part.rfind("\n") + 1
+        if end:
+            text = "".join([*begun, part[:end]])
+            begun = []
+            yield [line + "\n" for line in text[:-1].split("\n")]
+        begun.append(part[end:])
+    if rest := "".join(begun):
+        yield [rest]
 
 
 def fit(n_chars: int, batch_size: int, seq_len: int) -> tuple[int, int]:

@@ -9,7 +9,6 @@ Letters: B batch of independent texts, T time, V vocabulary, L layers, S states 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
@@ -20,6 +19,7 @@ from charlstm.cells import STEP, Weights
 from charlstm.config import ModelConfig, Precision
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.kernels import drawing, native
+from charlstm.kernels.drawing import Rule
 
 Backend = Literal["auto", "native", "numpy"]
 Ids = NDArray[np.int32]
@@ -117,22 +117,24 @@ class Engine:
         ids: ArrayLike,
         state: State,
         length: int,
+        rule: Rule,
         *,
-        temperature: float,
         seed: int,
         position: int = 0,
         streams: ArrayLike | None = None,
+        recent: ArrayLike | None = None,
     ) -> tuple[Ids, State]:
-        """Go on with each text by `length` symbols, each drawn from the softmax of logits / temperature.
+        """Go on with each text by `length` symbols, each drawn as the rule says: `Rule(0.8)` is temperature 0.8.
 
         Args:
             ids: (B,), the symbol to read first; after it each drawn symbol is read in turn but the last.
             state: (L, S, B, H), before `ids`.
             length: at least 1.
-            temperature: 0 takes the likeliest symbol.
             seed, position, streams: the random numbers are a function of the seed, of each text's number in `streams`
                 (B,) (None: 0, 1, …) and of the symbol's place, counted from `position`. A text that is drawn in blocks,
                 each with its position, is the same as one drawn at once.
+            recent: (T, B), what a penalty looks back at: the symbols before the first draw, `ids` the last row of
+                them, −1 where there is none. None: `ids` alone.
 
         Returns:
             symbols (length, B); and the state, into which the last of them has not been read.
@@ -142,16 +144,23 @@ class Engine:
         """
         read = self._check(ids, 1, state)
         numbers = np.arange(len(read)) if streams is None else np.asarray(streams)
-        if numbers.shape != read.shape or length < 1 or not 0 <= temperature < math.inf:
-            found = f"length {length}, temperature {temperature}, streams {numbers.shape} for {len(read)} texts"
-            raise ValueError(f"cannot draw with {found}")
+        behind = read[None] if recent is None else np.asarray(recent, np.int32)
+        vocabulary = self.config.vocab_size
+        is_row = rule.allowed is None or rule.allowed.shape == (vocabulary,)
+        fits = numbers.shape == read.shape and is_row and behind.ndim == 2 and behind.shape[1] == len(read)
+        if not fits or length < 1 or (behind.size and not -1 <= behind.min() <= behind.max() < vocabulary):
+            found = f"length {length}, streams {numbers.shape}, recent {behind.shape} for {len(read)} texts"
+            raise ValueError(f"cannot draw with {found} and {rule}")
+        memory = np.full((rule.memory, len(read)), -1, np.int32)
+        if kept := min(len(memory), len(behind)):
+            memory[-kept:] = behind[-kept:]
 
         def draw(rows: NDArray[np.int64], state: State) -> tuple[Ids, State]:
-            ids, streams = rows.astype(np.int32)[0], rows[1].astype(np.uint64)
-            return self._run.generate(ids, state, length, temperature, seed, position, streams)
+            ids, streams, memory = rows.astype(np.int32)[0], rows[1].astype(np.uint64), rows[2:].astype(np.int32)
+            return self._run.generate(ids, state, length, rule, seed, position, streams, memory)
 
         try:
-            return self._in_parts(draw, np.stack([read, numbers.astype(np.int64)]), state, 1)
+            return self._in_parts(draw, np.stack([read, numbers.astype(np.int64), *memory]), state, 1)
         except FloatingPointError as error:
             raise CheckpointError(f"{error}: its weights are out of all proportion") from error
 
@@ -222,17 +231,19 @@ class _Numpy:
         ids: Ids,
         state: State,
         length: int,
-        temperature: float,
+        rule: Rule,
         seed: int,
         position: int,
         streams: NDArray[np.uint64],
+        recent: Ids,
     ) -> tuple[Ids, State]:
-        symbols = np.empty((length, len(ids)), np.int32)
+        symbols = np.concatenate([recent, np.empty((length, len(ids)), np.int32)])
         for t in range(length):
             logits, state = self.read(ids[None], state, True)
-            symbols[t] = drawing.draw(logits, temperature, drawing.uniform(seed, streams, position + t))
-            ids = symbols[t]
-        return symbols, state
+            behind, now = symbols[t : len(recent) + t], len(recent) + t
+            symbols[now] = drawing.draw(logits, rule, drawing.uniform(seed, streams, position + t), behind)
+            ids = symbols[now]
+        return symbols[len(recent) :], state
 
 
 def layer_weights(config: ModelConfig, weights: Mapping[str, Any], layer: int) -> Weights:

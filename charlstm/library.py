@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm import atomicfile, checkpoint, corpus, evaluation, sampling, surprise, terminal
-from charlstm.config import ModelConfig, Precision, SamplingConfig, TrainingOptions, Unknown
+from charlstm.config import MAX_REPEAT_WINDOW, ModelConfig, Precision, SamplingConfig, TrainingOptions, Unknown
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, CorpusError
 from charlstm.evaluation import Score
-from charlstm.sampling import Context
+from charlstm.sampling import Context, Text
 from charlstm.surprise import CharScore, Difference, LineScore
 from charlstm.vocab import Vocabulary
 
-STATE_MAGIC = b"charlstm-state-1"
-STATE_HEADER = struct.Struct(
-    "<16s32sqqq"
-)  # magic, digest of the model, last, drawn, seed; then the state; then a sha256
+STATE_MAGIC = b"charlstm-state-2"
+STATE_HEADER = struct.Struct("<16s32sqqqq")  # magic, digest of the model, last, drawn, seed, how many before the last
+# Then the state, the symbols before the last, and a sha256 of it all.
 
 
 def load(path: str | Path | None = None, *, precision: Precision = "auto", threads: int | None = None) -> Model:
@@ -100,26 +99,32 @@ class Model:
     def sample(
         self,
         prime: str = "",
-        length: int = 1000,
+        length: int | None = None,
         *,
         temperature: float = SamplingConfig.temperature,
         seed: int | None = None,
         context: Context | None = None,
+        **options: Any,
     ) -> str:
-        """Draw a text of `length` characters that goes on from `prime`, which is not part of it.
+        """Draw a text that goes on from `prime`, which is not part of it.
 
         Args:
+            length: in characters; with `stop` or `lines`, at most. None is 1,000, or without limit where those end it.
             temperature: 0 takes the likeliest character each time.
             seed: the same seed gives the same text; None draws a fresh one.
             context: where `prime` goes on; None begins a text.
+            **options: other fields of `charlstm.SamplingConfig`, such as `top_p=0.9`, `stop=("\\n\\n",)`, `best_of=8`.
 
         Raises:
             UnknownSymbols: the prime has characters that are not in the vocabulary.
-            UsageError: a setting out of its range.
+            UsageError: a setting out of its range, or one that no text of this model can meet.
         """
         if length == 0:
             return ""
-        return "".join(self.stream(prime, length, temperature=temperature, seed=seed, context=context))
+        config = SamplingConfig(temperature, length, prime, seed, **options)
+        if config.best_of > 1:
+            return next(sampling.texts(self.engine, self.vocabulary, config, context)).text
+        return "".join(sampling.Stream(self.engine, self.vocabulary, config, context))
 
     def stream(
         self,
@@ -129,24 +134,78 @@ class Model:
         temperature: float = SamplingConfig.temperature,
         seed: int | None = None,
         context: Context | None = None,
+        **options: Any,
     ) -> sampling.Stream:
-        """As `sample`, piece by piece as it is drawn; a length of 0 goes on for ever. `.context` is where it stands."""
-        config = SamplingConfig(temperature=temperature, length=length, prime=prime, seed=seed)
+        """As `sample`, piece by piece as it is drawn; a length of 0 is without limit. `.context` is where it stands."""
+        config = SamplingConfig(temperature, length, prime, seed, **options)
         return sampling.Stream(self.engine, self.vocabulary, config, context)
 
     def samples(
         self,
         count: int,
         prime: str = "",
-        length: int = 1000,
+        length: int | None = None,
         *,
         temperature: float = SamplingConfig.temperature,
         seed: int | None = None,
         context: Context | None = None,
+        **options: Any,
     ) -> Iterator[str]:
         """`count` texts drawn side by side, for a fraction of the cost of one after the other."""
-        config = SamplingConfig(temperature=temperature, length=length, prime=prime, seed=seed, count=count)
-        return sampling.texts(self.engine, self.vocabulary, config, context)
+        config = SamplingConfig(temperature, length, prime, seed, count, **options)
+        return (found.text for found in sampling.texts(self.engine, self.vocabulary, config, context))
+
+    def draw(
+        self,
+        config: SamplingConfig,
+        primes: Iterable[Sequence[str]] | None = None,
+        context: Context | None = None,
+        *,
+        scored: bool = True,
+    ) -> Iterator[Text]:
+        """Texts with their log-probability and what ended them: `config.count` of them, or so many for each prime.
+
+        Args:
+            primes: in groups, in place of `config.prime`. Those of one group are drawn side by side; all texts of a
+                group are given before the next group is asked for.
+            scored: without it the log-probability is None, and half the time is saved.
+
+        Raises:
+            UnknownSymbols, UsageError: as `sample`.
+        """
+        if primes is None:
+            primes = [[config.prime]]
+        return sampling.continuations(self.engine, self.vocabulary, config, primes, context, scored=scored)
+
+    def after(self, text: Text) -> Context:
+        """Where a text from `draw` stands, to go on from there."""
+        return sampling.after(self.engine, text)
+
+    def next(
+        self,
+        text: str = "",
+        top: int | None = None,
+        *,
+        temperature: float = 1.0,
+        context: Context | None = None,
+        **options: Any,
+    ) -> list[tuple[str, float]]:
+        """The characters that may come next and their probabilities, the likeliest first.
+
+        Args:
+            top: at most so many; None is all that can come.
+            temperature: 1 is the model's own distribution.
+            context: where `text` goes on; None begins a text.
+            **options: as `sample`; what the filters leave, renormalised.
+
+        Raises:
+            UnknownSymbols, UsageError: as `sample`.
+        """
+        rule = sampling.rule_of(self.vocabulary, SamplingConfig(temperature, **options))
+        where = sampling.read(self.scorer, self.vocabulary, text, context)
+        shares = sampling.following(self.scorer, rule, where)
+        order = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)][:top]
+        return [(self.vocabulary.symbols[k], float(shares[k])) for k in order]
 
     def read(self, text: str, context: Context | None = None) -> Context:
         """The context after `text`, read after `context`, or from the beginning.
@@ -272,8 +331,9 @@ class Model:
             OSError: it could not be written; a file that was there is untouched.
         """
         seed = -1 if context.seed is None else context.seed
-        data = STATE_HEADER.pack(STATE_MAGIC, self.digest, context.last, context.drawn, seed)
-        data += np.ascontiguousarray(context.state, "<f4").tobytes()
+        before = context.before
+        data = STATE_HEADER.pack(STATE_MAGIC, self.digest, context.last, context.drawn, seed, len(before))
+        data += np.ascontiguousarray(context.state, "<f4").tobytes() + np.ascontiguousarray(before, "<i4").tobytes()
         atomicfile.replace(Path(path), [data, hashlib.sha256(data).digest()])
 
     def load_state(self, path: str | Path) -> Context:
@@ -287,17 +347,20 @@ class Model:
         size = STATE_HEADER.size + 4 * math.prod(shape)
         try:
             with Path(path).open("rb") as file:
-                data = file.read(size + 32 + 1)
+                data = file.read(size + 4 * MAX_REPEAT_WINDOW + 32)
         except OSError as error:
             raise CheckpointError(f"cannot read the state {name}: {error.strerror}") from error
         if not data.startswith(STATE_MAGIC):
             raise CheckpointError(f"{name} is not a state that charlstm saved")
-        if len(data) != size + 32 or data[len(STATE_MAGIC) : len(STATE_MAGIC) + 32] != self.digest:
+        of_this_model = len(data) > size and data[len(STATE_MAGIC) : len(STATE_MAGIC) + 32] == self.digest
+        if not of_this_model or len(data) != size + 4 * STATE_HEADER.unpack_from(data)[-1] + 32:
             raise CheckpointError(f"{name} is the state of another model, or cut short")
-        if hashlib.sha256(data[:size]).digest() != data[size:]:
+        if hashlib.sha256(data[:-32]).digest() != data[-32:]:
             raise CheckpointError(f"the state {name} is damaged: its checksum is wrong")
-        _, _, last, drawn, seed = STATE_HEADER.unpack_from(data)
+        _, _, last, drawn, seed, _ = STATE_HEADER.unpack_from(data)
         state = np.frombuffer(data[STATE_HEADER.size : size], "<f4").astype(np.float32).reshape(shape)
-        if not (0 <= last < self.config.vocab_size and drawn >= 0 and seed >= -1 and np.isfinite(state).all()):
+        before = np.frombuffer(data[size:-32], "<i4").astype(np.int32)
+        known = 0 <= last < self.config.vocab_size and all(0 <= symbol < self.config.vocab_size for symbol in before)
+        if not (known and drawn >= 0 and seed >= -1 and np.isfinite(state).all()):
             raise CheckpointError(f"the state {name} holds values that no model can reach")
-        return Context(state, last, drawn, None if seed == -1 else seed)
+        return Context(state, last, drawn, None if seed == -1 else seed, before)

@@ -1,28 +1,40 @@
-"""Text out of an engine: temperature, streaming, many at once.
+"""Text out of an engine: how it is drawn, where it ends; streaming, many at once.
 
-A text is drawn symbol by symbol from softmax(logits / temperature). The same engine, seed and prompt give the same
-text, however it is cut into pieces and however many are drawn beside it.
+A text is drawn symbol by symbol, each from what a `Rule` makes of the logits. The same engine, seed, prompt and
+settings give the same text, however it is cut into pieces and however many are drawn beside it.
 """
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlstm.config import SamplingConfig
+from charlstm import terminal
+from charlstm.config import MAX_REPEAT_WINDOW, SamplingConfig
 from charlstm.engine import Engine
-from charlstm.errors import UsageError
+from charlstm.errors import UnknownSymbols, UsageError
 from charlstm.kernels import drawing
-from charlstm.vocab import Vocabulary
+from charlstm.kernels.drawing import Rule
+from charlstm.vocab import Vocabulary, code_points, listed
 
 BLOCK_SECONDS = 0.5e-3  # a piece takes so long to draw: no symbol waits a millisecond, and Python costs some 2 %
 GROUP = 64  # texts drawn as one batch
 GROUP_SYMBOLS = 64  # drawn between two chances for Ctrl-C
+FIRST_SYMBOLS = 16  # at first where a text may end at any symbol; doubled each time
+
+Ended = Literal["length", "lines", "stop"]
+Ids = np.ndarray[Any, Any]
+
+
+def _no_symbols() -> NDArray[np.int32]:
+    return np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -33,15 +45,75 @@ class Context:
     last: int  # the symbol that the model has not read yet
     drawn: int = 0  # symbols drawn so far: the place in the sequence of random numbers
     seed: int | None = None  # of those random numbers
+    before: NDArray[np.int32] = field(default_factory=_no_symbols)
+    """The symbols before the last, as many as a repeat penalty may look back at."""
+
+    @property
+    def recent(self) -> NDArray[np.int32]:
+        """The last symbols of the text."""
+        return np.append(self.before, np.int32(self.last))
 
 
-def distribution(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """softmax(logits / temperature), (…, V); temperature 0 gives all to the likeliest symbol.
+@dataclass(frozen=True)
+class Text:
+    """A text that was drawn, and how it came to its end."""
+
+    text: str
+    ended: Ended
+    prime: str  # what it goes on from; not part of it
+    log_probability: (
+        float | None
+    )  # of all its characters, in nats, by the model itself: see `texts`; None: not asked for
+    symbols: Ids = field(repr=False, compare=False)
+    begin: Context = field(repr=False, compare=False)
+
+
+def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
+    """How symbols of a vocabulary are drawn by these settings.
+
+    Raises:
+        UnknownSymbols: `only` or `stop` has characters that are not in the vocabulary, or `lines` are to end the text
+            and the vocabulary has no line break.
+        UsageError: no character is left to draw, or none that `stop` or `lines` wait for.
+    """
+    allowed = None
+    if config.ban or config.only is not None:
+        allowed = np.full(len(vocabulary), config.only is None)
+        allowed[_known(vocabulary, config.only or "", "--only has characters")] = True
+        allowed[vocabulary.encode_known(config.ban, "skip")[0]] = False  # who bans what is not there has what he wants
+        if not allowed.any():
+            raise UsageError("--ban and --only leave no character that could be drawn")
+    waits = [(text, f"--stop '{terminal.escape(text)[:40]}' can never come: it has characters") for text in config.stop]
+    if config.lines is not None:
+        waits.append(("\n", "--lines cannot end the text: the line break is a character"))
+    for text, what in waits:
+        ids = _known(vocabulary, text, what)
+        if allowed is not None and not allowed[ids].all():
+            raise UsageError(f"{what} that --ban or --only forbids")
+    window = config.repeat_window if config.repeat_penalty != 1 else 0
+    filters = (config.top_k, config.top_p, config.min_p, config.typical)
+    return Rule(config.temperature, *filters, config.repeat_penalty, window, allowed)
+
+
+def _known(vocabulary: Vocabulary, text: str, what: str) -> Ids:
+    ids, foreign = vocabulary.encode_known(text, "skip")
+    if foreign:
+        raise UnknownSymbols(f"{what} that the model does not know: {listed(foreign)}")
+    return ids
+
+
+def distribution(
+    logits: NDArray[np.floating], rule: Rule, recent: NDArray[np.integer] | None = None
+) -> NDArray[np.float64]:
+    """What a draw by the rule gives each symbol, (…, V), of logits (…, V).
+
+    Args:
+        recent: (T, …), the symbols before, for a penalty.
 
     Raises:
         FloatingPointError: the largest logit is NaN or infinite.
     """
-    weights = drawing.weights(logits, temperature)
+    weights = drawing.filtered(logits, rule, recent)
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
@@ -60,63 +132,167 @@ def read(engine: Engine, vocabulary: Vocabulary, text: str = "", context: Contex
             ids = vocabulary.encode(next((s for s in "\n " if s in vocabulary.symbols), vocabulary.symbols[0]))
         context = Context(engine.zero_state(), int(ids[0]))
         ids = ids[1:]
+    return _read(engine, context, ids)
+
+
+def _read(engine: Engine, context: Context, ids: Ids) -> Context:
     if len(ids) == 0:
         return context
     behind = np.concatenate(([context.last], ids[:-1])).astype(np.int32)
-    return replace(context, state=engine.read(behind[:, None], context.state), last=int(ids[-1]))
+    return _moved(context, engine.read(behind[:, None], context.state), ids)
+
+
+def _moved(context: Context, state: NDArray[np.float32], ids: Ids) -> Context:
+    """The context after ids that lead from it to a state."""
+    before = np.concatenate((context.recent, ids[:-1]))[1 - MAX_REPEAT_WINDOW :].astype(np.int32)
+    return replace(context, state=state, last=int(ids[-1]), before=before)
+
+
+def _drawn(context: Context, state: NDArray[np.float32], ids: Ids) -> Context:
+    return replace(_moved(context, state, ids), drawn=context.drawn + len(ids))
+
+
+def _after(engine: Engine, context: Context, ids: Ids) -> Context:
+    """The context after ids that were drawn from it."""
+    return replace(_read(engine, context, ids), drawn=context.drawn + len(ids))
+
+
+def after(engine: Engine, text: Text) -> Context:
+    """The context after a text, to go on from there."""
+    return _after(engine, text.begin, text.symbols)
+
+
+def _begin(engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, context: Context | None) -> Context:
+    """The context after the prime, with a seed: the config's, else the context's, else a fresh one."""
+    context = read(engine, vocabulary, config.prime, context)
+    if config.seed is not None and config.seed != context.seed:
+        return replace(context, seed=config.seed, drawn=0)
+    return context if context.seed is not None else replace(context, seed=fresh_seed(), drawn=0)
+
+
+class _Ending:
+    """Where a text ends: at its length, with its last line, or with a stop text.
+
+    Symbols go in as they are drawn and come out when it is certain that they belong to the text. Of several ends the
+    first holds, and of stop texts that are complete at the same symbol the longest.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, config: SamplingConfig) -> None:
+        self.by: Ended | None = None
+        """What ended the text."""
+        self.room = config.most
+        """The most symbols that may still be drawn; None is without end."""
+        self._stops = [_spelled(vocabulary.encode(text)) for text in config.stop]
+        self._longest = max(map(len, self._stops), default=0)
+        self._keeps = config.keep_stop
+        self._lines = config.lines
+        self._break = None if config.lines is None else vocabulary.encode("\n")[0]
+        self._held = ""
+
+    def take(self, symbols: Ids) -> Ids:
+        """The symbols that are certain now: of those that were held back, and of these."""
+        if self.room is not None:
+            self.room -= len(symbols)
+            self.by = "length" if self.room == 0 else None
+        if not self._stops and self._lines is None:
+            return symbols
+        text = self._held + _spelled(symbols)
+        ends: list[tuple[int, int, Ended]] = []  # one behind it, less its length if it is a stop text
+        for stop in self._stops:
+            if (at := text.find(stop)) >= 0:
+                ends.append((at + len(stop), -len(stop), "stop"))
+        if self._lines is not None:
+            breaks = np.flatnonzero(symbols == self._break)
+            if len(breaks) >= self._lines:
+                ends.append((len(self._held) + int(breaks[self._lines - 1]) + 1, 0, "lines"))
+            self._lines -= len(breaks)
+        if ends:
+            end, stop_text, self.by = min(ends)
+            return _symbols(text[: end if self._keeps else end + stop_text])
+        certain = len(text) if self.by else len(text) - self._beginning(text)
+        self._held = text[certain:]
+        return _symbols(text[:certain])
+
+    def _beginning(self, text: str) -> int:
+        """How many characters at the text's end a stop text may begin with."""
+        most = min(len(text), self._longest - 1)
+        return next((n for n in range(most, 0, -1) if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)
+
+
+def _spelled(ids: Ids) -> str:
+    """Ids as code points: what can be searched. Not what they spell in the vocabulary."""
+    return str(ids.astype("<u4").tobytes(), "utf-32-le", "surrogatepass")
+
+
+def _symbols(spelled: str) -> Ids:
+    return code_points(spelled).astype(np.int32)
 
 
 class Stream:
     """One text, piece by piece: an iterator of strings, each ready within a millisecond of its first symbol.
 
-    `config.length` 0 goes on for ever. After each piece, `context` is where the text stands, to be kept or saved, and
-    taken up again by another stream.
+    Only what may be the beginning of a stop text waits until that is decided.
 
     Args:
-        config: `count` must be 1. A seed of None takes the context's, or a fresh one.
+        config: `count` and `best_of` must be 1. A seed of None takes the context's, or a fresh one.
         context: goes on there; None begins a text. `config.prime` is read after it.
 
     Raises:
-        UnknownSymbols: the prime has characters that are not in the vocabulary.
+        UnknownSymbols: the prime has characters that are not in the vocabulary. Others as in `rule_of`.
     """
 
     def __init__(
         self, engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, context: Context | None = None
     ) -> None:
-        if config.count != 1:
-            raise UsageError(f"a stream is one text, not {config.count}: use texts()")
-        context = read(engine, vocabulary, config.prime, context)
-        if config.seed is not None and config.seed != context.seed:
-            context = replace(context, seed=config.seed, drawn=0)
-        self.context = context if context.seed is not None else replace(context, seed=fresh_seed(), drawn=0)
-        self._engine, self._vocabulary, self._config = engine, vocabulary, config
-        self._left = config.length if config.length else None
+        if config.count != 1 or config.best_of != 1:
+            raise UsageError(f"a stream is one text, not {config.count * config.best_of}: use texts()")
+        self._rule = rule_of(vocabulary, config)
+        self._at = _begin(engine, vocabulary, config, context)
+        self._engine, self._vocabulary = engine, vocabulary
+        self._ending = _Ending(vocabulary, config)
         self._block = 1
+        self._open: list[tuple[Context, Ids]] = []  # blocks of which not all was given, and where each began
+        self._given = 0  # symbols of the first of them
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        if self._left == 0:
-            raise StopIteration
-        length = self._block if self._left is None else min(self._block, self._left)
-        was, began = self.context, time.perf_counter()
-        assert was.seed is not None
-        symbols, state = self._engine.generate(
-            [was.last],
-            was.state,
-            length,
-            temperature=self._config.temperature,
-            seed=was.seed,
-            position=was.drawn,
-            streams=[0],
-        )
-        seconds = time.perf_counter() - began
-        self._block = max(1, min(2 * length, int(length * BLOCK_SECONDS / max(seconds, 1e-9))))
-        self.context = replace(was, state=state, last=int(symbols[-1, 0]), drawn=was.drawn + length)
-        if self._left is not None:
-            self._left -= length
-        return self._vocabulary.decode(symbols[:, 0])
+        while self._ending.by is None:
+            room = self._ending.room
+            length = self._block if room is None else min(self._block, room)
+            was, began = self._at, time.perf_counter()
+            assert was.seed is not None
+            drawn, state = self._engine.generate(
+                [was.last],
+                was.state,
+                length,
+                self._rule,
+                seed=was.seed,
+                position=was.drawn,
+                streams=[0],
+                recent=was.recent[:, None] if self._rule.memory else None,
+            )
+            seconds = time.perf_counter() - began
+            self._block = max(1, min(2 * length, int(length * BLOCK_SECONDS / max(seconds, 1e-9))))
+            symbols = drawn[:, 0]
+            self._at = _drawn(was, state, symbols)
+            given = self._ending.take(symbols)
+            self._open.append((was, symbols))
+            self._given += len(given)
+            while self._open and self._given >= len(self._open[0][1]):
+                self._given -= len(self._open.pop(0)[1])
+            if len(given):
+                return self._vocabulary.decode(given)
+        raise StopIteration
+
+    @property
+    def context(self) -> Context:
+        """Where the text stands after the last piece, to be kept or saved, and taken up again by another stream."""
+        if not self._open:
+            return self._at
+        was, symbols = self._open[0]
+        return _after(self._engine, was, symbols[: self._given])
 
 
 def stream(engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, context: Context | None = None) -> Stream:
@@ -125,40 +301,141 @@ def stream(engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, conte
 
 
 def texts(
-    engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, context: Context | None = None
-) -> Iterator[str]:
-    """`config.count` texts of `config.length` symbols, drawn in batches; all begin alike, each has its random numbers.
+    engine: Engine,
+    vocabulary: Vocabulary,
+    config: SamplingConfig,
+    context: Context | None = None,
+    *,
+    scored: bool = False,
+) -> Iterator[Text]:
+    """`config.count` texts, drawn in batches; all begin alike, each has its random numbers.
 
-    The first is the text of a `Stream` with the same seed. Memory is that of one batch.
+    The first is the text of a `Stream` with the same seed, if `config.best_of` is 1. Otherwise each is the best of so
+    many: that whose characters have the highest mean log-probability by the model itself, at temperature 1, nothing
+    filtered; an empty text is the worst. Memory is that of one batch.
+
+    Args:
+        scored: with the log-probability, which takes about as long as drawing.
 
     Raises:
-        UsageError: texts without end.
-        UnknownSymbols: the prime has characters that are not in the vocabulary.
+        UsageError: texts without end. Others as in `Stream`.
     """
-    if config.length == 0:
-        raise UsageError(f"{config.count} texts need an end: give --length")
-    begin = read(engine, vocabulary, config.prime, context)
-    seed = config.seed if config.seed is not None else fresh_seed()
-    for first in range(0, config.count, GROUP):
-        streams = np.arange(first, min(first + GROUP, config.count))
-        state = np.repeat(begin.state, len(streams), axis=2)
-        last = np.full(len(streams), begin.last, np.int32)
-        blocks = []
-        for position in range(0, config.length, GROUP_SYMBOLS):
-            block, state = engine.generate(
-                last,
-                state,
-                min(GROUP_SYMBOLS, config.length - position),
-                temperature=config.temperature,
-                seed=seed,
-                position=position,
-                streams=streams,
+    return continuations(engine, vocabulary, config, [[config.prime]], context, scored=scored)
+
+
+def continuations(
+    engine: Engine,
+    vocabulary: Vocabulary,
+    config: SamplingConfig,
+    groups: Iterable[Sequence[str]],
+    context: Context | None = None,
+    *,
+    scored: bool = False,
+) -> Iterator[Text]:
+    """`config.count` texts for each prime. Arguments and errors as in `texts`.
+
+    Args:
+        groups: primes. Those of one group are drawn side by side, and all texts of a group are given before the next
+            group is asked for. No text depends on the groups, only on the place of its prime among all.
+    """
+    if not config.ends:
+        raise UsageError("texts side by side need an end: give --length, --lines or --stop")
+    rule = rule_of(vocabulary, config)
+    seed = config.seed if config.seed is not None else context.seed if context is not None else None
+    config = replace(config, seed=fresh_seed() if seed is None else seed)
+    per_batch = max(1, GROUP // config.best_of)
+    streams = itertools.count()
+    for primes in groups:
+        begins = (
+            (prime, begin)
+            for prime in primes
+            for begin in itertools.repeat(
+                _begin(engine, vocabulary, replace(config, prime=prime), context), config.count
             )
-            last = block[-1]
-            blocks.append(block.astype(vocabulary.dtype))
-        symbols = np.concatenate(blocks)  # (length, B)
-        for text in symbols.T:
-            yield vocabulary.decode(text)
+        )
+        while batch := list(itertools.islice(begins, per_batch)):
+            yield from _best(engine, vocabulary, config, rule, batch, streams, scored)
+
+
+def _best(
+    engine: Engine,
+    vocabulary: Vocabulary,
+    config: SamplingConfig,
+    rule: Rule,
+    begins: Sequence[tuple[str, Context]],
+    streams: Iterator[int],
+    scored: bool,
+) -> Iterator[Text]:
+    """For each (prime, context) the best of `config.best_of` texts, all of them drawn side by side."""
+    n = config.best_of
+    contexts = [begin for _, begin in begins for _ in range(n)]
+    numbers = np.array(list(itertools.islice(streams, len(contexts))))
+    drawn = _side_by_side(engine, vocabulary, config, rule, contexts, numbers, scored or n > 1)
+    for k, (prime, begin) in enumerate(begins):
+        ended, symbols, nats = max(drawn[k * n : (k + 1) * n], key=lambda text: _mean(text[2]))
+        log_probability = float(-nats.sum()) if scored else None
+        yield Text(vocabulary.decode(symbols), ended, prime, log_probability, symbols, begin)
+
+
+def _mean(nats: NDArray[np.float64]) -> float:
+    """Mean log-probability of a text's symbols; of an empty one −∞."""
+    return float(-nats.mean()) if len(nats) else -np.inf
+
+
+def _side_by_side(
+    engine: Engine,
+    vocabulary: Vocabulary,
+    config: SamplingConfig,
+    rule: Rule,
+    begins: Sequence[Context],
+    streams: Ids,
+    scored: bool,
+) -> list[tuple[Ended, Ids, NDArray[np.float64]]]:
+    """What ended each text, its symbols and, if `scored`, their nats; of contexts with one seed and one place in it."""
+    state = np.concatenate([begin.state for begin in begins], axis=2)
+    recent = np.full((max(1, rule.memory), len(begins)), -1, np.int32)
+    for column, begin in enumerate(begins):
+        behind = begin.recent[-len(recent) :]
+        recent[-len(behind) :, column] = behind
+    seed, position = begins[0].seed, begins[0].drawn
+    assert seed is not None
+    endings = [_Ending(vocabulary, config) for _ in begins]
+    given: list[list[Ids]] = [[] for _ in begins]
+    nats: list[list[NDArray[np.float64]]] = [[np.empty(0)] for _ in begins]
+    live = np.arange(len(begins))
+    block = GROUP_SYMBOLS if not config.stop and config.lines is None else FIRST_SYMBOLS
+    while len(live):
+        room = endings[live[0]].room  # the same for all: as many were drawn of each
+        length = block if room is None else min(block, room)
+        block = min(2 * block, GROUP_SYMBOLS)
+        symbols, new = engine.generate(
+            recent[-1], state, length, rule, seed=seed, position=position, streams=streams[live], recent=recent
+        )
+        surprise = (
+            engine.score(np.concatenate([recent[-1:], symbols]), state)[0] if scored else np.empty((0, len(live)))
+        )
+        for column, k in enumerate(live.tolist()):
+            given[k].append(endings[k].take(symbols[:, column]).astype(vocabulary.dtype))
+            nats[k].append(surprise[:, column])
+        goes_on = np.array([endings[k].by is None for k in live])
+        recent = np.concatenate([recent, symbols])[-len(recent) :, goes_on]
+        state, live, position = new[:, :, goes_on], live[goes_on], position + length
+    found = []
+    for k, ending in enumerate(endings):
+        assert ending.by is not None
+        text = np.concatenate(given[k])
+        found.append((ending.by, text, np.concatenate(nats[k])[: len(text)]))
+    return found
+
+
+def following(engine: Engine, rule: Rule, context: Context) -> NDArray[np.float64]:
+    """The probability of each symbol to come next by the rule, (V,).
+
+    Raises:
+        FloatingPointError: the model's logits are not finite.
+    """
+    logits, _ = engine.step([context.last], context.state)
+    return distribution(logits[0], rule, context.recent)
 
 
 def fresh_seed() -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm.config import Unknown
+from charlstm.corpus import whole_lines
 from charlstm.engine import Engine
 from charlstm.evaluation import CHUNK, Reader, transitions_of
 from charlstm.sampling import read
@@ -106,7 +107,7 @@ def lines(
     begin = read(engine, vocabulary)
     place = _Place(None, engine.zero_state())
     number = 0
-    for whole in _whole_lines(parts):
+    for whole in whole_lines(parts):
         known = [vocabulary.encode_known(line, unknown) for line in whole]
         ids = [symbols for symbols, _ in known]
         if carry:
@@ -200,17 +201,3 @@ def _side_by_side(engine: Reader, texts: Sequence[Ids]) -> NDArray[np.float64]:
             inside = np.arange(t, t + len(nats))[:, None] < lengths[ended:]
             sums[batch[ended:]] += np.where(inside, nats, 0.0).sum(axis=0)
     return sums
-
-
-def _whole_lines(parts: Iterable[str]) -> Iterator[list[str]]:
-    """For each part the lines that it completes, each with its line break; at the end what is left."""
-    begun: list[str] = []
-    for part in parts:
-        end = part.rfind("\n") + 1
-        if end:
-            text = "".join([*begun, part[:end]])
-            begun = []
-            yield [line + "\n" for line in text[:-1].split("\n")]
-        begun.append(part[end:])
-    if rest := "".join(begun):
-        yield [rest]

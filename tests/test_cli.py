@@ -7,10 +7,12 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from commands import here, model_file
 import charlstm
 from charlstm import bundled, checkpoint, downloads, evaluation, kernels, library
 from charlstm.cli import app
-from charlstm.config import TrainingOptions, flag
+from charlstm.cli.options import unescaped
+from charlstm.config import SamplingConfig, TrainingOptions, flag
 from charlstm.kernels import native
 
 Capture = pytest.CaptureFixture[str]
@@ -37,7 +40,14 @@ OPTIONS = {
     "sample": {
         "--checkpoint", "-c", "--temp", "-t", "--length", "-n", "--prime", "--prime-file", "--seed", "--count",
         "--unknown", "--null", "-0", "--precision", "--threads", "--line-buffered", "--unbuffered", "-u", "--raw",
-        "--load-state", "--save-state", "--help",
+        "--load-state", "--save-state", "--ban", "--only", "--repeat-penalty", "--repeat-window", "--top-k", "--top-p",
+        "--min-p", "--typical", "--stop", "--keep-stop", "--lines", "--escapes", "-e", "--prime-lines", "--best-of",
+        "--json", "--help",
+    },
+    "next": {
+        "--checkpoint", "-c", "--top", "--escapes", "-e", "--unknown", "--load-state", "--precision", "--threads",
+        "--json", "--ban", "--only", "--repeat-penalty", "--repeat-window", "--temp", "-t", "--top-k", "--top-p",
+        "--min-p", "--typical", "--help",
     },
     "eval": {
         "--checkpoint", "-c", "--exact", "--per-line", "--carry", "--per-char", "--top", "--heat", "--against",
@@ -144,6 +154,30 @@ def test_version_is_the_packages(capfd: Capture) -> None:
         "sample --line-buffered --unbuffered",
         "sample --count 2 --save-state s",
         "sample -c {model} --count 2 -n 0",
+        "sample -c {model} --json -n 0",
+        "sample -c {model} --best-of 2 -n 0",
+        "sample --prime a --prime-lines b",
+        "sample --prime-lines b --save-state s",
+        "sample --json --null",
+        "sample --top-k -1",
+        "sample --top-p 1.1",
+        "sample --min-p nan",
+        "sample --typical -0.1",
+        "sample --repeat-penalty 0",
+        "sample --repeat-window 1025",
+        "sample --lines 0",
+        "sample --stop=",
+        "sample --keep-stop",
+        "sample --best-of 0",
+        "sample -e --prime a\\q",
+        "sample -e --ban \\x4",
+        "sample -e --stop \\ud800",
+        "sample -c {model} --only=",
+        "sample -c {model} --stop abc --ban b",
+        "next a b",
+        "next --top -1",
+        "next --temp -1",
+        "next --only= -c {model}",
         "sample -c {model} --precision fp16",
         "eval -c {model} --threads none",
         "corpus latin:docs",
@@ -189,6 +223,11 @@ def _nan(folder: Path) -> None:
         ("sample -c text", "not a whole safetensors file"),
         ("sample -c {model} --prime xyz", "'x' × 1"),
         ("sample -c {model} --prime-file missing", "missing"),
+        ("sample -c {model} --prime-lines missing", "missing"),
+        ("sample -c {model} --prime-lines text2", "prime 1: 3 different characters are not in"),
+        ("sample -c {model} --only abx", "--only has characters that the model does not know: 'x' × 1"),
+        ("sample -c {model} --stop xa", "--stop 'xa' can never come"),
+        ("next -c {model} x", "'x' × 1"),
         ("sample -c {model} --load-state text", "not a state"),
         ("eval -c {model}", "does not name a corpus"),
         ("eval -c {model} xyz", "xyz: no such file"),
@@ -291,6 +330,183 @@ def test_a_kept_state_goes_on_as_if_the_text_had_not_ended(model: Path, tmp_path
     first = here(capfd, *words, "--seed", 9, "-n", 40, "--save-state", tmp_path / "kept").text
     rest = here(capfd, *words, "-n", 50, "--load-state", tmp_path / "kept").text
     assert first + rest == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["--top-k", 2], {"top_k": 2}),
+        (["--top-p", 0.5], {"top_p": 0.5}),
+        (["--min-p", 0.9], {"min_p": 0.9}),
+        (["--typical", 0.3], {"typical": 0.3}),
+        (["--repeat-penalty", 9], {"repeat_penalty": 9.0}),
+        (["--repeat-penalty", 9, "--repeat-window", 2], {"repeat_penalty": 9.0, "repeat_window": 2}),
+        (["--ban", "abc"], {"ban": "abc"}),
+        (["--only", "abc"], {"only": "abc"}),
+        (["--lines", 3], {"lines": 3}),
+        (["--stop", "ab", "--stop", "cd"], {"stop": ("ab", "cd")}),
+        (["--stop", "ab", "--keep-stop"], {"stop": ("ab",), "keep_stop": True}),
+        (["--best-of", 5, "-n", 30], {"best_of": 5, "length": 30}),
+    ],
+    ids=str,
+)
+def test_each_option_of_drawing_is_the_librarys(
+    words: list[object], options: dict[str, Any], model: Path, capfd: Capture
+) -> None:
+    done = here(capfd, "sample", "-c", model, "--seed", 6, *words)
+    assert (done.status, done.err) == (0, "")
+    assert done.text.removesuffix("\n" if "best_of" in options else "") == library.load(model).sample(seed=6, **options)
+    assert done.text != here(capfd, "sample", "-c", model, "--seed", 6).text
+
+
+def test_escapes_are_read_in_every_text_and_only_if_asked_for(model: Path, capfd: Capture) -> None:
+    words = ("sample", "-c", model, "--seed", 1, "-n", 50)
+    plain = here(capfd, *words, "--prime", "a\nb", "--ban", "c\n").text
+    assert here(capfd, *words, "-e", "--prime", r"\x61\n\u0062", "--ban", r"c\n").text == plain
+    assert "'\\' × 1" in here(capfd, *words, "--prime", r"a\nb").err
+    stopped = here(capfd, "sample", "-c", model, "-e", "--seed", 1, "--stop", r"\n").text
+    assert "\n" not in stopped
+    assert here(capfd, "sample", "-c", model, "--seed", 1, "--lines", 1).text == stopped + "\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [(r"a\tb\\n\0", "a\tb\\n\0"), (r"\x41\u00e9\U0001f600\r", "Aé😀\r"), ("plain", "plain"), ("", "")],
+)
+def test_escapes_mean_what_they_mean_in_python(written: str, meant: str) -> None:
+    assert unescaped(written, "--prime") == meant
+
+
+@pytest.mark.parametrize("written", ["\\", "a\\q", r"\x4", r"\xg0", r"\u12", r"\ud800", r"\U00110000", "\\\n"])
+def test_what_is_no_escape_is_told(written: str) -> None:
+    with pytest.raises(charlstm.UsageError, match=r"--prime has .* is no escape"):
+        unescaped(written, "--prime")
+
+
+def test_texts_of_lines_are_separated_by_their_own_line_breaks(model: Path, capfd: Capture) -> None:
+    words = ("sample", "-c", model, "--seed", 4, "--count", 6)
+    lines = here(capfd, *words, "--lines", 1).text
+    assert lines.count("\n") == 6
+    assert lines == "".join(library.load(model).samples(6, seed=4, lines=1))
+    assert here(capfd, *words, "--lines", 1, "-n", 1, "--ban", "\n").status == 2
+    short = here(capfd, *words, "--lines", 1, "-n", 2).text  # where the length ends it, one is put there
+    assert short.count("\n") == 6
+    assert here(capfd, *words, "--lines", 1, "-0").text == lines.replace("\n", "\n\0")
+
+
+def test_prime_lines_are_each_gone_on_with_to_the_end_of_the_line(
+    model: Path, in_folder: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (in_folder / "primes").write_text("abc\n\nha ha")
+    words = ("sample", "-c", model, "--seed", 4)
+    done = here(capfd, *words, "--prime-lines", "primes")
+    assert (done.status, done.err, done.text.count("\n")) == (0, "", 3)
+    loaded = library.load(model)
+    config = SamplingConfig(seed=4, lines=1)
+    assert done.text == "".join(t.text for t in loaded.draw(config, [["abc", "", "ha ha"]], scored=False))
+    assert done.text.startswith(loaded.sample("abc", seed=4, lines=1))
+    type_in(monkeypatch, b"abc\n\nha ha")
+    assert here(capfd, *words, "--prime-lines", "-").text == done.text
+    assert len(here(capfd, *words, "--prime-lines", "primes", "--count", 2).text.splitlines()) == 6
+    stopped = here(capfd, *words, "--prime-lines", "primes", "--stop", "a", "-0").text.split("\0")
+    assert stopped == [
+        *(t.text for t in loaded.draw(replace(config, lines=None, stop=("a",)), [["abc", "", "ha ha"]])),
+        "",
+    ]
+    told = here(capfd, *words, "--prime-lines", "primes", "--unknown", "skip").err
+    assert told == ""
+    (in_folder / "primes").write_text("abc\naxb\n")
+    told = here(capfd, *words, "--prime-lines", "primes", "--unknown", "skip").err
+    assert told == "charlstm: unknown characters of prime 2, skipped: 'x' × 1\n"
+
+
+def test_json_has_the_text_its_log_probability_and_the_settings(model: Path, capfd: Capture) -> None:
+    words = ("sample", "-c", model, "--prime", "abc", "--precision", "fp32", "--lines", 2, "--top-p", 0.9, "--count", 3)
+    done = here(capfd, *words, "--json", "--seed", 8)
+    rows = [json.loads(line) for line in done.text.splitlines()]
+    loaded = library.load(model, precision="fp32")
+    assert [row["text"] for row in rows] == list(loaded.samples(3, "abc", seed=8, lines=2, top_p=0.9))
+    for number, row in enumerate(rows, 1):
+        whole, prime = loaded.evaluate("abc" + row["text"]), loaded.evaluate("abc")
+        nats = whole.nats_per_char * whole.transitions - prime.nats_per_char * prime.transitions
+        assert row["log_probability"] == pytest.approx(-nats, abs=1e-4)
+        assert row["bits_per_char"] == pytest.approx(nats / math.log(2) / len(row["text"]), abs=1e-4)
+        assert (row["number"], row["chars"], row["ended"], row["prime"]) == (number, len(row["text"]), "lines", "abc")
+        assert row["settings"]["top_p"] == 0.9
+        assert row["settings"]["seed"] == 8
+    fresh = json.loads(here(capfd, "sample", "-c", model, "--json").out)
+    again = here(capfd, "sample", "-c", model, "--seed", fresh["settings"]["seed"]).text
+    assert fresh["text"] == again  # the seed that was drawn is told
+    assert (fresh["ended"], fresh["settings"]["length"]) == ("length", 1000)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--best-of", 3]], ids=str)
+def test_a_state_kept_where_a_stop_text_cut_is_that_of_the_last_printed_character(
+    more: list[object], model: Path, in_folder: Path, capfd: Capture
+) -> None:
+    words = ("sample", "-c", model, "--seed", 9)
+    first = here(capfd, *words, "--stop", "ab", "--stop", "gh", "--save-state", "kept", *more).text
+    printed = json.loads(first)["text"] if "--json" in more else first.removesuffix("\n") if more else first
+    kept = library.load(model).load_state("kept")
+    assert kept.drawn == len(printed)
+    here(capfd, *words, "--prime", "\n" + printed, "-n", 1, "--save-state", "read")
+    here(capfd, *words, "-n", 1, "--load-state", "kept", "--save-state", "kept")
+    read, gone_on = (library.load(model).load_state(name) for name in ("read", "kept"))
+    assert np.array_equal(read.state, gone_on.state)
+
+
+# next
+
+
+def test_next_lists_the_likeliest_characters(model: Path, capfd: Capture) -> None:
+    done = here(capfd, "next", "-c", model, "abc", "--top", 3)
+    assert (done.status, done.err) == (0, "")
+    likeliest = library.load(model).next("abc", 3)
+    rows = [re.fullmatch(r"'(.+?)' +([\d.]+)", line) for line in done.text.splitlines()]
+    assert [row and (row[1].replace("\\n", "\n"), float(row[2])) for row in rows] == [
+        (char, pytest.approx(share, abs=1e-4)) for char, share in likeliest
+    ]
+
+
+def test_next_as_json_has_all_probabilities_or_what_the_filters_leave(model: Path, capfd: Capture) -> None:
+    whole = json.loads(here(capfd, "next", "-c", model, "ab", "--top", 0, "--json").out)
+    shares = {row["char"]: row["probability"] for row in whole["next"]}
+    assert len(shares) == 10
+    assert sum(shares.values()) == pytest.approx(1)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert [row["bits"] for row in whole["next"]] == [pytest.approx(-math.log2(share)) for share in shares.values()]
+    char = next(iter(shares))
+    surprise = (
+        library.load(model).evaluate("ab" + char).nats_per_char * 2 - library.load(model).evaluate("ab").nats_per_char
+    )
+    assert shares[char] == pytest.approx(math.exp(-surprise), abs=1e-5)
+    left = json.loads(here(capfd, "next", "-c", model, "ab", "--ban", char, "--top-k", 2, "--json").out)["next"]
+    second, third = list(shares)[1:3]
+    assert [row["char"] for row in left] == [second, third]
+    assert left[0]["probability"] == pytest.approx(shares[second] / (shares[second] + shares[third]))
+
+
+def test_next_goes_on_from_a_kept_state_and_reads_escapes(model: Path, in_folder: Path, capfd: Capture) -> None:
+    words = ("next", "-c", model)
+    here(
+        capfd,
+        "sample",
+        "-c",
+        model,
+        "--prime",
+        "ab",
+        "-n",
+        1,
+        "--only",
+        "c",
+        "--save-state",
+        "kept",
+        "--precision",
+        "fp32",
+    )
+    assert here(capfd, *words, "--load-state", "kept").text == here(capfd, *words, "abc").text
+    assert here(capfd, *words, "-e", r"a\n").text == here(capfd, *words, "a\n").text != here(capfd, *words, "a").text
+    assert here(capfd, *words).text == here(capfd, *words, "\n").text  # a text begins after a line break
 
 
 # eval

@@ -17,6 +17,7 @@ from charlstm.config import Cell, ModelConfig
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.kernels import drawing, native
+from charlstm.kernels.drawing import Rule
 
 BACKENDS = ["numpy", *native.isas()]
 ISAS = [pytest.param(isa, id=isa) for isa in native.isas()] or [
@@ -204,7 +205,7 @@ def test_the_number_of_threads_changes_no_bit(precision: Any) -> None:
         state, blocks = engine.zero_state(3), []
         for position in range(0, 60, 6):  # the first calls try one thread, two and all in turn
             symbols, state = engine.generate(
-                [1, 2, 3] if not blocks else blocks[-1][-1], state, 6, temperature=1.0, seed=7, position=position
+                [1, 2, 3] if not blocks else blocks[-1][-1], state, 6, Rule(1.0), seed=7, position=position
             )
             blocks.append(symbols)
         results.append((np.concatenate(blocks), state))
@@ -220,7 +221,7 @@ def test_a_call_leaves_the_state_it_was_given_alone() -> None:
         state = engine.zero_state(2)
         engine.read(np.ones((5, 2), int), state)
         engine.score(np.ones((5, 2), int), state)
-        engine.generate([1, 2], state, 5, temperature=1.0, seed=1)
+        engine.generate([1, 2], state, 5, Rule(1.0), seed=1)
         assert not state.any()
 
 
@@ -265,12 +266,14 @@ def test_the_native_draw_is_that_of_numpy_for_the_same_logits(isa: str, temperat
     engine = make(config, weights, isa)
     streams = np.array([3, 10**12, 0])
     symbols, _ = engine.generate(
-        [1, 2, 3], engine.zero_state(3), 700, temperature=temperature, seed=2**63 - 1, position=5, streams=streams
+        [1, 2, 3], engine.zero_state(3), 700, Rule(temperature), seed=2**63 - 1, position=5, streams=streams
     )
     state = engine.zero_state(3)
     for t, read in enumerate([np.array([1, 2, 3]), *symbols[:-1]]):
         logits, state = engine.step(read, state)
-        assert np.array_equal(symbols[t], drawing.draw(logits, temperature, drawing.uniform(2**63 - 1, streams, 5 + t)))
+        assert np.array_equal(
+            symbols[t], drawing.draw(logits, Rule(temperature), drawing.uniform(2**63 - 1, streams, 5 + t))
+        )
 
 
 @pytest.mark.fault("R75")
@@ -284,9 +287,7 @@ def test_drawn_symbols_follow_the_softmax(temperature: float, backend: str) -> N
     weights["projection.bias"] = logits
     engine = make(config, weights, backend)
     count, length = (64, 1600) if backend != "numpy" else (3200, 32)
-    symbols, _ = engine.generate(
-        np.zeros(count, int), engine.zero_state(count), length, temperature=temperature, seed=11
-    )
+    symbols, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), length, Rule(temperature), seed=11)
     expected = torch.softmax(torch.tensor(logits, dtype=torch.float64) / temperature, 0).numpy() * symbols.size
 
     def chance(observed: np.ndarray[Any, Any]) -> float:
@@ -310,7 +311,7 @@ def test_extreme_logits_and_temperatures_draw_a_symbol_that_can_be(
     weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
     weights["projection.bias"] = np.array([-1, 1, 1, 0.5, -np.inf], np.float32) * np.float32(size)
     engine = make(config, weights, backend)
-    symbols, _ = engine.generate([0] * 50, engine.zero_state(50), 20, temperature=temperature, seed=1)
+    symbols, _ = engine.generate([0] * 50, engine.zero_state(50), 20, Rule(temperature), seed=1)
     counts = np.bincount(symbols.ravel(), minlength=5)
     assert counts[4] == 0  # a logit of −∞
     if temperature == 0:
@@ -337,7 +338,7 @@ def test_weights_out_of_all_proportion_are_told_and_never_drawn_from(cell: Cell,
             if np.isfinite(nats).all():
                 continue
             with pytest.raises(CheckpointError, match="not finite"):
-                engine.generate([0, 1], engine.zero_state(2), 50, temperature=1.0, seed=1)
+                engine.generate([0, 1], engine.zero_state(2), 50, Rule(1.0), seed=1)
 
 
 # ---- what is asked of it wrongly ----
@@ -354,7 +355,7 @@ def test_a_malformed_state_is_told_with_both_shapes(backend: str) -> None:
             lambda state: engine.step([1, 2, 3], state),
             lambda state: engine.read([[1, 2, 3]], state),
             lambda state: engine.score([[1, 2, 3]], state),
-            lambda state: engine.generate([1, 2, 3], state, 1, temperature=1.0, seed=1),
+            lambda state: engine.generate([1, 2, 3], state, 1, Rule(1.0), seed=1),
         ):
             with pytest.raises(ValueError, match=r"the state must be float32 \(2, 2, 3, 8\), found"):
                 call(bad)
@@ -367,8 +368,14 @@ def test_malformed_ids_are_told(backend: str) -> None:
     for ids in ([7], [-1], [2**40], [1.0], [], [[1]], 1, ["a"]):
         with pytest.raises(ValueError, match="ids must"):
             engine.step(ids, engine.zero_state(1))  # type: ignore[arg-type]
-    for wrong in ({"length": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"streams": [1, 2]}):
-        options: Any = {"length": 1, "temperature": 1.0, "seed": 1, **wrong}
+    none_allowed, too_few = np.zeros(7, bool), np.ones(6, bool)
+    for rule in ({"temperature": -1}, {"temperature": np.nan}, {"top_p": 1.1}, {"min_p": -0.1}, {"typical": np.nan},
+                 {"top_k": -1}, {"penalty": 0}, {"window": -1}, {"allowed": none_allowed}):  # fmt: skip
+        with pytest.raises(ValueError, match="cannot draw with Rule"):
+            Rule(**rule)  # type: ignore[arg-type]
+    for wrong in ({"length": 0}, {"streams": [1, 2]}, {"rule": Rule(allowed=too_few)}, {"recent": [7]},
+                  {"recent": [[7]]}, {"recent": [[1, 2]]}):  # fmt: skip
+        options: Any = {"length": 1, "rule": Rule(1.0), "seed": 1, **wrong}
         with pytest.raises(ValueError, match="cannot draw"):
             engine.generate([1], engine.zero_state(1), **options)
 
@@ -416,7 +423,7 @@ def test_idle_threads_sleep() -> None:
     config = ModelConfig(90, hidden=512, layers=1, embedding=16)
     engine = Engine(config, random_weights(config), threads=3)
     for position in range(6):
-        engine.generate([1], engine.zero_state(), 4, temperature=1.0, seed=7, position=position)
+        engine.generate([1], engine.zero_state(), 4, Rule(1.0), seed=7, position=position)
     time.sleep(0.05)
     before = time.process_time()
     time.sleep(0.2)
@@ -432,9 +439,10 @@ warnings.simplefilter("ignore")
 from models import random_weights
 from charlstm.config import ModelConfig
 from charlstm.engine import Engine
+from charlstm.kernels.drawing import Rule
 config = ModelConfig(90, hidden=512, layers=1, embedding=16)
 engine = Engine(config, random_weights(config), threads=2)
-draw = lambda: [engine.generate([1], engine.zero_state(), 20, temperature=1.0, seed=7)[0].tolist() for _ in range(4)]
+draw = lambda: [engine.generate([1], engine.zero_state(), 20, Rule(1.0), seed=7)[0].tolist() for _ in range(4)]
 first = draw()
 child = os.fork()
 same = draw() == first
@@ -453,7 +461,7 @@ def test_two_threads_of_python_may_share_an_engine() -> None:
     engine = Engine(config, random_weights(config))
 
     def draw(seed: int) -> Any:
-        return engine.generate([1], engine.zero_state(), 200, temperature=1.0, seed=seed)[0].tolist()
+        return engine.generate([1], engine.zero_state(), 200, Rule(1.0), seed=seed)[0].tolist()
 
     alone = [draw(seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:

@@ -8,6 +8,7 @@ import pytest
 from charlstm.config import ModelConfig
 from charlstm.engine import Engine
 from charlstm.kernels import native
+from charlstm.kernels.drawing import Rule
 
 
 @pytest.mark.skipif(native.library() is None, reason="no compiler at install")
@@ -19,7 +20,7 @@ def test_a_text_does_not_depend_on_the_threads_that_draw_it() -> None:
 
     def drawn(threads: int, seed: int) -> bytes:
         engine = Engine(config, weights, precision="int8", threads=threads, backend="native")
-        symbols, _ = engine.generate([1], engine.zero_state(), 200, temperature=1.0, seed=seed)
+        symbols, _ = engine.generate([1], engine.zero_state(), 200, Rule(1.0), seed=seed)
         return symbols.tobytes()
 
     assert [drawn(2, seed) for seed in range(150)] == [drawn(1, seed) for seed in range(150)]

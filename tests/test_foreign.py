@@ -20,6 +20,7 @@ from charlstm.config import DynamicConfig, ModelConfig
 from charlstm.engine import Engine
 from charlstm.errors import CharlstmError, CheckpointError
 from charlstm.kernels import native
+from charlstm.kernels.drawing import Rule
 from charlstm.vocab import Vocabulary
 
 LARGEST = np.finfo(np.float32).max
@@ -73,7 +74,7 @@ def test_any_weights_are_read_scored_and_drawn_from_or_refused(count: int) -> No
             assert is_score(nats), (seed, options)
             temperature = rng.choice((0.0, 5e-324, 0.5, 1.0, 1e308))
             try:
-                symbols, _ = engine.generate(ids[0], state, 9, temperature=temperature, seed=seed)
+                symbols, _ = engine.generate(ids[0], state, 9, Rule(temperature), seed=seed)
             except CheckpointError as error:
                 messages.add(str(error))
                 refused += 1

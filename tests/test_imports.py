@@ -26,8 +26,8 @@ ORDER = [
     "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
     "tally", "records", "machine", "runfolder", "training", "cli.talk", "cli.options", "cli.page", "cli.settings",
-    "cli.watch", "cli.train", "cli.sample", "cli.surprises", "cli.evaluate", "cli.inspect", "cli.corpora",
-    "cli.__init__", "cli.run", "__main__",
+    "cli.watch", "cli.train", "cli.sample", "cli.surprises", "cli.following", "cli.evaluate", "cli.inspect",
+    "cli.corpora", "cli.__init__", "cli.run", "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
 
@@ -63,6 +63,7 @@ FOREIGN = {
     "cli.watch": {"rich", "tqdm"},
     "cli.train": {"typer"},
     "cli.sample": {"typer"},
+    "cli.following": {"typer"},
     "cli.evaluate": {"typer"},
     "cli.inspect": {"typer"},
     "cli.corpora": {"tqdm", "typer"},
@@ -134,9 +135,9 @@ def test_help_and_version_load_nothing_heavy() -> None:
 
 @pytest.mark.fault("R88")
 def test_completion_works_and_loads_nothing_heavy() -> None:
-    variables = {"_CHARLSTM_COMPLETE": "complete_bash", "COMP_WORDS": "charlstm sample --t", "COMP_CWORD": "2"}
+    variables = {"_CHARLSTM_COMPLETE": "complete_bash", "COMP_WORDS": "charlstm sample --te", "COMP_CWORD": "2"}
     done = spawn([], **variables)
-    assert done.text.split() == ["--temp", "--threads"]
+    assert done.text.split() == ["--temp"]
     code = f"import os, charlstm.cli.run as r\nos.environ.update({variables})\ntry: r.run([])\nexcept SystemExit: pass"
     assert loaded_by(code) & HEAVY == set()
 

@@ -33,6 +33,7 @@ from charlstm.config import ModelConfig, TrainingOptions
 from charlstm.engine import Engine
 from charlstm.errors import DivergenceError
 from charlstm.events import Progress, Saved, Stopped, Validated, Warned
+from charlstm.kernels.drawing import Rule
 from charlstm.runfolder import METRICS, SETTINGS
 from charlstm.sampling import distribution
 from charlstm.training import Training
@@ -501,11 +502,10 @@ def test_all_commands_work_without_a_home_a_terminal_and_a_current_folder(
 
 
 @pytest.mark.fault("R74")
-def test_there_is_no_top_k_and_ties_are_drawn_evenly_but_for_temperature_0(capfd: pytest.CaptureFixture[str]) -> None:
-    assert here(capfd, "sample", "--top-k", "3").status == 2
+def test_ties_are_drawn_evenly_but_for_temperature_0() -> None:
     ties = np.array([1.0, 2.0, 2.0, 2.0, -np.inf])
-    assert distribution(ties, 0.0).tolist() == [0, 1, 0, 0, 0]  # the first of them, always
-    even = distribution(ties, 1e-3)
+    assert distribution(ties, Rule(0.0)).tolist() == [0, 1, 0, 0, 0]  # the first of them, always
+    even = distribution(ties, Rule(1e-3))
     assert even[1] == even[2] == even[3] == pytest.approx(1 / 3)
 
 

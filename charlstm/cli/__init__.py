@@ -1,8 +1,8 @@
 """The command line: parse, call one function of the library, render, exit.
 
-A module a command (`train`, `sample`, `evaluate`, `inspect`, `corpora`), and three for all of them: `page` lays out the
-help, `talk` writes to stderr and stdout, `run` turns errors into exit statuses. Heavy rooms are imported inside the
-commands, so that `charlstm --help` and shell completion answer at once.
+A module a command (`train`, `sample`, `following`, `evaluate`, `inspect`, `corpora`), and three for all of them: `page`
+lays out the help, `talk` writes to stderr and stdout, `run` turns errors into exit statuses. Heavy rooms are imported
+inside the commands, so that `charlstm --help` and shell completion answer at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from charlstm import __version__
-from charlstm.cli import corpora, evaluate, inspect, sample, train
+from charlstm.cli import corpora, evaluate, following, inspect, sample, train
 from charlstm.cli.page import Command, Group
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def charlstm(
 
 app.command("train", cls=Command, epilog=train.EXAMPLES)(train.train)
 app.command("sample", cls=Command, epilog=sample.EXAMPLES)(sample.sample)
+app.command("next", cls=Command, epilog=following.EXAMPLES)(following.following)
 app.command("eval", cls=Command, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("info", cls=Command, epilog=inspect.INFO_EXAMPLES)(inspect.info)
 app.command("verify", cls=Command, epilog=inspect.VERIFY_EXAMPLES)(inspect.verify)

@@ -180,11 +180,19 @@ typedef struct {
     const int32_t *ids;
     float *logits;
     double *nats;
-    double temperature;
+    engine_rule rule;
+    int filters; /* whether the rule leaves symbols out by how likely they are */
     uint64_t seed, position;
     const uint64_t *streams;
     int32_t *symbols;
 } job;
+
+/* A symbol that may still be drawn. */
+typedef struct {
+    double key; /* what it is ranked by */
+    double weight;
+    int32_t symbol;
+} candidate;
 
 struct engine {
     void *memory; /* what calloc gave; the handle begins at its first cache line */
@@ -198,6 +206,8 @@ struct engine {
     matrix projection;
     float *projection_bias; /* (padded), −∞ beyond V: no such symbol is ever drawn */
     float *logits;          /* (batch, padded) */
+    float *adjusted;        /* (threads, padded): logits with what is not allowed at −∞, and penalised */
+    candidate *candidates;  /* (threads, padded) */
     double *weights;        /* (batch or threads, padded): softmax of a text's logits, or each thread's own of one text's */
     layer layers[MOST_LAYERS];
 
@@ -287,6 +297,8 @@ static void lay(arena *a, engine *e)
     e->projection_bias = take(a, (uint64_t)e->padded * 4);
     e->logits = take(a, (uint64_t)o->batch * e->padded * 4);
     const int threads = o->threads < MOST_THREADS ? o->threads : MOST_THREADS;
+    e->adjusted = take(a, (uint64_t)threads * e->padded * 4);
+    e->candidates = take(a, (uint64_t)threads * e->padded * sizeof(candidate));
     e->weights = take(a, (uint64_t)(o->batch > threads ? o->batch : threads) * e->padded * 8);
 }
 
@@ -642,21 +654,124 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-/* The symbol drawn for a text; `row` of the weights is for this thread's use alone. */
-static int32_t draw(engine *e, int text, int row, uint64_t place)
+/* Whether a is ranked before b. The order is total: equal keys by weight, equal weights by symbol. */
+static int before(const candidate *a, const candidate *b)
+{
+    if (a->key != b->key) return a->key > b->key;
+    if (a->weight != b->weight) return a->weight > b->weight;
+    return a->symbol < b->symbol;
+}
+
+/* Let c[at] sink to its place in a heap of n whose root is ranked before all others. */
+static void sink(candidate *c, int n, int at)
+{
+    const candidate sinking = c[at];
+    for (int child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && before(c + child + 1, c + child)) child++;
+        if (!before(c + child, &sinking)) break;
+        c[at] = c[child];
+    }
+    c[at] = sinking;
+}
+
+/* Moves the first of n candidates by rank to the front, as few as weigh `mass` or more together, but at least one and
+ * at most `most`. Returns how many. Ranks no more of them than it keeps. */
+static int keep_first(candidate *c, int n, int most, double mass)
+{
+    int kept = 0;
+    double sum = 0;
+    for (int i = n / 2; i-- > 0;) sink(c, n, i);
+    while (kept < n && kept < most && (kept == 0 || sum < mass)) {
+        const candidate first = c[0];
+        kept++;
+        c[0] = c[n - kept];
+        c[n - kept] = first;
+        sink(c, n - kept, 0);
+        sum += first.weight;
+    }
+    memmove(c, c + n - kept, (size_t)kept * sizeof *c);
+    return kept;
+}
+
+static double weight_of(const candidate *c, int n)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += c[i].weight;
+    return sum;
+}
+
+/* Ranks candidates by how near their surprise is to the entropy, as drawing.py does. */
+static void rank_by_typicality(candidate *c, int n)
+{
+    const double total = weight_of(c, n);
+    double entropy = 0;
+    for (int i = 0; i < n; i++) {
+        const double share = c[i].weight / total;
+        c[i].key = share > 0 ? -log(share) : INFINITY;
+        if (share > 0) entropy += share * c[i].key;
+    }
+    for (int i = 0; i < n; i++) c[i].key = -rint(fabs(c[i].key - entropy) * 0x1p32);
+}
+
+/* The weights (V) of a softmax, of which the largest is 1, with 0 for what the rule's filters leave out. */
+static void filter(const engine_rule *r, double *weights, candidate *c, int V)
+{
+    int n = 0;
+    for (int i = 0; i < V; i++)
+        if (weights[i] > 0) c[n++] = (candidate){weights[i], weights[i], i};
+    if (r->top_k > 0 && r->top_k < n) n = keep_first(c, n, r->top_k, INFINITY);
+    if (r->top_p < 1) n = keep_first(c, n, n, r->top_p * weight_of(c, n));
+    if (r->min_p > 0) {
+        const int before_it = n;
+        n = 0;
+        for (int i = 0; i < before_it; i++)
+            if (c[i].weight >= r->min_p) c[n++] = c[i]; /* the largest has passed all filters so far, and is 1 */
+    }
+    if (r->typical < 1) {
+        rank_by_typicality(c, n);
+        n = keep_first(c, n, n, r->typical * weight_of(c, n));
+    }
+    memset(weights, 0, (size_t)V * sizeof *weights);
+    for (int i = 0; i < n; i++) weights[c[i].symbol] = c[i].weight;
+}
+
+/* A text's logits at step t as the rule wants them; where that is not as they are, in this thread's row. What is
+ * allowed is one table for all texts and steps; a rule under which it depends on what went before chooses it here. */
+static const float *adjust(engine *e, int text, int thread, int t)
+{
+    const engine_rule *r = &e->job.rule;
+    const float *logits = e->logits + (size_t)text * e->padded;
+    if (!r->allowed && r->penalty == 1) return logits;
+    float *own = memcpy(e->adjusted + (size_t)thread * e->padded, logits, (size_t)e->padded * 4);
+    const float penalty = (float)r->penalty;
+    for (int back = 1; r->penalty != 1 && back <= r->window; back++) {
+        const int at = t - back; /* before this call's draws: in `recent` */
+        const int32_t symbol = at >= 0 ? e->job.symbols[(size_t)at * e->job.batch + text]
+                                       : r->recent[(size_t)(r->window + at) * e->job.batch + text];
+        if (symbol >= 0) own[symbol] = logits[symbol] > 0 ? logits[symbol] / penalty : logits[symbol] * penalty;
+    }
+    for (int i = 0; r->allowed && i < e->options.vocabulary; i++)
+        if (!r->allowed[i]) own[i] = -INFINITY;
+    return own;
+}
+
+/* The symbol drawn for a text at step t; `row` of the weights is for this thread's use alone. */
+static int32_t draw(engine *e, int text, int row, int thread, int t)
 {
     const uint64_t gamma = 0x9E3779B97F4A7C15u;
-    const float *logits = e->logits + (size_t)text * e->padded;
+    const float *logits = e->logits + (size_t)text * e->padded, *own;
     double *heap = e->weights + (size_t)row * e->padded;
     float largest;
-    const int best = likeliest(e, logits, &largest);
+    int best = likeliest(e, logits, &largest);
+    if (best >= 0 && (own = adjust(e, text, thread, t)) != logits) best = likeliest(e, logits = own, &largest);
     if (best < 0) atomic_store(&e->not_finite, 1);
-    if (best < 0 || e->job.temperature == 0) return best < 0 ? 0 : best;
-    e->kernels->softmax(logits, e->padded, largest, e->job.temperature, heap);
+    if (best < 0 || e->job.rule.temperature == 0) return best < 0 ? 0 : best;
+    e->kernels->softmax(logits, e->padded, largest, e->job.rule.temperature, heap);
     const int V = e->options.vocabulary;
+    if (e->job.filters) filter(&e->job.rule, heap, e->candidates + (size_t)thread * e->padded, V);
     for (int i = 1; i < V; i++) heap[i] += heap[i - 1];
     const uint64_t start = mix(mix(e->job.seed) + e->job.streams[text] * gamma);
-    const double number = (double)(mix(start + (place + 1) * gamma) >> 11) * 0x1p-53;
+    const double number = (double)(mix(start + (e->job.position + (uint64_t)t + 1) * gamma) >> 11) * 0x1p-53;
     int low = 0, high = V - 1;
     while (low < high) { /* the first symbol whose heap is over the number's place */
         const int middle = (low + high) / 2;
@@ -693,13 +808,13 @@ static void work(engine *e, int index)
         if (j->kind == SCORE)
             for (int b = texts[0]; b < texts[1]; b++) j->nats[(size_t)t * B + b] = surprise(e, b, ids[B + b]);
         if (j->kind == GENERATE && B == 1) {
-            drawn = draw(e, 0, index, j->position + (uint64_t)t);
+            drawn = draw(e, 0, index, index, t);
             if (index == 0) j->symbols[t] = drawn;
             ids = &drawn;
         }
         if (j->kind == GENERATE && B > 1) {
             int32_t *symbols = j->symbols + (size_t)t * B;
-            for (int b = texts[0]; b < texts[1]; b++) symbols[b] = draw(e, b, b, j->position + (uint64_t)t);
+            for (int b = texts[0]; b < texts[1]; b++) symbols[b] = draw(e, b, b, index, t);
             meet(e);
             ids = symbols;
         }
@@ -795,11 +910,26 @@ int engine_score(engine *e, int batch, int length, const int32_t *ids, float *st
     return run(e, &(job){.kind = SCORE, .batch = batch, .length = length, .ids = ids, .nats = nats}, state);
 }
 
-int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, double temperature,
+static int is_share(double x) { return x >= 0 && x <= 1; }
+
+static int is_rule(const engine *e, const engine_rule *r, int batch)
+{
+    if (!(r->temperature >= 0 && r->temperature <= DBL_MAX) || !is_share(r->top_p) || !is_share(r->min_p) ||
+        !is_share(r->typical) || !(r->penalty > 0 && r->penalty <= FLT_MAX) || r->top_k < 0 || r->window < 0)
+        return 0;
+    if (r->penalty != 1)
+        for (size_t i = 0; i < (size_t)r->window * (size_t)batch; i++)
+            if (!in_range(r->recent[i], -1, e->options.vocabulary - 1)) return 0;
+    if (r->allowed && !memchr(r->allowed, 1, (size_t)e->options.vocabulary)) return 0;
+    return 1;
+}
+
+int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, const engine_rule *rule,
                     uint64_t seed, const uint64_t *streams, uint64_t position, int32_t *symbols)
 {
-    if (!(temperature >= 0 && temperature <= DBL_MAX)) return ENGINE_BAD_ARGUMENT;
+    if (!is_rule(e, rule, batch > 0 ? batch : 0)) return ENGINE_BAD_ARGUMENT;
     const job drawing = {.kind = GENERATE, .batch = batch, .length = length, .ids = ids, .symbols = symbols,
-                         .temperature = temperature, .seed = seed, .streams = streams, .position = position};
+                         .rule = *rule, .seed = seed, .streams = streams, .position = position,
+                         .filters = rule->top_k > 0 || rule->top_p < 1 || rule->min_p > 0 || rule->typical < 1};
     return run(e, &drawing, state);
 }

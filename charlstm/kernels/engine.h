@@ -27,7 +27,7 @@ typedef struct {
 typedef struct engine engine;
 
 /* Changes whenever this file does: whoever loads a library compares before calling anything else in it. */
-#define ENGINE_ABI 1
+#define ENGINE_ABI 2
 int engine_abi(void);
 
 /* The instruction sets this library was compiled for, best first; NULL past the last. */
@@ -51,10 +51,18 @@ int engine_read(engine *e, int batch, int length, const int32_t *ids, float *sta
 /* The surprise of each text at its own symbols: ids (length + 1, batch) → nats (length, batch). */
 int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats);
 
-/* Each text reads ids (batch) and goes on by `length` symbols drawn from softmax(logits / temperature), temperature 0
- * taking the likeliest. The n-th draw of text b takes the random number (seed, streams[b], position + n). symbols:
- * (length, batch). */
-int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, double temperature,
+/* How a symbol is drawn: kernels/drawing.py's Rule, where each part and their order are defined. */
+typedef struct {
+    double temperature, top_p, min_p, typical, penalty; /* 1, 1, 0, 1, 1 leave the softmax as it is */
+    int32_t top_k;                                      /* 0: all */
+    int32_t window;                                     /* symbols that the penalty looks back at */
+    const uint8_t *allowed;                             /* (V), 0: never drawn; NULL: all are allowed */
+    const int32_t *recent; /* (window, batch): the symbols before the first draw, ids the last of them; -1: none */
+} engine_rule;
+
+/* Each text reads ids (batch) and goes on by `length` symbols drawn by the rule. The n-th draw of text b takes the
+ * random number (seed, streams[b], position + n). symbols: (length, batch). */
+int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, const engine_rule *rule,
                     uint64_t seed, const uint64_t *streams, uint64_t position, int32_t *symbols);
 
 #endif

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm.config import ModelConfig
+from charlstm.kernels.drawing import Rule
 
 Ids = NDArray[np.int32]
 State = NDArray[np.float32]
 
-ABI = 1  # of engine.h: a library of another number is not used
+ABI = 2  # of engine.h: a library of another number is not used
 CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
 NO_MEMORY, NOT_FINITE = 1, 3
 BATCH = 64  # most texts in one call
@@ -35,6 +36,16 @@ class Options(ctypes.Structure):
     _fields_ = [
         (name, c_int32)
         for name in ("cell", "vocabulary", "embedding", "hidden", "layers", "int8", "batch", "threads", "isa")
+    ]
+
+
+class Drawing(ctypes.Structure):
+    """engine_rule."""
+
+    _fields_ = [
+        *((name, c_double) for name in ("temperature", "top_p", "min_p", "typical", "penalty")),
+        *((name, c_int32) for name in ("top_k", "window")),
+        *((name, c_void_p) for name in ("allowed", "recent")),
     ]
 
 
@@ -59,7 +70,7 @@ def library() -> ctypes.CDLL | None:
     read: list[Any] = [c_void_p, c_int, c_int, c_void_p, c_void_p]
     engine.engine_read.argtypes = [*read, c_void_p]
     engine.engine_score.argtypes = [*read, c_void_p]
-    engine.engine_generate.argtypes = [*read, c_double, c_uint64, c_void_p, c_uint64, c_void_p]
+    engine.engine_generate.argtypes = [*read, POINTER(Drawing), c_uint64, c_void_p, c_uint64, c_void_p]
     return engine
 
 
@@ -167,20 +178,34 @@ class Native:
         ids: Ids,
         state: State,
         length: int,
-        temperature: float,
+        rule: Rule,
         seed: int,
         position: int,
         streams: NDArray[np.uint64],
+        recent: Ids,
     ) -> tuple[Ids, State]:
         """ids (B,) → symbols (length, B) and the state; FloatingPointError where logits are not finite."""
         state = np.array(state, order="C")
         symbols = np.empty((length, len(ids)), np.int32)
         streams = np.ascontiguousarray(streams, np.uint64)
-        drawing = (temperature, seed, streams.ctypes.data, position, symbols.ctypes.data)
-        self._call("engine_generate", ids, length, state, *drawing)
+        allowed = None if rule.allowed is None else np.ascontiguousarray(rule.allowed, np.uint8)
+        recent = np.ascontiguousarray(recent, np.int32)
+        drawing = Drawing(
+            rule.temperature,
+            rule.top_p,
+            rule.min_p,
+            rule.typical,
+            rule.penalty,
+            min(rule.top_k, self._vocabulary),
+            len(recent),
+            None if allowed is None else allowed.ctypes.data,
+            recent.ctypes.data,
+        )
+        numbers = (byref(drawing), seed, streams.ctypes.data, position, symbols.ctypes.data)
+        self._call("engine_generate", ids, length, state, *numbers)
         return symbols, state
 
-    def _call(self, function: str, ids: Ids, length: int, state: State, *rest: float | None) -> None:
+    def _call(self, function: str, ids: Ids, length: int, state: State, *rest: Any) -> None:
         ids = np.ascontiguousarray(ids, np.int32)
         with self._lock:
             error = getattr(self._engine, function)(
