@@ -13,6 +13,7 @@ import pytest
 from commands import COMMAND, Done, environment, in_terminal, model_file, spawn
 
 from charlstm import checkpoint, library
+from charlstm.config import SamplingConfig
 from charlstm.kernels import native
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, /dev and pseudoterminals are of POSIX")
@@ -100,6 +101,29 @@ def test_a_reader_sees_the_text_while_it_is_drawn(model: Path, flag: str | None)
     assert process.wait(60) == 141
     with process.stderr as stderr:
         assert stderr.read() == b""
+
+
+def test_each_prime_is_gone_on_with_before_the_next_is_written(model: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "sample", "-c", model, "--prime-lines", "-", "--seed", "3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    got = []
+    for prime in (b"abc\n", b"\n", b"ha\n"):
+        process.stdin.write(prime)
+        process.stdin.flush()
+        got.append(process.stdout.readline())  # waits for ever if the next prime is waited for
+    process.stdin.close()
+    assert process.stdout.read() == b""
+    process.stdout.close()
+    assert process.wait(60) == 0
+    config = SamplingConfig(seed=3, lines=1)
+    drawn = library.load(model).draw(config, [["abc", "", "ha"]], scored=False)
+    assert b"".join(got).decode() == "".join(text.text for text in drawn)
 
 
 @pytest.mark.fault("R49")
