@@ -246,6 +246,18 @@ def test_a_folder_that_was_deleted_or_may_not_be_written_is_no_hindrance(model: 
     sealed.chmod(0o700)
 
 
+@pytest.mark.fault("R92")
+def test_what_needs_torch_says_that_the_current_folder_was_deleted(model: Path, tmp_path: Path) -> None:
+    text, gone, script = tmp_path / "text", tmp_path / "gone", tmp_path / "charlstm"
+    text.write_text("ab" * 50)
+    script.write_text("from charlstm.__main__ import main\nmain()\n")
+    for words in (f"train {text} -o {tmp_path / 'run'} --steps 1", f"eval -c {model} --dynamic {text} --unknown skip"):
+        gone.mkdir()
+        done = shell(f"cd {gone} && rmdir {gone} && {sys.executable} {script} {words}")
+        assert (done.out, done.err.count("\n")) == (b"1", 1), done.err
+        assert done.err.startswith("charlstm: the current folder was deleted")
+
+
 # Terminals
 
 

@@ -11,7 +11,7 @@ import typer
 
 from charlstm.cli import surprises
 from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads, UnknownChars
-from charlstm.cli.talk import facts, put
+from charlstm.cli.talk import before_torch, facts, put
 from charlstm.config import DynamicConfig, Unknown
 from charlstm.errors import UsageError
 
@@ -195,6 +195,7 @@ def _learn(model: Model, read: str | None, unknown: Unknown, learning: DynamicCo
     """The score of a model that learns as it reads, and on the disk what it became, if that is asked for."""
     ids, foreign = model.symbols(read, unknown)
 
+    before_torch()
     from charlstm import checkpoint, dynamic
 
     score, weights = dynamic.evaluate(model.config, model.weights, ids, learning)

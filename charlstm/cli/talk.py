@@ -91,6 +91,22 @@ def facts(rows: Sequence[tuple[str, str]], *, to_stderr: bool = False) -> None:
     Stderr().write(drawn.get()) if to_stderr else put(drawn.get(), raw=True)
 
 
+def before_torch() -> None:
+    """To be called before torch is loaded: in a current folder that is no more, its oneMKL would end the process.
+
+    Raises:
+        CharlstmError: there is no current folder, and torch was not loaded before.
+    """
+    if "torch" in sys.modules:
+        return
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise CharlstmError(
+            "the current folder was deleted, and torch is not to be loaded in it: cd .. first"
+        ) from error
+
+
 def is_plain() -> bool:
     """Whether the user, or the terminal, wants no colour and no style."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"

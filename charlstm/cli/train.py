@@ -12,6 +12,7 @@ import typer
 from charlstm.cli import settings, watch
 from charlstm.cli.options import Encoding
 from charlstm.cli.page import Option, options_of
+from charlstm.cli.talk import before_torch
 from charlstm.config import TrainingOptions, parse_duration
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.events import Stopped
@@ -139,6 +140,7 @@ def train(
     text = read(corpus, encoding=encoding, max_chars=max_chars)
     run = output or (_newest_run_of(text) if resume else None)
 
+    before_torch()
     from charlstm import runfolder, training  # last, for it takes a second: it brings torch
 
     if resume and run is not None:
