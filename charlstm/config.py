@@ -106,7 +106,7 @@ class TrainingOptions:
     clip: float = 1.0  # global norm of the gradient
     reset: float = 0.01  # chance that a stream's carried state is dropped at a window
     on_divergence: OnDivergence = "rollback"  # to the last good state, with half the rate; or stop with an error
-    valid_share: float = 0.1  # the last part of the text, held out
+    valid_share: float = 0.1  # the last part of the text, held out; 0 holds out nothing
     valid_chars: int = later(1_000_000)  # of that part, from its start, that a validation scores; 0 is all of it
     validations: int = 20  # how many times in a run the validation part is scored
     sample_chars: int = 160  # shown at each validation; 0 shows none
@@ -144,7 +144,7 @@ class TrainingOptions:
         _real("beta2", self.beta2, 0, 0.999999)
         _real("clip", self.clip, 1e-9, 1e9)
         _real("reset", self.reset, 0, 1)
-        _real("valid_share", self.valid_share, 0.001, 0.9)
+        _real("valid_share", self.valid_share, 0, 0.9)
         if sum(budget is not None for budget in (self.epochs, self.steps, self.seconds)) > 1:
             raise UsageError("a run has one budget: give only one of --epochs, --steps and --time")
 
@@ -267,9 +267,13 @@ def to_json(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
-def to_toml(options: TrainingOptions) -> str:
-    """The options that are not None, a line each, under the names of their flags: what `train --config` reads."""
-    known = {name: value for name, value in asdict(options).items() if value is not None}
+def to_toml(options: TrainingOptions, **files: str | None) -> str:
+    """The options that are not None, a line each, under the names of their flags: what `train --config` reads.
+
+    Args:
+        **files: that other options name: `valid="dev.txt"`.
+    """
+    known = {name: value for name, value in {**asdict(options), **files}.items() if value is not None}
     names = {name: "time" if name == "seconds" else flag(name).lstrip("-") for name in known}
     return "".join(f"{names[name]} = {json.dumps(value)}\n" for name, value in known.items())
 

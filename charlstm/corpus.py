@@ -15,7 +15,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -57,6 +57,18 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def recoded(self, vocabulary: Vocabulary) -> Corpus:
+        """The same text in the ids of another vocabulary. What is kept in a file stays there.
+
+        Raises:
+            UnknownSymbols: it lacks some of this one's symbols.
+        """
+        if vocabulary == self.vocabulary:
+            return self
+        table = vocabulary.encode(self.vocabulary.symbols)
+        ids = self.ids.through(table) if isinstance(self.ids, StoredIds) else table[self.ids]
+        return replace(self, ids=ids, vocabulary=vocabulary)
 
     def split(self, valid_share: float) -> tuple[Symbols, Symbols]:
         """The training part and the last `valid_share` of the text, held out; views, no copies.

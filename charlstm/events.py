@@ -34,6 +34,7 @@ class Started:
     resumed_step: int = 0  # 0 for a fresh run
     patience: int | None = None  # validations without a better one that end the run before its budget
     keep: int = 0  # validations whose weights are kept
+    valid: tuple[str, ...] = ()  # names of the validation text, where it is one of its own
 
 
 @dataclass(frozen=True)

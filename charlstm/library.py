@@ -293,28 +293,35 @@ class Model:
         return rounded.bits_per_char - exact.bits_per_char
 
     def validation_part(self) -> NDArray[np.integer]:
-        """The symbols that the training validated on: of the last share of its corpus, which it held out, the first
-        `valid_chars`.
+        """The symbols that the training validated on: the first `valid_chars` of its validation text, or where it had
+        none, of the last share of its corpus, which it held out.
 
         Raises:
-            CorpusError: the checkpoint does not name its corpus, or that is not there or has changed since.
+            CorpusError: the checkpoint does not name that text, or it is not there or has changed since; or nothing
+                was held out.
         """
         known = self.facts.get("corpus")
-        names = known.get("names") if isinstance(known, Mapping) else None
+        known = known if isinstance(known, Mapping) else {}
+        own = known.get("validation")
+        source = own if isinstance(own, Mapping) else known
+        names = source.get("names")
         if not isinstance(names, list) or not names or "-" in names or not all(isinstance(name, str) for name in names):
             raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
-        assert isinstance(known, Mapping)
         try:
             text = corpus.read(names)
         except CorpusError as error:
             raise CorpusError(f"{error}; give the text to evaluate") from error
-        if text.sha256 != known.get("sha256"):
-            name = terminal.escape(text.names[0])
-            raise CorpusError(f"{name} is not the text that the model was trained on; give the text to evaluate")
+        if text.sha256 != source.get("sha256"):
+            name, use = terminal.escape(text.names[0]), "trained" if source is known else "validated"
+            raise CorpusError(f"{name} is not the text that the model was {use} on; give the text to evaluate")
         options = TrainingOptions(
             valid_share=known.get("valid_share", TrainingOptions.valid_share), valid_chars=known.get("valid_chars", 0)
         )
-        return np.asarray(text.split(options.valid_share)[1][: options.valid_chars or None])
+        text = text.recoded(self.vocabulary)
+        held_out = text.split(options.valid_share)[1] if source is known else text.ids
+        if not len(held_out):
+            raise CorpusError("nothing was held out when this model was trained; give the text to evaluate")
+        return np.asarray(held_out[: options.valid_chars or None])
 
     @functools.cached_property
     def digest(self) -> bytes:

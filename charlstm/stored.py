@@ -44,11 +44,19 @@ class StoredIds:
         dtype: of one id.
         offset: bytes before the first.
         length: how many there are.
+        table: what each stands for, (V,); None where each stands for itself.
     """
 
-    def __init__(self, file: _File, dtype: np.dtype[Any], offset: int, length: int) -> None:
-        self.dtype = dtype
-        self._file, self._offset, self._length = file, offset, length
+    def __init__(
+        self,
+        file: _File,
+        dtype: np.dtype[Any],
+        offset: int,
+        length: int,
+        table: np.ndarray[Any, Any] | None = None,
+    ) -> None:
+        self.dtype = dtype if table is None else table.dtype
+        self._file, self._stored, self._offset, self._length, self._table = file, dtype, offset, length, table
 
     def __len__(self) -> int:
         return self._length
@@ -57,15 +65,22 @@ class StoredIds:
         start, stop, step = part.indices(self._length)
         if step != 1:
             raise ValueError("ids in a file are cut without a step")
-        return StoredIds(self._file, self.dtype, self._offset + start * self.dtype.itemsize, max(0, stop - start))
+        offset = self._offset + start * self._stored.itemsize
+        return StoredIds(self._file, self._stored, offset, max(0, stop - start), self._table)
+
+    def through(self, table: np.ndarray[Any, Any]) -> StoredIds:
+        """These ids as `table` (V,) has them; the file stays as it is."""
+        table = table if self._table is None else table[self._table]
+        return StoredIds(self._file, self._stored, self._offset, self._length, table)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         """Raises CorpusError: the file was cut short, or cannot be read."""
         try:
-            ids = np.frombuffer(self._file.read(self._length * self.dtype.itemsize, self._offset), self.dtype)
+            ids = np.frombuffer(self._file.read(self._length * self._stored.itemsize, self._offset), self._stored)
         except (OSError, EOFError) as error:
             reason = getattr(error, "strerror", None) or "it became shorter"
             raise CorpusError(f"the text's ids in {folder()} cannot be read: {reason}; begin again") from error
+        ids = ids if self._table is None else self._table[ids]
         return ids if dtype is None else ids.astype(dtype)
 
 

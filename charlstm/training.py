@@ -29,7 +29,7 @@ from charlstm.config import (
     from_json,
     to_json,
 )
-from charlstm.corpus import Corpus, Streams, fit
+from charlstm.corpus import Corpus, Streams, Symbols, fit
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, DivergenceError, ResumeError, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
@@ -53,15 +53,17 @@ CHANGEABLE_ON_RESUME = {
 class Training:
     """One run, fresh (`Training.start`) or taken up again (`Training.resume`); `events` trains."""
 
-    def __init__(self, corpus: Corpus, run: Path, options: TrainingConfig, model: ModelConfig) -> None:
+    def __init__(
+        self, corpus: Corpus, valid: Corpus | None, run: Path, options: TrainingConfig, model: ModelConfig
+    ) -> None:
         keep_pages()
-        self.corpus, self.run, self.options = corpus, run, options
+        self.corpus, self.valid, self.run, self.options = corpus, valid, run, options
         self._device = machine.device(options.device)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         if self._device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # products of float32 on tensor cores, as cuDNN's are by default
-        train_ids, held_out = corpus.split(options.valid_share)
+        train_ids, held_out = _split(corpus, valid, options)
         self._valid_ids = np.asarray(held_out[: options.valid_chars or None])
         self._streams = Streams(train_ids, options.batch_size, options.seq_len)
         self._train_chars, self._held_out_chars = len(train_ids), len(held_out)
@@ -79,8 +81,13 @@ class Training:
         self._warnings: list[str] = []
 
     @classmethod
-    def start(cls, corpus: Corpus, run: Path | str, options: TrainingOptions) -> Training:
+    def start(
+        cls, corpus: Corpus, run: Path | str, options: TrainingOptions, *, valid: Corpus | None = None
+    ) -> Training:
         """A fresh run in the folder `run`, which is made.
+
+        Args:
+            valid: a text of its own to validate on; all of `corpus` trains then.
 
         Raises:
             CheckpointError: the folder holds a model already, or cannot be written.
@@ -88,7 +95,17 @@ class Training:
             CorpusError: the text is too short to train on.
         """
         run = Path(run)
-        train_ids, _ = corpus.split(options.valid_share)
+        if valid is not None:
+            if options.valid_share != TrainingOptions.valid_share:
+                raise UsageError(
+                    f"--valid-share {options.valid_share:g} holds out a part of the text, --valid gives another text "
+                    "to validate on: choose one of them"
+                )
+            vocabulary = corpus.vocabulary.union(valid.vocabulary)
+            corpus, valid = corpus.recoded(vocabulary), valid.recoded(vocabulary)
+        train_ids, held_out = _split(corpus, valid, options)
+        if options.patience is not None and len(held_out) < 2:
+            raise UsageError("--patience counts validations, and of this text nothing is held out to validate on")
         chosen = recipe.choose(options, len(train_ids), len(corpus.vocabulary))
         batch_size, seq_len = fit(len(train_ids), chosen.batch_size, chosen.seq_len)
         chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
@@ -98,9 +115,7 @@ class Training:
             machine.check_memory(model)
             runfolder.check_free(run)
             with machine.enough_memory(model):
-                training = cls(corpus, run, chosen, model)
-            if chosen.patience is not None and len(training._valid_ids) < 2:
-                raise UsageError("--patience counts validations, and of this text nothing is held out to validate on")
+                training = cls(corpus, valid, run, chosen, model)
             training._network.initialise(training._generator, chosen.forget_bias)
         except BaseException:
             lock.close()
@@ -115,6 +130,7 @@ class Training:
         path: Path | str,
         changes: Mapping[str, Any] | None = None,
         *,
+        valid: Corpus | None = None,
         allow_new_corpus: bool = False,
     ) -> Training:
         """Go on with a saved run.
@@ -123,10 +139,11 @@ class Training:
             corpus: the run's text; another is refused, for the carried states and the cursor belong to it.
             path: the run's folder, or the checkpoint to go on from; the run is the folder that it lies in.
             changes: options that differ from the saved ones. Those that shape the model or the streams may not.
-            allow_new_corpus: take another text with the same vocabulary; its streams start at their beginning.
+            valid: the run's validation text, where it has one of its own.
+            allow_new_corpus: take another text whose characters the run knows; its streams start at their beginning.
 
         Raises:
-            ResumeError: the text or the shape differs, or the file holds no training state.
+            ResumeError: a text or the shape differs, or the file holds no training state.
             CheckpointError: no such run, or a damaged file.
         """
         file = checkpoint.resolve(path, prefer="last")
@@ -141,11 +158,15 @@ class Training:
                     f"this run began with another text, of {chars} characters and sha256 {sha256[:16]}…; "
                     f"given are {len(corpus.ids)}, {corpus.sha256[:16]}…: give the same text, or --allow-new-corpus"
                 )
-            if corpus.vocabulary.symbols != saved.vocabulary.symbols:
+            _check_validation(saved.facts["corpus"].get("validation"), valid)
+            if foreign := {*corpus.vocabulary.symbols} - {*saved.vocabulary.symbols}:
                 raise ResumeError(
-                    "the new text has other characters than the run's vocabulary; resume keeps the vocabulary"
+                    f"the new text has other characters than the run's vocabulary, {len(foreign)} of them; resume "
+                    "keeps the vocabulary"
                 )
-            training = cls(corpus, file.parent, options, saved.model)
+            corpus = corpus.recoded(saved.vocabulary)
+            valid = None if valid is None else valid.recoded(saved.vocabulary)
+            training = cls(corpus, valid, file.parent, options, saved.model)
             training._restore(saved, same_text)
             training._warn_of_changes(records.surroundings_of(saved))
         except BaseException:
@@ -182,6 +203,7 @@ class Training:
             resumed_step=self._tally.step,
             patience=options.patience,
             keep=options.keep,
+            valid=() if self.valid is None else self.valid.names,
         )
 
     def events(self) -> Iterator[Event]:
@@ -212,7 +234,8 @@ class Training:
         clock = Clock(self._seconds_before)
         self._validated_at = clock.seconds()
         yield self.started
-        if complaint := runfolder.write_settings(self.run, self.options):
+        valid = None if self.valid is None else self.valid.names[0]
+        if complaint := runfolder.write_settings(self.run, self.options, valid=valid):
             self._warnings.append(complaint)
         for message in self._warnings:
             yield Warned(self._tally.step, message)
@@ -424,14 +447,13 @@ class Training:
         )
 
     def _facts(self) -> dict[str, Any]:
-        corpus, tally = self.corpus, self._tally
+        tally = self._tally
         return {
             "corpus": {
-                "names": list(corpus.names),
-                "chars": len(corpus.ids),
-                "sha256": corpus.sha256,
-                "valid_share": self.options.valid_share,
+                **_identity(self.corpus),
+                "valid_share": self.options.valid_share if self.valid is None else 0.0,
                 "valid_chars": self.options.valid_chars,
+                "validation": None if self.valid is None else _identity(self.valid),
             },
             "chars_seen": tally.chars_seen,
             "valid_nats_per_char": tally.last_nats if tally.validated_step == tally.step else None,
@@ -513,6 +535,7 @@ def train(
     corpus: Corpus,
     run: Path | str | None = None,
     *,
+    valid: Corpus | None = None,
     on_event: Callable[[Event], None] | None = None,
     **options: Any,
 ) -> library.Model:
@@ -521,6 +544,7 @@ def train(
     Args:
         corpus: from `charlstm.read`.
         run: the folder to make; None takes a fresh one under checkpoints/, named after the text.
+        valid: a text to validate on; all of `corpus` trains then. None holds out the last tenth of `corpus`.
         on_event: called with each event of `charlstm.events`.
         **options: fields of `charlstm.config.TrainingOptions`, such as `seconds=60`, `hidden=256`, `cell="gru"`.
 
@@ -528,10 +552,34 @@ def train(
         The model with the best validation, ready to sample and to score.
     """
     folder = runfolder.fresh(corpus.names) if run is None else Path(run)
-    for event in Training.start(corpus, folder, TrainingOptions(**options)).events():
+    for event in Training.start(corpus, folder, TrainingOptions(**options), valid=valid).events():
         if on_event is not None:
             on_event(event)
     return library.load(folder)
+
+
+def _split(corpus: Corpus, valid: Corpus | None, options: TrainingOptions) -> tuple[Symbols, Symbols]:
+    """What is trained on, and what is held out."""
+    if valid is None:
+        return corpus.split(options.valid_share)
+    evaluation.transitions_of(np.asarray(valid.ids[:2]))  # refuses a text without
+    return corpus.ids, valid.ids
+
+
+def _identity(corpus: Corpus) -> dict[str, Any]:
+    """By what a text is known again."""
+    return {"names": list(corpus.names), "chars": len(corpus.ids), "sha256": corpus.sha256}
+
+
+def _check_validation(saved: Mapping[str, Any] | None, valid: Corpus | None) -> None:
+    """Raises ResumeError where a run goes on with another validation text than it began with."""
+    given = None if valid is None else _identity(valid)
+    if (saved and saved["sha256"]) != (given and given["sha256"]):
+        then, now = (
+            f"{escape(', '.join(text['names']))} of sha256 {text['sha256'][:16]}…" if text else "a part of its text"
+            for text in (saved, given)
+        )
+        raise ResumeError(f"this run is validated on {then}, not on {now}: give --valid as at its start")
 
 
 def _changed(saved: TrainingConfig, changes: dict[str, Any]) -> TrainingConfig:

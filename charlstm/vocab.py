@@ -67,6 +67,10 @@ class Vocabulary:
             raise CorpusError("the text is empty; there is nothing to learn from")
         return cls(codes.tobytes().decode("utf-32-le"))
 
+    def union(self, *others: Vocabulary) -> Vocabulary:
+        """The vocabulary of all texts together; a symbol may have another id there."""
+        return Vocabulary.of("".join(vocabulary.symbols for vocabulary in (self, *others)))
+
     @property
     def symbols(self) -> str:
         """All symbols; `symbols[k]` has the id k."""

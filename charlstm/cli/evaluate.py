@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,7 @@ tail -f log | charlstm eval --per-line --unknown replace - | awk '$1 > 3'
 charlstm eval chapter.txt --heat       where it is surprised, in colours
 charlstm eval -c new --against old     which of two models is better?"""
 
-VALIDATION_PART = "the validation part of its corpus"
+VALIDATION_PART = "the validation part of its corpus"  # or the validation text that its training was given
 DYNAMIC = DynamicConfig()
 
 
@@ -157,8 +158,10 @@ def _show(
 
 def _validation_part(model: Model, score: Score) -> str:
     """What is scored where no text is given: what the training's validations scored."""
-    is_capped = score.chars == model.facts["corpus"].get("valid_chars")
-    return f"the first {score.chars:,} characters of {VALIDATION_PART}" if is_capped else VALIDATION_PART
+    corpus = model.facts["corpus"]
+    own = corpus.get("validation")
+    name = ", ".join(own["names"]) if isinstance(own, Mapping) else VALIDATION_PART
+    return f"the first {score.chars:,} characters of {name}" if score.chars == corpus.get("valid_chars") else name
 
 
 def _foreign(score: Score, model: Model, unknown: Unknown) -> list[tuple[str, str]]:

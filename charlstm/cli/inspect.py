@@ -53,6 +53,7 @@ def info(
         ("vocabulary", f"{model.vocab_size:,}: {symbols[:SHOWN_SYMBOLS]}{'…' if symbols[SHOWN_SYMBOLS:] else ''}"),
         ("text", _text(found.facts)),
         ("steps", f"{found.step:,}"),
+        *_validation_text(found.facts),
         ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per character at the best"),
         ("training state", "in this file" if found.training is not None else "not in this file: weights only"),
         ("made by", _versions(found.facts)),
@@ -108,6 +109,13 @@ def _text(known: Mapping[str, Any]) -> str:
     named = ", ".join(map(str, names)) if isinstance(names, list) else "not named"
     chars = _number(corpus, "chars")
     return named if chars is None else f"{named}: {chars:,} characters"
+
+
+def _validation_text(known: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row on the validation text, where the training had one of its own."""
+    corpus = known.get("corpus")
+    own = corpus.get("validation") if isinstance(corpus, Mapping) else None
+    return [] if own is None else [("validated on", _text({"corpus": own}))]
 
 
 def _versions(known: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ HELP = {
     "on_divergence": Option(
         LEARNING, "Where the loss is no number: back to the last good state at half the rate, or end."
     ),
-    "valid_share": Option(WATCHING, "Share of the text, its end, held out to validate on.", "P"),
+    "valid_share": Option(WATCHING, "Share of the text, its end, held out to validate on; 0 is none.", "P"),
     "valid_chars": Option(WATCHING, "Characters of that part, from its start, to validate on; 0 is all.", "N"),
     "validations": Option(WATCHING, "Validate so many times in the run.", "N"),
     "sample_chars": Option(WATCHING, "Characters of text drawn at each validation; 0 for none.", "N"),
@@ -84,6 +84,15 @@ def train(
             "-o",
             metavar="RUN",
             help="Folder of the run. [default: a new one, checkpoints/<text>]",
+            show_default=False,
+        ),
+    ] = None,
+    valid: Annotated[
+        str | None,
+        typer.Option(
+            "--valid",
+            metavar="TEXT",
+            help="Text to validate on; all of CORPUS trains then. [default: the end of CORPUS, --valid-share of it]",
             show_default=False,
         ),
     ] = None,
@@ -134,20 +143,24 @@ def train(
     chosen = TrainingOptions(**given)  # a bad option is reported before the text is read
     if allow_new_corpus and not resume:
         raise UsageError("--allow-new-corpus makes sense with --resume only")
+    if valid == "-" and "-" in corpus:
+        raise UsageError("stdin can be read once: as CORPUS or as --valid")
 
     from charlstm.corpus import read
 
     text = read(corpus, encoding=encoding, max_chars=max_chars)
+    held_out = None if valid is None else read([valid], encoding=encoding, max_chars=max_chars)
     run = output or (_newest_run_of(text) if resume else None)
 
     before_torch()
     from charlstm import runfolder, training  # last, for it takes a second: it brings torch
 
     if resume and run is not None:
-        session = training.Training.resume(text, run, given, allow_new_corpus=allow_new_corpus)
+        session = training.Training.resume(text, run, given, valid=held_out, allow_new_corpus=allow_new_corpus)
     else:
-        session = training.Training.start(text, run or runfolder.fresh(text.names), chosen)
-    words = corpus if encoding == "utf-8" else [*corpus, "--encoding", encoding]
+        session = training.Training.start(text, run or runfolder.fresh(text.names), chosen, valid=held_out)
+    words = [*corpus, *([] if valid is None else ["--valid", valid])]
+    words += [] if encoding == "utf-8" else ["--encoding", encoding]
     with watch.watcher(words, as_json, quiet) as show:
         for event in session.events():
             show(event)

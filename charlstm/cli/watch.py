@@ -148,7 +148,8 @@ def _introduce(started: Started) -> None:
 
 
 def _split(started: Started) -> str:
-    held_out = f"{started.train_chars:,} to train on, {started.held_out_chars:,} to validate"
+    names = f", {', '.join(started.valid)}" if started.valid else ""
+    held_out = f"{started.train_chars:,} to train on, {started.held_out_chars:,} to validate{names}"
     if started.valid_chars == started.held_out_chars:
         return held_out
     return f"{held_out}, of which the first {started.valid_chars:,} are scored"
