@@ -87,7 +87,7 @@ class ModelConfig:
 class TrainingOptions:
     """What a user may say about a training; None leaves the choice to `recipe.choose`."""
 
-    cell: Cell = "lstm"
+    cell: Cell | None = None
     hidden: int | None = None
     layers: int | None = None
     embedding: int | None = None
@@ -117,7 +117,8 @@ class TrainingOptions:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        _one_of("cell", self.cell, get_args(Cell))
+        if self.cell is not None:
+            _one_of("cell", self.cell, get_args(Cell))
         _one_of("device", self.device, get_args(Device))
         _one_of("on_divergence", self.on_divergence, get_args(OnDivergence))
         _whole("hidden", self.hidden, 1, MAX_HIDDEN, optional=True)
@@ -153,6 +154,7 @@ class TrainingOptions:
 class TrainingConfig(TrainingOptions):
     """The options with every choice made; of the three budgets exactly one is not None."""
 
+    cell: Cell = field(kw_only=True)
     hidden: int = field(kw_only=True)
     layers: int = field(kw_only=True)
     embedding: int = field(kw_only=True)
@@ -164,7 +166,7 @@ class TrainingConfig(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        chosen = ("hidden", "layers", "embedding", "dropout", "batch_size", "seq_len", "lr", "weight_decay")
+        chosen = ("cell", "hidden", "layers", "embedding", "dropout", "batch_size", "seq_len", "lr", "weight_decay")
         if missing := [flag(name) for name in chosen if getattr(self, name) is None]:
             raise UsageError(f"a training needs a value for {', '.join(missing)}")
         if self.epochs is None and self.steps is None and self.seconds is None:

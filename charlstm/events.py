@@ -35,6 +35,7 @@ class Started:
     patience: int | None = None  # validations without a better one that end the run before its budget
     keep: int = 0  # validations whose weights are kept
     valid: tuple[str, ...] = ()  # names of the validation text, where it is one of its own
+    base: str | None = None  # the checkpoint that the first weights came from; None for fresh ones
 
 
 @dataclass(frozen=True)

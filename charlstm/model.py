@@ -75,6 +75,29 @@ class Network(nn.Module):
         nn.init.normal_(self.projection.weight, std=self.config.hidden**-0.5, generator=generator)
         nn.init.zeros_(self.projection.bias)
 
+    @torch.no_grad()
+    def adopt(self, weights: Mapping[str, np.ndarray], ids: NDArray[np.integer], generator: torch.Generator) -> None:
+        """Begin with the weights of a model of the same shape, which knows some of the symbols or all.
+
+        A new symbol's row of the projection is the mean of the known ones, bias and all: by Jensen's inequality it is
+        given at most the probability of an average symbol, and what was learned of the others stays (Hewitt 2021,
+        Initializing New Word Embeddings for Pretrained Language Models). Its embedding is drawn around their mean with
+        their deviation in each column: like what the layers are used to, and for each new symbol another.
+
+        Args:
+            ids: (V of that model,) the id that each of its symbols has here.
+        """
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+        known = torch.from_numpy(ids.astype(np.int64))
+        for name in ("embedding.weight", "projection.weight", "projection.bias"):
+            rows = tensors[name]
+            grown = rows.mean(0).repeat(self.config.vocab_size, *[1] * (rows.ndim - 1))
+            if name == "embedding.weight":
+                grown += torch.randn(grown.shape, generator=generator) * rows.std(0, correction=0)
+            grown[known] = rows
+            tensors[name] = grown
+        self.load_state_dict(tensors)
+
     def weights(self) -> dict[str, np.ndarray]:
         """A float32 copy of every weight, as a checkpoint and the engine want them."""
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}

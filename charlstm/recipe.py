@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
-from charlstm.config import TrainingConfig, TrainingOptions, to_json
+from typing import Any
 
+from charlstm.config import Cell, ModelConfig, TrainingConfig, TrainingOptions, flag, to_json
+from charlstm.errors import UsageError
+
+DEFAULT_CELL: Cell = "lstm"
 DEFAULT_SECONDS = 240.0
+FINE_TUNING = 0.5  # of the rate that suits fresh weights
 
 
-def choose(options: TrainingOptions, train_chars: int, vocab_size: int) -> TrainingConfig:
+def choose(
+    options: TrainingOptions, train_chars: int, vocab_size: int, base: ModelConfig | None = None
+) -> TrainingConfig:
     """The options with every None filled in.
 
     Args:
         train_chars: characters of the training part.
         vocab_size: distinct characters of the text.
+        base: the shape of the model whose weights the training begins with; None for fresh ones.
+
+    Raises:
+        UsageError: the options ask for another shape than that of `base`.
     """
     seconds = options.seconds
     if seconds is None and options.steps is None and options.epochs is None:
         seconds = DEFAULT_SECONDS
     patience = seconds if seconds is not None else DEFAULT_SECONDS
     hidden = options.hidden or _hidden(train_chars, patience)
-    layers = options.layers or 1
+    shape: dict[str, Any] = {
+        "cell": options.cell or DEFAULT_CELL,
+        "hidden": hidden,
+        "layers": options.layers or 1,
+        "embedding": options.embedding or min(hidden, 128 if vocab_size <= 256 else 256),
+    }
+    if base is not None:
+        shape = _shape_of(base, options)
+    hidden, layers = shape["hidden"], shape["layers"]
     expected_epochs = options.epochs or patience * _chars_per_second(hidden, layers) / train_chars
+    rate = 1e-2 * min(1.0, (256 / hidden) ** 0.5) * (1.0 if base is None else FINE_TUNING)
     chosen = {
         "seconds": seconds,
-        "hidden": hidden,
-        "layers": layers,
-        "embedding": options.embedding or min(hidden, 128 if vocab_size <= 256 else 256),
+        **shape,
         "dropout": _dropout(expected_epochs) if options.dropout is None else options.dropout,
         "batch_size": options.batch_size or 32,
         "seq_len": options.seq_len or (32 if hidden <= 256 else 48),
-        "lr": options.lr or 1e-2 * min(1.0, (256 / hidden) ** 0.5),
+        "lr": rate if options.lr is None else options.lr,
         "weight_decay": 0.02 if options.weight_decay is None else options.weight_decay,
     }
     return TrainingConfig(**{**to_json(options), **chosen})
+
+
+def _shape_of(base: ModelConfig, options: TrainingOptions) -> dict[str, Any]:
+    shape = {name: getattr(base, name) for name in ("cell", "hidden", "layers", "embedding")}
+    differing = [
+        f"{flag(name)} {given} (saved: {saved})"
+        for name, saved in shape.items()
+        if (given := getattr(options, name)) not in (None, saved)
+    ]
+    if differing:
+        raise UsageError(f"--from keeps the shape of its model, but these differ: {', '.join(differing)}")
+    return shape
 
 
 def _hidden(train_chars: int, seconds: float) -> int:

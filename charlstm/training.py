@@ -72,6 +72,7 @@ class Training:
         self._generator = torch.Generator().manual_seed(options.seed)
         self._mask_generator = torch.Generator(self._device).manual_seed(options.seed)
         self._state = self._network.zero_state(options.batch_size)
+        self._base: Mapping[str, Any] | None = None  # what is known of the model that is fine-tuned
         self._tally = Tally()
         self._seconds_before = 0.0  # in earlier sittings
         self._validated_at = self._validation_took = 0.0  # seconds
@@ -82,41 +83,59 @@ class Training:
 
     @classmethod
     def start(
-        cls, corpus: Corpus, run: Path | str, options: TrainingOptions, *, valid: Corpus | None = None
+        cls,
+        corpus: Corpus,
+        run: Path | str,
+        options: TrainingOptions,
+        *,
+        valid: Corpus | None = None,
+        from_: library.Model | None = None,
     ) -> Training:
         """A fresh run in the folder `run`, which is made.
 
         Args:
             valid: a text of its own to validate on; all of `corpus` trains then.
+            from_: the model to fine-tune: its shape is kept, and its vocabulary grows by what is new in the text.
 
         Raises:
+            UsageError: options that contradict each other or the shape of `from_`.
             CheckpointError: the folder holds a model already, or cannot be written.
             RunBusy: another process trains there.
             CorpusError: the text is too short to train on.
         """
         run = Path(run)
-        if valid is not None:
-            if options.valid_share != TrainingOptions.valid_share:
-                raise UsageError(
-                    f"--valid-share {options.valid_share:g} holds out a part of the text, --valid gives another text "
-                    "to validate on: choose one of them"
-                )
-            vocabulary = corpus.vocabulary.union(valid.vocabulary)
-            corpus, valid = corpus.recoded(vocabulary), valid.recoded(vocabulary)
+        if valid is not None and options.valid_share != TrainingOptions.valid_share:
+            raise UsageError(
+                f"--valid-share {options.valid_share:g} holds out a part of the text, --valid gives another text "
+                "to validate on: choose one of them"
+            )
+        if from_ is not None and options.forget_bias != TrainingOptions.forget_bias:
+            raise UsageError(
+                "--forget-bias is for fresh weights, and with --from there are none: leave out one of them"
+            )
+        vocabulary = corpus.vocabulary.union(*(known.vocabulary for known in (valid, from_) if known is not None))
+        corpus = corpus.recoded(vocabulary)
+        valid = None if valid is None else valid.recoded(vocabulary)
         train_ids, held_out = _split(corpus, valid, options)
         if options.patience is not None and len(held_out) < 2:
             raise UsageError("--patience counts validations, and of this text nothing is held out to validate on")
-        chosen = recipe.choose(options, len(train_ids), len(corpus.vocabulary))
+        chosen = recipe.choose(options, len(train_ids), len(vocabulary), None if from_ is None else from_.config)
         batch_size, seq_len = fit(len(train_ids), chosen.batch_size, chosen.seq_len)
         chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
-        model = ModelConfig(len(corpus.vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
+        model = ModelConfig(len(vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
         lock = runfolder.lock(run)
         try:
             machine.check_memory(model)
             runfolder.check_free(run)
             with machine.enough_memory(model):
                 training = cls(corpus, valid, run, chosen, model)
-            training._network.initialise(training._generator, chosen.forget_bias)
+            if from_ is None:
+                training._network.initialise(training._generator, chosen.forget_bias)
+            else:
+                ids = vocabulary.encode(from_.vocabulary.symbols)
+                training._network.adopt(from_.weights, ids, training._generator)
+                path = None if from_.path is None else escape(str(from_.path))
+                training._base = {"checkpoint": path, "sha256": from_.digest.hex()}
         except BaseException:
             lock.close()
             raise
@@ -131,6 +150,7 @@ class Training:
         changes: Mapping[str, Any] | None = None,
         *,
         valid: Corpus | None = None,
+        from_: library.Model | None = None,
         allow_new_corpus: bool = False,
     ) -> Training:
         """Go on with a saved run.
@@ -140,6 +160,7 @@ class Training:
             path: the run's folder, or the checkpoint to go on from; the run is the folder that it lies in.
             changes: options that differ from the saved ones. Those that shape the model or the streams may not.
             valid: the run's validation text, where it has one of its own.
+            from_: nothing is taken from it; one that is not what the run began with is refused.
             allow_new_corpus: take another text whose characters the run knows; its streams start at their beginning.
 
         Raises:
@@ -158,6 +179,7 @@ class Training:
                     f"this run began with another text, of {chars} characters and sha256 {sha256[:16]}…; "
                     f"given are {len(corpus.ids)}, {corpus.sha256[:16]}…: give the same text, or --allow-new-corpus"
                 )
+            _check_base(saved.facts.get("base"), from_)
             _check_validation(saved.facts["corpus"].get("validation"), valid)
             if foreign := {*corpus.vocabulary.symbols} - {*saved.vocabulary.symbols}:
                 raise ResumeError(
@@ -167,6 +189,7 @@ class Training:
             corpus = corpus.recoded(saved.vocabulary)
             valid = None if valid is None else valid.recoded(saved.vocabulary)
             training = cls(corpus, valid, file.parent, options, saved.model)
+            training._base = saved.facts.get("base")
             training._restore(saved, same_text)
             training._warn_of_changes(records.surroundings_of(saved))
         except BaseException:
@@ -204,6 +227,7 @@ class Training:
             patience=options.patience,
             keep=options.keep,
             valid=() if self.valid is None else self.valid.names,
+            base=None if self._base is None else self._base["checkpoint"] or "a model without a file",
         )
 
     def events(self) -> Iterator[Event]:
@@ -234,8 +258,11 @@ class Training:
         clock = Clock(self._seconds_before)
         self._validated_at = clock.seconds()
         yield self.started
-        valid = None if self.valid is None else self.valid.names[0]
-        if complaint := runfolder.write_settings(self.run, self.options, valid=valid):
+        files = {
+            "from": None if self._base is None else self._base["checkpoint"],
+            "valid": None if self.valid is None else self.valid.names[0],
+        }
+        if complaint := runfolder.write_settings(self.run, self.options, **files):
             self._warnings.append(complaint)
         for message in self._warnings:
             yield Warned(self._tally.step, message)
@@ -455,6 +482,7 @@ class Training:
                 "valid_chars": self.options.valid_chars,
                 "validation": None if self.valid is None else _identity(self.valid),
             },
+            "base": self._base,
             "chars_seen": tally.chars_seen,
             "valid_nats_per_char": tally.last_nats if tally.validated_step == tally.step else None,
             "best_valid_nats_per_char": tally.best_nats,
@@ -535,6 +563,7 @@ def train(
     corpus: Corpus,
     run: Path | str | None = None,
     *,
+    from_: library.Model | Path | str | None = None,
     valid: Corpus | None = None,
     on_event: Callable[[Event], None] | None = None,
     **options: Any,
@@ -544,6 +573,7 @@ def train(
     Args:
         corpus: from `charlstm.read`.
         run: the folder to make; None takes a fresh one under checkpoints/, named after the text.
+        from_: a model, or the checkpoint of one, to fine-tune on the text; None begins with fresh weights.
         valid: a text to validate on; all of `corpus` trains then. None holds out the last tenth of `corpus`.
         on_event: called with each event of `charlstm.events`.
         **options: fields of `charlstm.config.TrainingOptions`, such as `seconds=60`, `hidden=256`, `cell="gru"`.
@@ -552,7 +582,8 @@ def train(
         The model with the best validation, ready to sample and to score.
     """
     folder = runfolder.fresh(corpus.names) if run is None else Path(run)
-    for event in Training.start(corpus, folder, TrainingOptions(**options), valid=valid).events():
+    base = library.load(from_) if isinstance(from_, (str, Path)) else from_
+    for event in Training.start(corpus, folder, TrainingOptions(**options), valid=valid, from_=base).events():
         if on_event is not None:
             on_event(event)
     return library.load(folder)
@@ -569,6 +600,13 @@ def _split(corpus: Corpus, valid: Corpus | None, options: TrainingOptions) -> tu
 def _identity(corpus: Corpus) -> dict[str, Any]:
     """By what a text is known again."""
     return {"names": list(corpus.names), "chars": len(corpus.ids), "sha256": corpus.sha256}
+
+
+def _check_base(saved: Mapping[str, Any] | None, given: library.Model | None) -> None:
+    """Raises ResumeError where a model is named that is not the one that a run began with. It may be left out."""
+    if given is not None and (saved is None or given.digest.hex() != saved["sha256"]):
+        then = "fresh weights" if saved is None else escape(str(saved["checkpoint"]))
+        raise ResumeError(f"this run began with {then}, not with {escape(str(given.path))} as it is: leave out --from")
 
 
 def _check_validation(saved: Mapping[str, Any] | None, valid: Corpus | None) -> None:

@@ -54,6 +54,7 @@ def info(
         ("text", _text(found.facts)),
         ("steps", f"{found.step:,}"),
         *_validation_text(found.facts),
+        *_base(found.facts),
         ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per character at the best"),
         ("training state", "in this file" if found.training is not None else "not in this file: weights only"),
         ("made by", _versions(found.facts)),
@@ -116,6 +117,12 @@ def _validation_text(known: Mapping[str, Any]) -> list[tuple[str, str]]:
     corpus = known.get("corpus")
     own = corpus.get("validation") if isinstance(corpus, Mapping) else None
     return [] if own is None else [("validated on", _text({"corpus": own}))]
+
+
+def _base(known: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row on the model that this one was fine-tuned from."""
+    base = known.get("base")
+    return [("fine-tuned from", str(base.get("checkpoint")))] if isinstance(base, Mapping) else []
 
 
 def _versions(known: Mapping[str, Any]) -> str:

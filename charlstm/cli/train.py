@@ -16,7 +16,7 @@ from charlstm.cli.talk import before_torch
 from charlstm.config import TrainingOptions, parse_duration
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.events import Stopped
-from charlstm.recipe import DEFAULT_SECONDS
+from charlstm.recipe import DEFAULT_CELL, DEFAULT_SECONDS
 
 if TYPE_CHECKING:
     from charlstm.corpus import Corpus
@@ -27,13 +27,14 @@ charlstm train book.txt --time 90s -o runs/book  a quick one, into runs/book
 charlstm train notes/ diary.gz --cell gru        folders and .gz, too
 cat *.log | charlstm train - --epochs 3          stdin
 charlstm train book.txt --resume                 go on after Ctrl-C
+charlstm train poems.txt --from checkpoints/book go on with another text
 charlstm train book.txt --json > events.jsonl    for programs"""
 
 MODEL, BUDGET, LEARNING, WATCHING, MACHINE = "Model", "Budget (one of them)", "Learning", "Watching", "Machine"
 DEFAULT_TIME = f"{DEFAULT_SECONDS / 60:g}m"
 
 HELP = {
-    "cell": Option(MODEL, "The recurrent cell; lstm is the one to start with."),
+    "cell": Option(MODEL, "The recurrent cell; lstm is the one to start with.", default=DEFAULT_CELL),
     "hidden": Option(MODEL, "Width of a layer: a wider one can learn more, and is slower.", "N"),
     "layers": Option(MODEL, "Layers, one on top of the other.", "N"),
     "embedding": Option(MODEL, "Width of the vector that stands for a character.", "N"),
@@ -96,6 +97,15 @@ def train(
             show_default=False,
         ),
     ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="CKPT",
+            help="Fine-tune: begin with the weights and the shape of this model, a run's folder or a checkpoint.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in -o, or else with the newest run of this text.")
     ] = False,
@@ -146,8 +156,10 @@ def train(
     if valid == "-" and "-" in corpus:
         raise UsageError("stdin can be read once: as CORPUS or as --valid")
 
+    from charlstm import library
     from charlstm.corpus import read
 
+    base = None if from_ is None else library.load(from_)
     text = read(corpus, encoding=encoding, max_chars=max_chars)
     held_out = None if valid is None else read([valid], encoding=encoding, max_chars=max_chars)
     run = output or (_newest_run_of(text) if resume else None)
@@ -156,9 +168,12 @@ def train(
     from charlstm import runfolder, training  # last, for it takes a second: it brings torch
 
     if resume and run is not None:
-        session = training.Training.resume(text, run, given, valid=held_out, allow_new_corpus=allow_new_corpus)
+        session = training.Training.resume(
+            text, run, given, valid=held_out, from_=base, allow_new_corpus=allow_new_corpus
+        )
     else:
-        session = training.Training.start(text, run or runfolder.fresh(text.names), chosen, valid=held_out)
+        run = run or runfolder.fresh(text.names)
+        session = training.Training.start(text, run, chosen, valid=held_out, from_=base)
     words = [*corpus, *([] if valid is None else ["--valid", valid])]
     words += [] if encoding == "utf-8" else ["--encoding", encoding]
     with watch.watcher(words, as_json, quiet) as show:

@@ -135,6 +135,7 @@ def _introduce(started: Started) -> None:
     model = f"{started.layers} × {started.hidden}, embedding {started.embedding}"
     rows = [
         ("run", str(started.run)),
+        *([] if started.base is None else [("from", started.base)]),
         ("text", f"{started.chars:,} characters, {started.vocab_size:,} distinct"),
         ("split", _split(started)),
         ("model", f"{started.cell} {model}: {started.parameters:,} parameters"),
