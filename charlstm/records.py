@@ -79,6 +79,35 @@ def text_of(saved: Checkpoint) -> tuple[str, int]:
     raise unsound("it does not say which text it began with")
 
 
+def validation_of(saved: Checkpoint) -> tuple[str, str] | None:
+    """sha256 and names, safe to print, of a training's own validation text; None where it has none.
+
+    Raises:
+        ResumeError: it is not described as a training does.
+    """
+    known = saved.facts["corpus"].get("validation")
+    if known is None:
+        return None
+    if isinstance(known, Mapping) and isinstance(known.get("sha256"), str) and isinstance(known.get("names"), list):
+        return escape(known["sha256"]), escape(", ".join(map(str, known["names"])))
+    raise unsound("it does not say which text it is validated on")
+
+
+def base_of(saved: Checkpoint) -> dict[str, str | None] | None:
+    """The checkpoint that a training began with and its sha256; None where it began with fresh weights.
+
+    Raises:
+        ResumeError: it is not described as a training does.
+    """
+    known = saved.facts.get("base")
+    if known is None:
+        return None
+    if isinstance(known, Mapping) and isinstance(known.get("sha256"), str):
+        name = known.get("checkpoint")
+        return {"checkpoint": None if name is None else escape(str(name)), "sha256": known["sha256"]}
+    raise unsound("it does not say which weights it began with")
+
+
 def surroundings_of(saved: Checkpoint) -> dict[str, str]:
     """What a training ran on, as far as the file tells: versions, threads, device; short and safe to print."""
     versions = saved.facts.get("versions")

@@ -72,7 +72,7 @@ class Training:
         self._generator = torch.Generator().manual_seed(options.seed)
         self._mask_generator = torch.Generator(self._device).manual_seed(options.seed)
         self._state = self._network.zero_state(options.batch_size)
-        self._base: Mapping[str, Any] | None = None  # what is known of the model that is fine-tuned
+        self._base: Mapping[str, str | None] | None = None  # checkpoint and sha256 of the model that is fine-tuned
         self._tally = Tally()
         self._seconds_before = 0.0  # in earlier sittings
         self._validated_at = self._validation_took = 0.0  # seconds
@@ -179,8 +179,9 @@ class Training:
                     f"this run began with another text, of {chars} characters and sha256 {sha256[:16]}…; "
                     f"given are {len(corpus.ids)}, {corpus.sha256[:16]}…: give the same text, or --allow-new-corpus"
                 )
-            _check_base(saved.facts.get("base"), from_)
-            _check_validation(saved.facts["corpus"].get("validation"), valid)
+            base = records.base_of(saved)
+            _check_base(base, from_)
+            _check_validation(records.validation_of(saved), valid)
             if foreign := {*corpus.vocabulary.symbols} - {*saved.vocabulary.symbols}:
                 raise ResumeError(
                     f"the new text has other characters than the run's vocabulary, {len(foreign)} of them; resume "
@@ -189,7 +190,7 @@ class Training:
             corpus = corpus.recoded(saved.vocabulary)
             valid = None if valid is None else valid.recoded(saved.vocabulary)
             training = cls(corpus, valid, file.parent, options, saved.model)
-            training._base = saved.facts.get("base")
+            training._base = base
             training._restore(saved, same_text)
             training._warn_of_changes(records.surroundings_of(saved))
         except BaseException:
@@ -602,20 +603,19 @@ def _identity(corpus: Corpus) -> dict[str, Any]:
     return {"names": list(corpus.names), "chars": len(corpus.ids), "sha256": corpus.sha256}
 
 
-def _check_base(saved: Mapping[str, Any] | None, given: library.Model | None) -> None:
+def _check_base(saved: Mapping[str, str | None] | None, given: library.Model | None) -> None:
     """Raises ResumeError where a model is named that is not the one that a run began with. It may be left out."""
     if given is not None and (saved is None or given.digest.hex() != saved["sha256"]):
-        then = "fresh weights" if saved is None else escape(str(saved["checkpoint"]))
+        then = "fresh weights" if saved is None else saved["checkpoint"]
         raise ResumeError(f"this run began with {then}, not with {escape(str(given.path))} as it is: leave out --from")
 
 
-def _check_validation(saved: Mapping[str, Any] | None, valid: Corpus | None) -> None:
+def _check_validation(saved: tuple[str, str] | None, valid: Corpus | None) -> None:
     """Raises ResumeError where a run goes on with another validation text than it began with."""
-    given = None if valid is None else _identity(valid)
-    if (saved and saved["sha256"]) != (given and given["sha256"]):
+    given = None if valid is None else (valid.sha256, ", ".join(valid.names))
+    if (saved and saved[0]) != (given and given[0]):
         then, now = (
-            f"{escape(', '.join(text['names']))} of sha256 {text['sha256'][:16]}…" if text else "a part of its text"
-            for text in (saved, given)
+            f"{text[1]} of sha256 {text[0][:16]}…" if text else "a part of its text" for text in (saved, given)
         )
         raise ResumeError(f"this run is validated on {then}, not on {now}: give --valid as at its start")
 

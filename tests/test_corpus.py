@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 import charlstm
 from charlstm import bundled, corpus, downloads
 from charlstm.corpus import Corpus, Streams, fit, read, read_text
-from charlstm.errors import CharlstmError, CorpusError, UsageError
+from charlstm.errors import CharlstmError, CorpusError, UnknownSymbols, UsageError
+from charlstm.vocab import Vocabulary
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 EVIL = "\ufeffA\r\nb\rc\x00\u2028\u2029é e\u0301 👩‍👩‍👧 \U0010ffff\x1b[0m\n"
@@ -617,3 +618,14 @@ def test_any_bytes_are_a_text_or_one_line_of_refusal(memory: Path, monkeypatch: 
             assert len(found) > 0
             assert len(found.ids) == len(text_of(found))
     assert count / 20 < texts < count
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1), more=st.text("abé日", min_size=1))
+def test_a_text_in_another_vocabulary_is_the_same_text(text: str, more: str) -> None:
+    own, larger = Vocabulary.of(text), Vocabulary.of(text + more)
+    told = Corpus(own.encode(text), own, "", ("text",)).recoded(larger)
+    assert larger.decode(told.ids) == text
+    assert (told.vocabulary, told.ids.dtype, told.names) == (larger, larger.dtype, ("text",))
+    if len(larger) > len(own):
+        with pytest.raises(UnknownSymbols):
+            Corpus(larger.encode(text + more), larger, "", ()).recoded(own)

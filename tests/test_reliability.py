@@ -445,8 +445,13 @@ def test_what_is_no_text_is_one_line_at_once_for_every_command(
 @pytest.mark.fault("R27")
 def test_facts_of_a_foreign_file_reach_no_terminal_unescaped(memory: Path, capfd: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b]0;owned\x07\x9b2J\u202e"
-    corpus_facts = {"names": [evil], "chars": 9, "sha256": evil, "valid_share": evil}
-    facts = {"corpus": corpus_facts, "versions": {evil: evil}, "best_valid_nats_per_char": 1.0}
+    corpus_facts = {"names": [evil], "chars": 9, "sha256": evil, "valid_share": evil, "validation": {"names": [evil]}}
+    facts = {
+        "corpus": corpus_facts,
+        "base": {"checkpoint": evil},
+        "versions": {evil: evil},
+        "best_valid_nats_per_char": 1.0,
+    }
     file = model_file(memory / "m", "\n\x1b\x9b\u202eab", facts=facts)
     (memory / "text").write_text("ab")
     for words in (["info", file], ["verify", file], ["eval", "-c", file], ["eval", "-c", file, memory / "text"]):

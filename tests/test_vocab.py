@@ -176,3 +176,8 @@ def test_encoding_needs_little_more_than_the_ids() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 * len(text) + 8_000_000
+
+
+def test_a_union_has_every_symbol_once() -> None:
+    assert Vocabulary.of("db").union(Vocabulary.of("bca"), Vocabulary.of("é")).symbols == "abcdé"
+    assert Vocabulary.of("ab").union().symbols == "ab"
