@@ -31,7 +31,8 @@ Capture = pytest.CaptureFixture[str]
 OPTIONS = {
     "": {"--version", "--install-completion", "--show-completion", "--help"},
     "train": {
-        "--output", "-o", "--resume", "--allow-new-corpus", "--encoding", "--max-chars", "--json", "--quiet", "-q",
+        "--output", "-o", "--valid", "--from", "--resume", "--allow-new-corpus", "--encoding", "--max-chars", "--json",
+        "--quiet", "-q", "--tensorboard",
         "--cell", "--hidden", "--layers", "--embedding", "--dropout", "--forget-bias", "--epochs", "--steps", "--time",
         "--batch-size", "--seq-len", "--lr", "--warmup", "--weight-decay", "--beta1", "--beta2", "--clip", "--reset",
         "--on-divergence", "--config", "--valid-share", "--valid-chars", "--validations", "--sample-chars",

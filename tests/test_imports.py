@@ -26,8 +26,8 @@ ORDER = [
     "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
     "tally", "records", "machine", "runfolder", "training", "cli.talk", "cli.options", "cli.page", "cli.settings",
-    "cli.watch", "cli.train", "cli.sample", "cli.surprises", "cli.following", "cli.evaluate", "cli.inspect",
-    "cli.corpora", "cli.__init__", "cli.run", "__main__",
+    "cli.watch", "cli.board", "cli.train", "cli.sample", "cli.surprises", "cli.following", "cli.evaluate",
+    "cli.inspect", "cli.corpora", "cli.__init__", "cli.run", "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
 
@@ -61,6 +61,7 @@ FOREIGN = {
     "cli.page": {"typer"},
     "cli.settings": {"typer", "tomllib", "tomli"},  # tomllib is in the library from Python 3.11 on
     "cli.watch": {"rich", "tqdm"},
+    "cli.board": {"torch"},
     "cli.train": {"typer"},
     "cli.sample": {"typer"},
     "cli.following": {"typer"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlstm.cli import settings, watch
+from charlstm.cli.board import Board
 from charlstm.cli.options import Encoding
 from charlstm.cli.page import Option, options_of
 from charlstm.cli.talk import before_torch
@@ -93,7 +94,7 @@ def train(
         typer.Option(
             "--valid",
             metavar="TEXT",
-            help="Text to validate on; all of CORPUS trains then. [default: the end of CORPUS, --valid-share of it]",
+            help="Text to validate on; all of CORPUS trains then. [default: the end of CORPUS]",
             show_default=False,
         ),
     ] = None,
@@ -125,6 +126,10 @@ def train(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout; nothing on stderr.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option("--tensorboard", metavar="DIR", help="Write curves for TensorBoard there.", show_default=False),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -156,6 +161,8 @@ def train(
     if valid == "-" and "-" in corpus:
         raise UsageError("stdin can be read once: as CORPUS or as --valid")
 
+    watchers: list[watch.Watcher] = [] if tensorboard is None else [Board(tensorboard)]
+
     from charlstm import library
     from charlstm.corpus import read
 
@@ -176,9 +183,11 @@ def train(
         session = training.Training.start(text, run, chosen, valid=held_out, from_=base)
     words = [*corpus, *([] if valid is None else ["--valid", valid])]
     words += [] if encoding == "utf-8" else ["--encoding", encoding]
-    with watch.watcher(words, as_json, quiet) as show:
+    with contextlib.ExitStack() as stack:
+        shows = [stack.enter_context(each) for each in (*watchers, watch.watcher(words, as_json, quiet))]
         for event in session.events():
-            show(event)
+            for show in shows:
+                show(event)
     if isinstance(event, Stopped) and event.reason == "interrupted":
         raise typer.Exit(128 + (event.signal or signal.SIGINT))
 
