@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,7 +33,12 @@ def text(name: str) -> str:
         return _docs()
     if name == "python:source":
         return _source(Path(sysconfig.get_path("stdlib")))
-    raise UsageError(f"no corpus is called {escape(ascii(name))[:60]}; there are {' and '.join(NAMES)}")
+    raise unknown(name, NAMES)
+
+
+def unknown(name: str, names: Iterable[str]) -> UsageError:
+    """What is to be raised for a name that is not among those of corpora."""
+    return UsageError(f"no corpus is called {escape(ascii(name))[:60]}; there are {', '.join(names)}")
 
 
 def _docs() -> str:

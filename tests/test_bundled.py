@@ -67,7 +67,7 @@ def test_each_name_has_a_line_about_it() -> None:
 def test_a_python_that_came_without_is_told_from_a_name_that_does_not_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="python:docs and python:source"):
+    with pytest.raises(UsageError, match="python:docs, python:source"):
         bundled.text("python:\x1b[31m")
     monkeypatch.delitem(sys.modules, "pydoc_data.topics", raising=False)
     find = builtins.__import__

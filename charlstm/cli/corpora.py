@@ -12,8 +12,7 @@ import typer
 
 from charlstm import bundled, downloads
 from charlstm.cli.talk import Stderr, facts, put, say, to_stdout
-from charlstm.errors import UsageError
-from charlstm.terminal import TextOut, escape
+from charlstm.terminal import TextOut
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -46,7 +45,7 @@ def corpus(
     elif name in downloads.SOURCES:
         _put_file(_fetched(name))
     else:
-        raise UsageError(f"no corpus is called {escape(ascii(name))[:60]}; there are {', '.join(NAMES)}")
+        raise bundled.unknown(name, NAMES)
 
 
 def _described(name: str) -> str:
