@@ -464,10 +464,8 @@ def _named(name: str) -> Iterator[bytes]:
     """The bytes of a named corpus. One that was never loaded is not loaded here: reading is no place for a download."""
     if name in bundled.NAMES:
         yield bundled.text(name).encode()
-    elif downloads.is_cached(name):
-        yield from downloads.blocks(downloads.fetch(name))
     else:
-        raise CorpusError(f"{name}: not loaded yet; load it first: charlstm corpus {name} > {name}.txt")
+        yield from downloads.blocks(downloads.cached(name))
 
 
 def _check_kind(file: BinaryIO, path: str, limit: int) -> None:

@@ -6,6 +6,7 @@ is that of the loaded file and is compared at every use: nothing is unpacked or 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from charlstm.atomicfile import FolderLock
-from charlstm.errors import DownloadError
+from charlstm.errors import CorpusError, DownloadError
 from charlstm.terminal import escape
 
 if TYPE_CHECKING:
@@ -104,15 +105,31 @@ def cache_folder() -> Path:
 
 
 def is_cached(name: str, folder: Path | None = None) -> bool:
-    """Whether a file of the right size is there; only `fetch` compares the digest."""
+    """Whether a file of the right size is there; only `cached` and `fetch` compare the digest."""
     try:
         return file_of(name, folder).stat().st_size == SOURCES[name].bytes
     except OSError:
         return False
 
 
+def cached(name: str, folder: Path | None = None) -> Path:
+    """The file of a corpus that was loaded before; `blocks` reads it. Nothing is asked of the net.
+
+    Raises:
+        CorpusError: it was not loaded yet, or its file is not as it was loaded.
+    """
+    file = file_of(name, folder)
+    load = f"charlstm corpus {name} > {name}.txt"
+    try:
+        if _sha256(file) == SOURCES[name].sha256:
+            return file
+    except FileNotFoundError:
+        raise CorpusError(f"{name}: not loaded yet; load it first: {load}") from None
+    raise CorpusError(f"{name}: {escape(str(file))} was changed since it was loaded; load it again: {load}")
+
+
 def blocks(file: Path) -> Iterator[bytes]:
-    """The bytes of the text in a file that `fetch` returned, a piece at a time."""
+    """The bytes of the text in a file that `cached` or `fetch` returned, a piece at a time."""
     if file.suffix != ".zip":
         with file.open("rb") as plain:
             yield from _pieces(plain)
@@ -161,6 +178,13 @@ def file_of(name: str, folder: Path | None = None) -> Path:
 
 
 def _sha256(file: Path) -> str:
+    """Computed once for a file as it is, by its size and times: a long text is read twice."""
+    status = file.stat()
+    return _sha256_of(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256_of(file: Path, *as_it_is: int) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         for block in _pieces(opened):

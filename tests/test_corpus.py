@@ -200,7 +200,14 @@ def test_a_corpus_from_the_net_is_read_only_once_it_was_loaded(memory: Path, mon
     source = dataclasses.replace(downloads.SOURCES["names"], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     monkeypatch.setattr(downloads, "SOURCES", {"names": source})
     (memory / "cache").mkdir()
-    put(memory / "cache" / downloads.file_of("names", None).name, data)
+    path = put(memory / "cache" / downloads.file_of("names", None).name, data)
+    assert read_text(["names"]) == data.decode()
+    for changed in (b"anna\nbart\n", b"anna\n"):
+        put(path, changed)
+        assert message("names") == (
+            f"names: {path} was changed since it was loaded; load it again: charlstm corpus names > names.txt"
+        )
+    put(path, data)
     assert read_text(["names"]) == data.decode()
 
 
