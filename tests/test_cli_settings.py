@@ -58,6 +58,23 @@ def test_a_bad_value_of_a_variable_is_one_line(train: Train, monkeypatch: pytest
     assert done.err.count("\n") == 1
     assert "--hidden" in done.err
     assert "wide" in done.err
+    assert "(from the environment: CHARLSTM_TRAIN_HIDDEN)" in done.err
+
+
+def test_a_message_names_the_variables_that_its_flags_come_from_and_no_others(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARLSTM_TRAIN_SEED", "1")
+    monkeypatch.setenv("CHARLSTM_TRAIN_BATCH_SIZE", "4")
+    monkeypatch.setenv("CHARLSTM_TRAIN_HIDDEN", "0")
+    done = train()
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert done.err.endswith(" (from the environment: CHARLSTM_TRAIN_HIDDEN)\n")
+    done = train("--hidden", "0")  # goes before the environment
+    assert (done.status, "environment" in done.err) == (2, False)
+    monkeypatch.delenv("CHARLSTM_TRAIN_HIDDEN")
+    done = train("--lr", "-1")
+    assert (done.status, "environment" in done.err) == (2, False)
 
 
 def test_every_option_of_every_command_has_a_variable_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
@@ -12,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from charlstm.cli.talk import is_plain
 from charlstm.config import flag
+from charlstm.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -80,6 +82,31 @@ class Command(TyperCommand):
         for option in options:
             option.envvar = f"CHARLSTM_{self.name}_{long_name(option)}".upper().replace("-", "_")
             option.show_envvar = False  # the help is long enough
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.rstrip(".") + self._variables(ctx, error.format_message())
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            raise UsageError(str(error) + self._variables(ctx, str(error))) from error
+
+    def _variables(self, ctx: Any, message: str) -> str:
+        """For a message that speaks of flags: which of them the user set, perhaps unaware, in the environment."""
+        flags = re.findall(r"--[a-z][a-z-]*[a-z]", message)
+        parameters: list[Any] = self.params
+        found = [
+            option.envvar
+            for option in parameters
+            if getattr(ctx.get_parameter_source(option.name), "name", "") == "ENVIRONMENT"
+            and not {*flags}.isdisjoint(option.opts)
+        ]
+        return f" (from the environment: {', '.join(found)})" if found else ""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]  # Typer writes {CORPUS...}
