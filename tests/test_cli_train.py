@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -61,6 +62,14 @@ def test_a_log_shows_what_will_be_done_then_what_was_done(train: Train) -> None:
     assert any("validation" in line and "bits/char" in line for line in lines)
     assert "saved step 6 to run/last.safetensors" in lines
     assert lines[-2].startswith("done: 6 steps in 0:0")
+
+
+def test_what_is_one_is_said_in_the_singular(train: Train) -> None:
+    said = train("-o", "run", "--steps", "1", "--threads", "1", "--batch-size", "1").err
+    assert re.search(r"^training  1 stream × \d+ characters, ", said, re.MULTILINE)
+    assert re.search(r"^device    cpu, 1 thread, ", said, re.MULTILINE)
+    assert re.search(r"^budget    1 step$", said, re.MULTILINE)
+    assert re.search(r"^done: 1 step in 0:0", said, re.MULTILINE)
 
 
 def test_json_is_one_event_a_line_on_stdout_and_silence_on_stderr(train: Train) -> None:

@@ -133,15 +133,16 @@ class Bar(Watcher):
 
 def _introduce(started: Started) -> None:
     model = f"{started.layers} × {started.hidden}, embedding {started.embedding}"
+    streams = f"{_counted(started.batch_size, 'stream')} × {_counted(started.seq_len, 'character')}"
     rows = [
         ("run", str(started.run)),
         *([] if started.base is None else [("from", started.base)]),
         ("text", f"{started.chars:,} characters, {started.vocab_size:,} distinct"),
         ("split", _split(started)),
         ("model", f"{started.cell} {model}: {started.parameters:,} parameters"),
-        ("training", f"{started.batch_size} streams × {started.seq_len} characters, rate {started.lr:.3g}"),
+        ("training", f"{streams}, rate {started.lr:.3g}"),
         ("dropout", f"{started.dropout:g}"),
-        ("device", f"{started.device}, {started.threads} threads, {started.kernels}"),
+        ("device", f"{started.device}, {_counted(started.threads, 'thread')}, {started.kernels}"),
         ("budget", _budget(started)),
         ("seed", str(started.seed)),
     ]
@@ -158,12 +159,13 @@ def _split(started: Started) -> str:
 
 def _budget(started: Started) -> str:
     begin = f", from step {started.resumed_step:,}" if started.resumed_step else ""
-    early = "" if started.patience is None else f", or until {_validations(started.patience)} bring nothing better"
-    return started.budget + begin + early
+    if started.patience is None:
+        return started.budget + begin
+    return f"{started.budget}{begin}, or until {_counted(started.patience, 'validation')} bring nothing better"
 
 
-def _validations(count: int) -> str:
-    return f"{count:,} validation{'' if count == 1 else 's'}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _validated(event: Validated) -> str:
@@ -195,11 +197,11 @@ def _farewell(event: Stopped, words: Sequence[str]) -> None:
         corpus = " ".join(shlex.quote(escape(word)) for word in words)
         say(f"interrupted at step {event.step:,}, and saved; to go on: charlstm train {corpus} -o {run} --resume")
     elif event.reason == "already-finished":
-        say(f"{run} has spent its budget: {event.step:,} steps{known}; to go on, give it a larger one")
+        say(f"{run} has spent its budget: {_counted(event.step, 'step')}{known}; to go on, give it a larger one")
     else:
         if event.reason == "patience":
-            say(f"stopped by --patience: {_validations(event.no_better)} brought nothing better")
-        say(f"done: {event.step:,} steps in {duration(event.seconds)}{known}")
+            say(f"stopped by --patience: {_counted(event.no_better, 'validation')} brought nothing better")
+        say(f"done: {_counted(event.step, 'step')} in {duration(event.seconds)}{known}")
         say(f"next: charlstm sample -c {run}")
 
 
