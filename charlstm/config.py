@@ -214,8 +214,11 @@ class SamplingConfig:
         _whole("repeat_window", self.repeat_window, 1, MAX_REPEAT_WINDOW)
         _whole("lines", self.lines, 1, 2**53, optional=True)
         _whole("best_of", self.best_of, 1, MAX_BEST_OF)
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise UsageError(f"--stop wants texts of one character or more, not {_show(self.stop)}")
+        if isinstance(self.stop, str):
+            raise UsageError(f"stop wants a tuple of texts, not the text {_show(self.stop)}")
+        for text in self.stop:
+            if not (isinstance(text, str) and text):
+                raise UsageError(f"--stop wants texts of one character or more, not {_show(text)}")
         if self.keep_stop and not self.stop:
             raise UsageError("--keep-stop makes sense with --stop only")
 

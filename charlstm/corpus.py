@@ -376,7 +376,7 @@ def _decoded(sources: Sequence[str | Path], codec: codecs.CodecInfo, limit: int)
                 yield part
     if chars == 0:
         names = ", ".join(_name(source) for source in sources[:3]) or "no source"
-        raise CorpusError(f"{names}: the text is empty; there is nothing to learn from")
+        raise CorpusError(f"{names}: the text is empty; it needs one character or more")
 
 
 def _files(source: str | Path) -> Iterator[str]:

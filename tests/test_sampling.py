@@ -246,6 +246,8 @@ def test_banned_characters_never_come_and_only_the_allowed_do(engine: Engine) ->
         ({"only": "a\u4e2d\x1b"}, UnknownSymbols, r"--only has .* the model does not know: '\\x1b' × 1, '中' × 1"),
         ({"stop": ("x", "\u4e2d")}, UnknownSymbols, "--stop '中' can never come"),
         ({"stop": ("xa",), "ban": "a"}, UsageError, "--stop 'xa' can never come"),
+        ({"stop": ("x", "")}, UsageError, "--stop wants texts of one character or more, not ''$"),
+        ({"stop": "x"}, UsageError, "stop wants a tuple of texts, not the text 'x'$"),
         ({"lines": 1, "ban": "\n"}, UsageError, "--lines cannot end the text"),
     ],
 )  # fmt: skip
