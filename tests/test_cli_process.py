@@ -319,7 +319,8 @@ from charlstm.cli.watch import watcher
 from charlstm.events import Progress, Started, Stopped, Validated, Warned
 run = Path("checkpoints/book")
 with watcher(["book.txt"], False, False) as show:
-    show(Started(run, "lstm", 1, 64, 32, 0.0, 9999, 1000, 900, 100, 50, 32, 32, 0.01, "cpu", 2, "torch", "9 steps", 1))
+    facts = ("lstm", 1, 64, 32, 0.0, 9999, 1000, 900, 100, 100, 50, 32, 32, 0.01, "cpu", 2, "torch", "9 steps", 1)
+    show(Started(run, *facts))
     for step in range(1, 10):
         show(Progress(step, step / 9, 2.5, 71_234.0, step * 1024, step * 1.0, 9.0 - step, 0.01))
         if step % 3 == 0:
