@@ -117,7 +117,7 @@ static inline __attribute__((always_inline)) uint32_t mix(uint32_t x) {
 #if defined(__x86_64__)
 #define ISA avx2
 #define VB 32
-#define MR 4
+#define MR 6
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
