@@ -93,6 +93,7 @@ class Stopped:
     last: Path
     signal: int | None = None  # SIGINT or SIGTERM, where reason is 'interrupted'
     no_better: int = 0  # validations since the best one; as many as --patience allows, where reason is 'patience'
+    step_seconds: float = 0.0  # of this sitting, spent in training steps: the rest went to validating, drawing, saving
 
 
 Event = Started | Progress | Validated | Saved | Warned | Stopped

@@ -1,10 +1,11 @@
-"""The machine that trains: its devices, its memory, and the versions of what computes."""
+"""The machine that trains: its devices, its memory, its speed, and the versions of what computes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,9 @@ import torch
 import charlstm
 from charlstm.config import ModelConfig
 from charlstm.errors import CharlstmError, UsageError
+from charlstm.kernels.training import NATIVE
+
+SPEED_SECONDS = 0.15  # that measuring the speed takes
 
 
 def device(name: str) -> torch.device:
@@ -25,6 +29,22 @@ def device(name: str) -> torch.device:
             f"--device {name}: torch {torch.__version__} finds no such device here; auto takes what there is"
         )
     return torch.device(name)
+
+
+def speed(where: torch.device) -> float:
+    """Floating-point operations a second, in matrix products of the size that training does: the fastest of a moment's.
+
+    The fastest, for what else runs on the machine in that moment may be gone in the next.
+    """
+    multiply = NATIVE.product if where.type == "cpu" and NATIVE is not None else torch.mm
+    a, b = torch.ones(256, 512, device=where), torch.ones(512, 1024, device=where)
+    seconds: list[float] = []
+    began = time.perf_counter()
+    while len(seconds) < 5 or time.perf_counter() - began < SPEED_SECONDS:
+        start = time.perf_counter()
+        float(multiply(a, b)[0, 0])  # to read a number is to wait for it
+        seconds.append(time.perf_counter() - start)
+    return 2 * a.shape[0] * b.numel() / min(seconds)
 
 
 def check_memory(model: ModelConfig) -> None:

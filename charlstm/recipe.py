@@ -1,19 +1,31 @@
-"""The choices a user did not make: model size, batch, window, rate and dropout, from the text and the budget."""
+"""The choices a user did not make: model size, batch, window, rate and dropout, from the text, the budget, the machine.
+
+What they rest on, and what was tried besides, stands in docs/recipe.md; `python bench/quality.py` measures them.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from charlstm.cells import GATES
 from charlstm.config import Cell, ModelConfig, TrainingConfig, TrainingOptions, flag, to_json
 from charlstm.errors import UsageError
 
 DEFAULT_CELL: Cell = "lstm"
 DEFAULT_SECONDS = 240.0
+NOMINAL_SPEED = 2.5e11  # floating-point operations a second, where none was measured
+WIDTHS = {512: 1_000_000, 256: 400_000, 128: 0, 64: 0}  # each is worth its slower steps from so many characters read
+BATCH_SIZE = 32
 FINE_TUNING = 0.7  # of the rate that suits fresh weights: the best of 0.1 to 1 in docs/training.md
 
 
 def choose(
-    options: TrainingOptions, train_chars: int, vocab_size: int, base: ModelConfig | None = None
+    options: TrainingOptions,
+    train_chars: int,
+    vocab_size: int,
+    base: ModelConfig | None = None,
+    *,
+    speed: float = NOMINAL_SPEED,
 ) -> TrainingConfig:
     """The options with every None filled in.
 
@@ -21,32 +33,23 @@ def choose(
         train_chars: characters of the training part.
         vocab_size: distinct characters of the text.
         base: the shape of the model whose weights the training begins with; None for fresh ones.
+        speed: of the machine, from `machine.speed`. It counts where the budget is a time; a budget in steps or epochs
+            gets the same choices, and so the same model, on every machine.
 
     Raises:
         UsageError: the options ask for another shape than that of `base`.
     """
-    seconds = options.seconds
-    if seconds is None and options.steps is None and options.epochs is None:
-        seconds = DEFAULT_SECONDS
-    patience = seconds if seconds is not None else DEFAULT_SECONDS
-    hidden = options.hidden or _hidden(train_chars, patience)
-    shape: dict[str, Any] = {
-        "cell": options.cell or DEFAULT_CELL,
-        "hidden": hidden,
-        "layers": options.layers or 1,
-        "embedding": options.embedding or min(hidden, 128 if vocab_size <= 256 else 256),
-    }
-    if base is not None:
-        shape = _shape_of(base, options)
-    hidden, layers = shape["hidden"], shape["layers"]
-    expected_epochs = options.epochs or patience * _chars_per_second(hidden, layers) / train_chars
+    if options.steps is None and options.epochs is None and options.seconds is None:
+        options = TrainingOptions(**{**to_json(options), "seconds": DEFAULT_SECONDS})
+    shape = _shape(options, train_chars, vocab_size, speed) if base is None else _shape_of(base, options)
+    hidden = shape["hidden"]
+    dropout = _dropout(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
     rate = 1e-2 * min(1.0, (256 / hidden) ** 0.5) * (1.0 if base is None else FINE_TUNING)
     chosen = {
-        "seconds": seconds,
         **shape,
-        "dropout": _dropout(expected_epochs) if options.dropout is None else options.dropout,
-        "batch_size": options.batch_size or 32,
-        "seq_len": options.seq_len or (32 if hidden <= 256 else 48),
+        "dropout": dropout if options.dropout is None else options.dropout,
+        "batch_size": options.batch_size or BATCH_SIZE,
+        "seq_len": options.seq_len or _seq_len(hidden),
         "lr": rate if options.lr is None else options.lr,
         "weight_decay": 0.02 if options.weight_decay is None else options.weight_decay,
     }
@@ -65,17 +68,38 @@ def _shape_of(base: ModelConfig, options: TrainingOptions) -> dict[str, Any]:
     return shape
 
 
-def _hidden(train_chars: int, seconds: float) -> int:
-    """Wider for more text and more time, in steps that the kernels like."""
-    by_time = 128 if seconds < 15 else 256 if seconds < 100 else 512
-    by_text = 64 if train_chars < 10_000 else 128 if train_chars < 100_000 else 256 if train_chars < 400_000 else 512
-    return min(by_time, by_text)
+def _shape(options: TrainingOptions, train_chars: int, vocab_size: int, speed: float) -> dict[str, Any]:
+    """As wide as is worth its slower steps in this budget, and no wider than the text can fill."""
+    filled = 64 if train_chars < 10_000 else 128 if train_chars < 100_000 else 256 if train_chars < 400_000 else 512
+    for hidden, worth in WIDTHS.items():
+        shape = {
+            "cell": options.cell or DEFAULT_CELL,
+            "hidden": options.hidden or hidden,
+            "layers": options.layers or 1,
+        }
+        if hidden <= filled and _chars_read(options, shape, train_chars, vocab_size, speed) >= worth:
+            break
+    embedding = options.embedding or min(shape["hidden"], 128 if vocab_size <= 256 else 256)
+    return {**shape, "embedding": embedding}
 
 
-def _chars_per_second(hidden: int, layers: int) -> float:
-    """What two cores train on, roughly: good enough to tell one epoch from ten."""
-    operations = 24 * hidden**2 * (2 * layers - 1)
-    return 2.5e11 / (operations + 600_000)
+def _chars_read(
+    options: TrainingOptions, shape: dict[str, Any], train_chars: int, vocab_size: int, speed: float
+) -> float:
+    """Characters that a training of this budget will read."""
+    if options.epochs is not None:
+        return options.epochs * train_chars
+    hidden: int = shape["hidden"]
+    if options.steps is not None:
+        return options.steps * (options.batch_size or BATCH_SIZE) * (options.seq_len or _seq_len(hidden))
+    assert options.seconds is not None
+    products: int = 6 * len(GATES[shape["cell"]]) * hidden**2 * (2 * shape["layers"] - 1) + 6 * hidden * vocab_size
+    operations = 1.2 * products + 600_000  # what is no product takes as long as so many more operations
+    return options.seconds * speed / operations
+
+
+def _seq_len(hidden: int) -> int:
+    return 32 if hidden <= 256 else 48
 
 
 def _dropout(epochs: float) -> float:

@@ -75,6 +75,7 @@ class Training:
         self._base: Mapping[str, str | None] | None = None  # checkpoint and sha256 of the model that is fine-tuned
         self._tally = Tally()
         self._seconds_before = 0.0  # in earlier sittings
+        self._step_seconds = 0.0  # of this one, in training steps
         self._validated_at = self._validation_took = 0.0  # seconds
         self._unseen: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of the steps not yet looked at
         self._good: Checkpoint | None = None
@@ -119,7 +120,13 @@ class Training:
         train_ids, held_out = _split(corpus, valid, options)
         if options.patience is not None and len(held_out) < 2:
             raise UsageError("--patience counts validations, and of this text nothing is held out to validate on")
-        chosen = recipe.choose(options, len(train_ids), len(vocabulary), None if from_ is None else from_.config)
+        speed = recipe.NOMINAL_SPEED
+        if options.steps is None and options.epochs is None:
+            if options.threads is not None:
+                torch.set_num_threads(options.threads)
+            speed = machine.speed(machine.device(options.device))
+        base = None if from_ is None else from_.config
+        chosen = recipe.choose(options, len(train_ids), len(vocabulary), base, speed=speed)
         batch_size, seq_len = fit(len(train_ids), chosen.batch_size, chosen.seq_len)
         chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
         model = ModelConfig(len(vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
@@ -277,8 +284,10 @@ class Training:
         shown = saved = clock.seconds()
         speed = Speed(shown, self._tally.chars_seen)
         while not signals.received and not self._out_of_patience() and (share := self._share(clock)) < 1:
+            began = clock.seconds()
             rate = self._step(share)
             now = clock.seconds()
+            self._step_seconds += now - began
             show, validate = now - shown >= PROGRESS_SECONDS, self._validation_due(now)
             save, keep = now - saved >= SAVE_SECONDS, self._tally.step % GOOD_STEPS == 0
             if self._device.type == "cuda" and not (show or validate or save or keep or self._share(clock) >= 1):
@@ -557,6 +566,7 @@ class Training:
             last=self.run / LAST,
             signal=received,
             no_better=self._tally.no_better,
+            step_seconds=self._step_seconds,
         )
 
 

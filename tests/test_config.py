@@ -84,6 +84,34 @@ def test_the_recipe_makes_every_choice_and_keeps_those_that_were_made(
     assert from_json(TrainingConfig, to_json(chosen)) == chosen
 
 
+def test_a_faster_machine_and_a_longer_time_get_a_wider_model() -> None:
+    def hidden(seconds: float, speed: float) -> int:
+        return recipe.choose(TrainingOptions(seconds=seconds), 10**6, 65, speed=speed).hidden
+
+    widths = [hidden(seconds, 1e11) for seconds in (1, 10, 40, 100, 1000)]
+    assert widths == sorted(widths)
+    assert widths[0] == 128
+    assert widths[-1] == 512
+    assert [hidden(10 * seconds, 1e10) for seconds in (1, 10, 40, 100, 1000)] == widths
+    assert recipe.choose(TrainingOptions(seconds=1000), 50_000, 65).hidden == 128, "a short text fills no wide model"
+
+
+@pytest.mark.parametrize("budget", [{"steps": 2000}, {"epochs": 3.0}])
+def test_a_budget_in_steps_or_epochs_gets_the_same_choices_on_every_machine(budget: dict[str, Any]) -> None:
+    options = TrainingOptions(**budget)
+    slow, fast = (recipe.choose(options, 10**6, 65, speed=speed) for speed in (1e9, 1e13))
+    assert slow == fast
+    assert recipe.choose(TrainingOptions(seconds=60), 10**6, 65, speed=1e9).hidden == 128, "a time does not"
+
+
+def test_dropout_begins_where_a_text_is_read_often() -> None:
+    def dropout(steps: int) -> float:
+        return recipe.choose(TrainingOptions(steps=steps, hidden=256), 10**6, 65).dropout
+
+    assert dropout(1000) == 0.0, "one epoch"
+    assert dropout(1000) < dropout(10_000) < dropout(50_000)
+
+
 @pytest.mark.parametrize("missing", [field.name for field in fields(TrainingConfig) if field.name in ("hidden", "lr")])
 def test_a_saved_training_with_a_hole_is_refused(missing: str) -> None:
     values = to_json(recipe.choose(TrainingOptions(), 10**6, 65))

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from charlstm import checkpoint, corpus, evaluation, library, training
+from charlstm import checkpoint, corpus, evaluation, library, machine, training
 from charlstm.cells import GATES
 from charlstm.checkpoint import BEST, LAST
 from charlstm.config import TrainingOptions
@@ -102,6 +102,19 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
 
 
 @pytest.mark.fault("R35")
+@pytest.mark.parametrize("budget", [{"seconds": 0.2}, {"steps": 2}])
+def test_the_machine_is_measured_where_the_budget_is_a_time_and_nowhere_else(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any]
+) -> None:
+    measured = []
+    monkeypatch.setattr(machine, "speed", lambda where: measured.append(where) or 1e10)
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**SMALL, **budget))
+    *_, stopped = finish(run)
+    assert [where.type for where in measured] == (["cpu"] if "seconds" in budget else [])
+    assert isinstance(stopped, Stopped)
+    assert 0 < stopped.step_seconds < stopped.seconds
+
+
 @pytest.mark.parametrize("lost", ["state", "generator", "mask", "cursor", "moments"])
 def test_resuming_without_one_part_of_the_state_is_noticed(
     text: corpus.Corpus, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
