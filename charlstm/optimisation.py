@@ -13,6 +13,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Optimiser:
     """AdamW (Loshchilov & Hutter 2019), whose weight decay acts on matrices only: a bias that shrinks helps nobody.
 
+    By default it has no momentum (β1 = 0): the gradient over its own running size, as RMSprop has it.
+
     Args:
         network: its parameters are updated in place.
         options: filled in by `recipe.choose`.
