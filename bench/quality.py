@@ -1,0 +1,185 @@
+"""How good a model is after so many seconds, as a user waits for them: charlstm's defaults beside two known recipes.
+
+    python bench/quality.py TEXT --time 10s 60s --seeds 1 2 3      charlstm, medians and spread; options after `--`
+    python bench/quality.py TEXT --time 60s --beside char-rnn      and char-rnn's defaults, as long
+    python bench/quality.py TEXT --plot quality.png                the curve over time of all three
+    python bench/quality.py TEXT --ablate 2000 --seeds 1 2 3       what each choice of the recipe is worth, in steps
+
+Every figure is nats per character on all of the last tenth, state carried, each transition once. charlstm runs as its
+command; its seconds are those from the start of the process to its end, with the import of torch, the reading of the
+text, validation and saving. The others' seconds (`bench/rivals.py`) are those of their training steps alone, in their
+favour. `outside` is the share of charlstm's run in which it does not train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rivals
+import torch
+
+from charlstm import __version__, corpus
+from charlstm.config import parse_duration
+
+CURVE_SECONDS = (2, 5, 10, 20, 40, 80, 150)  # of charlstm's own runs, each with its schedule
+
+
+class Run(NamedTuple):
+    """One training by the command."""
+
+    nats: float
+    wall: float  # seconds from the start of the process to its end
+    outside: float  # share of the run
+    steps: int
+    model: str
+
+
+ABLATIONS = {
+    "the defaults": "",
+    "momentum 0.9": "--beta1 0.9",
+    "momentum 0.5": "--beta1 0.5",
+    "shorter memory of squares": "--beta2 0.98",
+    "longer memory of squares": "--beta2 0.995",
+    "rate x 1.5": "--lr 0.015",
+    "rate / 1.5": "--lr 0.0067",
+    "half the streams, twice the window": "--batch-size 16 --seq-len 64",
+    "twice the streams, half the window": "--batch-size 64 --seq-len 16",
+    "no weight decay": "--weight-decay 0",
+    "weight decay 0.1": "--weight-decay 0.1",
+    "gradient clipped at 0.3": "--clip 0.3",
+    "gradient clipped at 5": "--clip 5",
+    "states never reset": "--reset 0",
+    "forget bias 0": "--forget-bias 0",
+    "forget bias 2": "--forget-bias 2",
+    "embedding of 32": "--embedding 32",
+    "dropout 0.1": "--dropout 0.1",
+    "dropout 0.3": "--dropout 0.3",
+    "peepholes": "--cell peephole",
+    "coupled gates": "--cell coupled",
+    "gru": "--cell gru",
+    "no gates": "--cell rnn",
+}
+"""What differs from the defaults at 1 x 256, as options of `charlstm train`."""
+
+
+def ours(text: str, budget: Sequence[str], seed: int, options: Sequence[str]) -> Run:
+    """`charlstm train` within a budget, given as options."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "charlstm", "train", text, *budget, "--seed", str(seed)]
+        command += ["-o", str(Path(folder, "run")), "--json", *options]
+        began = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        wall = time.perf_counter() - began
+    events: dict[str, dict[str, Any]] = {}
+    for line in done.stdout.splitlines():
+        event = json.loads(line)
+        if event["event"] == "warned":
+            print(f"    {event['message']}", flush=True)
+        if event["event"] != "validated" or event["best"]:
+            events[event["event"]] = event
+    started, stopped = events["started"], events["stopped"]
+    model = f"{started['layers']} x {started['hidden']}, dropout {started['dropout']:g}"
+    outside = 1 - stopped["step_seconds"] / stopped["seconds"]
+    return Run(events["validated"]["valid_nats_per_char"], wall, outside, stopped["step"], model)
+
+
+def show(text: str, budgets: Sequence[str], seeds: Sequence[int], beside: str | None, options: Sequence[str]) -> None:
+    """A row a budget."""
+    theirs = dict(rival(beside, text, [parse_duration(budget) for budget in budgets])) if beside else {}
+    for budget in budgets:
+        runs = [ours(text, ("--time", budget), seed, options) for seed in seeds]
+        nats = [run.nats for run in runs]
+        middle = statistics.median(nats)
+        row = f"{budget:>6}  {middle:.4f} nats  {middle / 0.693147:.4f} bits  spread {max(nats) - min(nats):.4f}"
+        row += f"  wall {statistics.median(run.wall for run in runs):.1f} s"
+        row += f"  outside {max(run.outside for run in runs):.1%}  {runs[0].steps:,} steps  {runs[0].model}"
+        if theirs:
+            other = theirs[parse_duration(budget)]
+            row += f"  | {beside} {other:.4f} nats, {other - middle:+.4f}"
+        print(row, flush=True)
+
+
+def ablate(text: str, steps: int, seeds: Sequence[int], only: Sequence[str]) -> None:
+    """A row a change: its figure, and how far it is from the defaults' with the same seeds."""
+    budget = ("--steps", str(steps), "--hidden", "256", "--validations", "1", "--sample-chars", "0")
+    reference: list[float] = []
+    for name, change in ABLATIONS.items():
+        if only and reference and not any(part in name for part in only):
+            continue
+        nats = [ours(text, budget, seed, change.split()).nats for seed in seeds]
+        reference = reference or nats
+        apart = statistics.median(found - default for found, default in zip(nats, reference, strict=True))
+        print(f"{name:36} {statistics.median(nats):.4f} nats  {apart:+.4f}  {change}", flush=True)
+
+
+def rival(name: str, text: str, seconds: list[float], seed: int = 1) -> Iterator[tuple[float, float]]:
+    """Seconds and nats of one run of a known recipe."""
+    read = corpus.read([text])
+    train, valid = read.split(0.1)
+    if name == "char-rnn":
+        for taken, _, nats in rivals.char_rnn(train, valid, len(read.vocabulary), sorted(seconds), seed):
+            yield taken, nats
+    else:
+        for taken, _, nats in rivals.nanogpt(train, valid, len(read.vocabulary), 100, seed):
+            yield taken, nats
+
+
+def plot(text: str, file: str) -> None:
+    """All three over time; a point of charlstm's is a run of its own, the best model that so many seconds give."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves = {
+        "charlstm train --time": [
+            (run.wall, run.nats) for run in (ours(text, ("--time", f"{s}s"), 1, ()) for s in CURVE_SECONDS)
+        ],
+        "nanoGPT's CPU recipe": list(rival("nanogpt", text, [])),
+        "char-rnn's defaults": list(rival("char-rnn", text, [float(s) for s in CURVE_SECONDS])),
+    }
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for name, points in curves.items():
+        print(name, " ".join(f"{seconds:.1f}:{nats:.4f}" for seconds, nats in points), flush=True)
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) > 10 else "o", label=name)
+    axes.set(xlabel="seconds", ylabel="nats per character, validation", xscale="log", title=Path(text).name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("text")
+    parser.add_argument("--time", nargs="+", default=["60s"], metavar="TIME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--beside", choices=["char-rnn", "nanogpt"])
+    parser.add_argument("--ablate", type=int, metavar="STEPS", help="change one thing at a time, at 1 x 256")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="PART", help="of the changes, those with it in the name"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw the curves over time")
+    given = parser.parse_args(words[:end])
+    threads = torch.get_num_threads()
+    print(f"charlstm {__version__}, torch {torch.__version__}, {threads} threads; {Path(given.text).name}", flush=True)
+    if given.plot:
+        plot(given.text, given.plot)
+    elif given.ablate:
+        ablate(given.text, given.ablate, given.seeds, given.only)
+    else:
+        show(given.text, given.time, given.seeds, given.beside, words[end + 1 :])
+
+
+if __name__ == "__main__":
+    main()
