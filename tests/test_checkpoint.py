@@ -10,6 +10,7 @@ import ast
 import contextlib
 import dataclasses
 import errno
+import gc
 import hashlib
 import itertools
 import json
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -457,6 +459,15 @@ def test_a_thousand_saves_keep_no_descriptor_and_no_memory(memory: Path) -> None
         save(memory / "x", state)
     assert faults.descriptors() == held
     assert faults.memory("VmRSS") - resident < 5 * MEGABYTE
+    tracemalloc.start()
+    save(memory / "x", state)
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    for _ in range(100):
+        save(memory / "x", state)
+    gc.collect()
+    assert tracemalloc.get_traced_memory()[0] - held < 5000  # 50 bytes a save
+    tracemalloc.stop()
 
 
 # --- B. reading
