@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import struct
 import sys
 import tempfile
@@ -180,13 +181,24 @@ def main() -> None:
     if kind not in ("checkpoint", "corpus", "state"):
         sys.exit(__doc__)
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(dir=shared, prefix="charlstm-fuzz-"))
+    with tempfile.TemporaryDirectory(dir=shared, prefix="charlstm-fuzz-") as folder:
+        child = os.fork()  # libFuzzer ends its process at once, and nothing would be tidied up
+        if not child:
+            fuzz(kind, arguments, Path(folder))
+            os._exit(0)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child, who then sums up
+        _, status = os.waitpid(child, 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+def fuzz(kind: str, arguments: list[str], folder: Path) -> None:
+    """Run on the given files, or until libFuzzer ends the process."""
     target = Target(folder)
     files = [word for word in arguments if not word.startswith("-") and not os.path.isdir(word)]
     if files:
         for file in files:
             target.run(getattr(target, kind), Path(file).read_bytes())
-        print(target.counts)
+        print(target.counts, flush=True)
         return
     found = next((Path(word) for word in arguments if os.path.isdir(word)), folder / "found")
     found.mkdir(exist_ok=True)
