@@ -169,6 +169,7 @@ def test_resume_without_a_folder_takes_the_newest_run_of_this_text(train: Train)
     train("--quiet", text="other.txt")
     Path("checkpoints/broken").mkdir()
     Path("checkpoints/broken/last.safetensors").write_bytes(b"no checkpoint")
+    os.utime("checkpoints/broken/last.safetensors", (later + 1, later + 1))
     done = train("--resume")
     assert (done.status, done.out) == (0, b"")
     assert "checkpoints/text has spent its budget: 6 steps" in done.err
