@@ -101,7 +101,6 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
         assert (tmp_path / f"at{at}" / BEST).read_bytes() == (tmp_path / "straight" / BEST).read_bytes()
 
 
-@pytest.mark.fault("R35")
 @pytest.mark.parametrize("budget", [{"seconds": 0.2}, {"steps": 2}])
 def test_the_machine_is_measured_where_the_budget_is_a_time_and_nowhere_else(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any]
@@ -115,6 +114,7 @@ def test_the_machine_is_measured_where_the_budget_is_a_time_and_nowhere_else(
     assert 0 < stopped.step_seconds < stopped.seconds
 
 
+@pytest.mark.fault("R35")
 @pytest.mark.parametrize("lost", ["state", "generator", "mask", "cursor", "moments"])
 def test_resuming_without_one_part_of_the_state_is_noticed(
     text: corpus.Corpus, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
