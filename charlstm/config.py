@@ -20,6 +20,7 @@ Cell = Literal["lstm", "peephole", "coupled", "gru", "rnn"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "int8"]
 Unknown = Literal["error", "skip", "replace"]  # what to do with a character that is not in the vocabulary
+SymbolKind = Literal["chars", "bytes"]  # what a text is cut into
 OnDivergence = Literal["rollback", "stop"]
 
 MAX_LAYERS = 64
@@ -198,6 +199,7 @@ class SamplingConfig:
     keep_stop: bool = False  # as part of the text
     lines: int | None = None  # ends with so many lines
     best_of: int = 1  # each text is the best of so many, by the model's own score
+    raw: bool = False  # of a model of bytes: those that are not UTF-8, too
 
     def __post_init__(self) -> None:
         _real("temp", self.temperature, 0, math.inf)
@@ -272,13 +274,13 @@ def to_json(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
-def to_toml(options: TrainingOptions, **files: str | None) -> str:
+def to_toml(options: TrainingOptions, **others: str | None) -> str:
     """The options that are not None, a line each, under the names of their flags: what `train --config` reads.
 
     Args:
-        **files: that other options name: `valid="dev.txt"`.
+        **others: of the command line that are no fields here: `valid="dev.txt"`.
     """
-    known = {name: value for name, value in {**asdict(options), **files}.items() if value is not None}
+    known = {name: value for name, value in {**asdict(options), **others}.items() if value is not None}
     names = {name: "time" if name == "seconds" else flag(name).lstrip("-") for name in known}
     return "".join(f"{names[name]} = {json.dumps(value)}\n" for name, value in known.items())
 

@@ -14,29 +14,32 @@ import select
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from charlstm import bundled, downloads, stored
-from charlstm.config import MAX_VOCABULARY
+from charlstm.config import MAX_VOCABULARY, SymbolKind
 from charlstm.errors import CorpusError, UnknownSymbols, UsageError
 from charlstm.stored import StoredIds
 from charlstm.terminal import escape
-from charlstm.vocab import Vocabulary, code_points
+from charlstm.vocab import ByteVocabulary, Vocabulary, code_points
 
 STDIN = "-"
 MAX_CHARS = 2**31
 IN_MEMORY_CHARS = 2**25  # of a longer text the ids are kept in a file: see `stored`
 LOOKED_UP_BYTES = 2**21  # files of fewer bytes are not looked for there: how small can a compressed text be?
 BLOCK_BYTES = 1 << 18  # read and decoded at a time
+ERRORS: Mapping[SymbolKind, str] = {"chars": "strict", "bytes": "surrogateescape"}
 CHANGED = "the text changed while it was read; read it again when nothing writes to it"
 
 Ids = np.ndarray[Any, Any]
 Symbols = Ids | StoredIds
+Part = str | bytes  # of a text: one character a symbol, or one byte
+_P = TypeVar("_P", str, bytes)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Corpus:
     Attributes:
         ids: (N,) in the vocabulary's smallest type: an array, or of a long text a view of a file.
         vocabulary: that of the whole text.
-        sha256: of the text in UTF-8, all sources joined.
+        sha256: of the text in UTF-8, or of its bytes as they are; all sources joined.
         names: the sources as they were given, safe to print.
     """
 
@@ -63,9 +66,11 @@ class Corpus:
 
         Raises:
             UnknownSymbols: it lacks some of this one's symbols.
+            UsageError: the symbols of one are bytes, of the other characters.
         """
         if vocabulary == self.vocabulary:
             return self
+        vocabulary.check_kind(self.vocabulary)
         table = vocabulary.encode(self.vocabulary.symbols)
         ids = self.ids.through(table) if isinstance(self.ids, StoredIds) else table[self.ids]
         return replace(self, ids=ids, vocabulary=vocabulary)
@@ -87,7 +92,13 @@ class Corpus:
         return self.ids[:cut], self.ids[cut:]
 
 
-def read(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_chars: int | None = None) -> Corpus:
+def read(
+    sources: Sequence[str | Path],
+    *,
+    encoding: str = "utf-8",
+    symbols: SymbolKind = "chars",
+    max_chars: int | None = None,
+) -> Corpus:
     """Read texts, joined in the given order with nothing between them.
 
     A source is a file, a folder (every file below it that is not hidden, in sorted order), '-' for stdin, or the name
@@ -97,6 +108,7 @@ def read(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_chars: i
 
     Args:
         encoding: of all sources but named corpora, which are UTF-8; utf-8 or another that Python knows.
+        symbols: 'bytes' takes the bytes of any file as they are; nothing is decoded.
         max_chars: where to stop with an error; by default 2**31, or what half of the memory can hold where the ids of a
             long text cannot be kept in a file.
 
@@ -105,26 +117,32 @@ def read(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_chars: i
 
     Raises:
         CorpusError: a source that cannot be read or decoded, that is too long, or a text of no characters.
-        UsageError: an encoding that does not exist.
+        UsageError: an encoding that does not exist, or one for bytes.
     """
     names = tuple(escape(str(source)) for source in sources)
     limit = MAX_CHARS if max_chars is None else max_chars
-    codec = _codec(encoding)
-    key = _key(sources, codec.name)
+    codec = _codec(encoding, symbols)
+    key = _key(sources, codec.name, symbols)
     found = None if key is None else stored.find(key)
     if found is not None and len(found[0]) <= limit:
         return Corpus(*found, names)
     digest = hashlib.sha256()
     seen = np.zeros(MAX_VOCABULARY, dtype=bool)
     in_memory = _default_max_chars() if max_chars is None else max_chars
-    with _Text(lambda: _decoded(sources, codec, limit), key is not None, in_memory) as text:
-        for part in _decoded(sources, codec, limit):
-            digest.update(part.encode())
-            codes = code_points(part).astype(np.intp)
-            if not seen.take(codes).all():  # reading costs a third of writing
-                seen[codes] = True
+
+    def pieces() -> Iterator[Part]:
+        return _decoded(sources, codec, limit) if symbols == "chars" else _as_they_are(sources, limit)
+
+    with _Text(pieces, key is not None, in_memory, symbols) as text:
+        for part in pieces():
+            digest.update(_octets(part))
+            if isinstance(part, str):
+                codes = code_points(part).astype(np.intp)
+                if not seen.take(codes).all():  # reading costs a third of writing
+                    seen[codes] = True
             text.add(part)
-        vocabulary, sha256 = Vocabulary.of_seen(seen), digest.hexdigest()
+        vocabulary = Vocabulary.of_seen(seen) if symbols == "chars" else ByteVocabulary()
+        sha256 = digest.hexdigest()
         ids = _ids(text, vocabulary, sha256, key) if text.is_long else _ids_in_memory(text, vocabulary)
     return Corpus(ids, vocabulary, sha256, names)
 
@@ -133,14 +151,14 @@ def _ids_in_memory(text: _Text, vocabulary: Vocabulary) -> Ids:
     ids = np.empty(text.chars, dtype=vocabulary.dtype)
     start = 0
     for part in text.parts():
-        ids[start : start + len(part)] = vocabulary.encode(part)
+        ids[start : start + len(part)] = _ids_of(part, vocabulary)
         start += len(part)
     return ids
 
 
 def _ids(text: _Text, vocabulary: Vocabulary, sha256: str, key: str | None) -> StoredIds:
     """The ids of a long text, in a file."""
-    blocks = (vocabulary.encode(part) for part in text.parts(sha256))
+    blocks = (_ids_of(part, vocabulary) for part in text.parts(sha256))
     try:
         if key is None:
             return stored.keep_nameless(vocabulary, text.chars, blocks)
@@ -152,6 +170,14 @@ def _ids(text: _Text, vocabulary: Vocabulary, sha256: str, key: str | None) -> S
         raise CorpusError(CHANGED) from error
 
 
+def _ids_of(part: Part, vocabulary: Vocabulary) -> Ids:
+    return np.frombuffer(part, np.uint8) if isinstance(part, bytes) else vocabulary.encode(part)
+
+
+def _octets(part: Part) -> bytes:
+    return part if isinstance(part, bytes) else part.encode()
+
+
 class _Text:
     """The parts of a text, to be gone through once more: kept in memory while it is short, then read again, or, where
     the sources cannot be, such as a pipe, from a temporary file.
@@ -160,13 +186,16 @@ class _Text:
         again: reads the sources.
         is_there_again: whether they can be read twice.
         max_chars: the most to keep in memory where no file can be made.
+        symbols: of what its parts are.
     """
 
-    def __init__(self, again: Callable[[], Iterator[str]], is_there_again: bool, max_chars: int) -> None:
+    def __init__(
+        self, again: Callable[[], Iterator[Part]], is_there_again: bool, max_chars: int, symbols: SymbolKind
+    ) -> None:
         self.chars = 0
         self.is_long = False
-        self._again, self._is_there_again, self._max_chars = again, is_there_again, max_chars
-        self._parts: list[str] = []
+        self._again, self._is_there_again, self._max_chars, self._symbols = again, is_there_again, max_chars, symbols
+        self._parts: list[Part] = []
         self._file: IO[bytes] | None = None
         self._refused: CorpusError | None = None  # why no file can be made
 
@@ -178,7 +207,7 @@ class _Text:
             with contextlib.suppress(OSError):  # of a full disk, that was told before
                 self._file.close()
 
-    def add(self, part: str) -> None:
+    def add(self, part: Part) -> None:
         self.chars += len(part)
         if self.chars > IN_MEMORY_CHARS and not self.is_long and self._refused is None:
             self._begin_file()
@@ -189,7 +218,7 @@ class _Text:
         elif self._file is not None:
             self._write(part)
 
-    def parts(self, sha256: str = "") -> Iterator[str]:
+    def parts(self, sha256: str = "") -> Iterator[Part]:
         """All parts once more; each is freed as the next is asked for. `sha256` is that of a long text."""
         if not self.is_long:
             self._parts.reverse()
@@ -200,7 +229,7 @@ class _Text:
         for part in self._again() if self._file is None else self._written():
             part = part[:left]  # of a file that grows, such as a log, what was there the first time
             left -= len(part)
-            digest.update(part.encode())
+            digest.update(_octets(part))
             yield part
             if not left:
                 break
@@ -222,19 +251,19 @@ class _Text:
                 self._write(part)
         self._parts.clear()
 
-    def _write(self, part: str) -> None:
+    def _write(self, part: Part) -> None:
         assert self._file is not None
         try:
-            self._file.write(part.encode())
+            self._file.write(_octets(part))
         except OSError as error:
             raise _not_kept("the text", error) from error
 
-    def _written(self) -> Iterator[str]:
+    def _written(self) -> Iterator[Part]:
         assert self._file is not None
         self._file.seek(0)
         decoder = codecs.getincrementaldecoder("utf-8")()
         while block := self._file.read(BLOCK_BYTES):
-            yield decoder.decode(block)
+            yield decoder.decode(block) if self._symbols == "chars" else block
 
 
 def _not_kept(what: str, error: OSError) -> CorpusError:
@@ -243,7 +272,7 @@ def _not_kept(what: str, error: OSError) -> CorpusError:
     return CorpusError(f"{what} cannot be kept in {where}: {error.strerror or error}; {hint}")
 
 
-def _key(sources: Sequence[str | Path], encoding: str) -> str | None:
+def _key(sources: Sequence[str | Path], encoding: str, symbols: SymbolKind) -> str | None:
     """What tells these sources, as they are now, from all others; None where they are small or cannot be read twice."""
     known, size = [], 0
     for source in sources:
@@ -263,17 +292,26 @@ def _key(sources: Sequence[str | Path], encoding: str) -> str | None:
             known.append([os.path.abspath(path), used, status.st_size, *times])
     if size < LOOKED_UP_BYTES:
         return None
-    return json.dumps(known)
+    return json.dumps(known if symbols == "chars" else [symbols, *known])
 
 
-def read_text(sources: Sequence[str | Path], *, encoding: str = "utf-8", max_chars: int | None = None) -> str:
-    """The text that `read` would turn into ids. Arguments and errors as there."""
-    return "".join(_decoded(sources, _codec(encoding), _default_max_chars() if max_chars is None else max_chars))
+def read_text(
+    sources: Sequence[str | Path],
+    *,
+    encoding: str = "utf-8",
+    symbols: SymbolKind = "chars",
+    max_chars: int | None = None,
+) -> str:
+    """The text that `read` would turn into ids; bytes that are not UTF-8 as `vocab` has it. Arguments and errors as
+    there.
+    """
+    limit = _default_max_chars() if max_chars is None else max_chars
+    return "".join(_decoded(sources, _codec(encoding, symbols), limit, ERRORS[symbols]))
 
 
-def parts(sources: Sequence[str | Path], *, encoding: str = "utf-8") -> Iterator[str]:
-    """The text in parts, each as soon as its source gives it, and without a limit. Errors as in `read`."""
-    return _decoded(sources, _codec(encoding), sys.maxsize)
+def parts(sources: Sequence[str | Path], *, encoding: str = "utf-8", symbols: SymbolKind = "chars") -> Iterator[str]:
+    """The text in parts, each as soon as its source gives it, and without a limit. Errors as in `read_text`."""
+    return _decoded(sources, _codec(encoding, symbols), sys.maxsize, ERRORS[symbols])
 
 
 def whole_lines(parts: Iterable[str]) -> Iterator[list[str]]:
@@ -355,7 +393,9 @@ class Streams:
         return symbols[:-1], symbols[1:], np.full(self._streams, window == 0)
 
 
-def _codec(encoding: str) -> codecs.CodecInfo:
+def _codec(encoding: str, symbols: SymbolKind) -> codecs.CodecInfo:
+    if symbols == "bytes" and encoding != "utf-8":
+        raise UsageError("bytes are read as they are, whatever they encode: leave out --encoding")
     try:
         "".encode(encoding)  # refuses what Python calls an encoding but is none of text, such as hex
         return codecs.lookup(encoding)
@@ -364,12 +404,25 @@ def _codec(encoding: str) -> codecs.CodecInfo:
         raise UsageError(f"--encoding {name} is not an encoding of text that Python knows") from None
 
 
-def _decoded(sources: Sequence[str | Path], codec: codecs.CodecInfo, limit: int) -> Iterator[str]:
+def _decoded(
+    sources: Sequence[str | Path], codec: codecs.CodecInfo, limit: int, errors: str = "strict"
+) -> Iterator[str]:
+    def decoded(path: str) -> Iterator[str]:
+        return _decode(path, codecs.lookup("utf-8") if _is_named(path) else codec, limit, errors)
+
+    return _joined(sources, decoded, limit)
+
+
+def _as_they_are(sources: Sequence[str | Path], limit: int) -> Iterator[bytes]:
+    return _joined(sources, lambda path: filter(None, _expanded(_blocks(path, limit), path)), limit)
+
+
+def _joined(sources: Sequence[str | Path], of_file: Callable[[str], Iterator[_P]], limit: int) -> Iterator[_P]:
     """The text of all sources in parts, none of them empty."""
     chars = 0
     for source in sources:
         for path in _files(source):
-            for part in _decode(path, codecs.lookup("utf-8") if _is_named(path) else codec, limit):
+            for part in of_file(path):
                 chars += len(part)
                 if chars > limit:
                     raise CorpusError(f"{_name(path)}: the text is longer than {limit} characters; raise --max-chars")
@@ -398,8 +451,8 @@ def _refuse(error: OSError) -> None:
     raise CorpusError(f"{_name(error.filename)}: {error.strerror or error}") from error
 
 
-def _decode(path: str, codec: codecs.CodecInfo, limit: int) -> Iterator[str]:
-    decoder = codec.incrementaldecoder("strict") if codec.incrementaldecoder else None
+def _decode(path: str, codec: codecs.CodecInfo, limit: int, errors: str) -> Iterator[str]:
+    decoder = codec.incrementaldecoder(errors) if codec.incrementaldecoder else None
     if decoder is None:
         raise UsageError(f"--encoding {codec.name} cannot be read piece by piece; convert the text to UTF-8")
     offset = lines = 0
@@ -409,7 +462,7 @@ def _decode(path: str, codec: codecs.CodecInfo, limit: int) -> Iterator[str]:
         waiting = len(decoder.getstate()[0])
         try:
             part = decoder.decode(block, final=not block)
-            part.encode()  # some codecs let lone surrogates through
+            part.encode("utf-8", errors)  # some codecs let lone surrogates through
         except UnicodeError as error:
             raise CorpusError(_undecodable(path, codec.name, error, offset - waiting, lines)) from error
         if part:

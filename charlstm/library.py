@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from charlstm import atomicfile, checkpoint, corpus, evaluation, sampling, surprise, terminal
 from charlstm.config import MAX_REPEAT_WINDOW, ModelConfig, Precision, SamplingConfig, TrainingOptions, Unknown
 from charlstm.engine import Engine
-from charlstm.errors import CheckpointError, CorpusError
+from charlstm.errors import CheckpointError, CorpusError, UsageError
 from charlstm.evaluation import Score
 from charlstm.sampling import Context, Text
 from charlstm.surprise import CharScore, Difference, LineScore
@@ -257,6 +257,8 @@ class Model:
 
         Raises: as `evaluate`.
         """
+        if self.vocabulary.kind != other.vocabulary.kind:
+            raise UsageError("a model of bytes and one of characters are not scored at the same places: eval each")
         text = self.vocabulary.decode(self.validation_part()) if text is None else text
         length = len(text)
         if unknown == "skip":
@@ -308,7 +310,7 @@ class Model:
         if not isinstance(names, list) or not names or "-" in names or not all(isinstance(name, str) for name in names):
             raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
         try:
-            text = corpus.read(names)
+            text = corpus.read(names, symbols=self.vocabulary.kind)
         except CorpusError as error:
             raise CorpusError(f"{error}; give the text to evaluate") from error
         if text.sha256 != source.get("sha256"):

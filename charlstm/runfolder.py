@@ -90,10 +90,10 @@ def save(run: Path, name: str, saved: Checkpoint) -> Path:
     return run / name
 
 
-def write_settings(run: Path, options: TrainingOptions, **files: str | None) -> str | None:
+def write_settings(run: Path, options: TrainingOptions, **others: str | None) -> str | None:
     """Keep the options for a reader and for --config; where that fails, a complaint: a full disk costs no run."""
     try:
-        atomicfile.replace(run / SETTINGS, [to_toml(options, **files).encode()])
+        atomicfile.replace(run / SETTINGS, [to_toml(options, **others).encode()])
     except OSError as error:
         return f"{escape(str(run / SETTINGS))}: {error.strerror}; training goes on"
     return None

@@ -78,6 +78,11 @@ def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
     """
     allowed = None
     if config.ban or config.only is not None:
+        named = config.ban + (config.only or "")
+        if vocabulary.kind == "bytes" and len(vocabulary.encode(named)) > len(named):
+            raise UsageError(
+                "--ban and --only name symbols, and to a model of bytes these are several: name ASCII only"
+            )
         allowed = np.full(len(vocabulary), config.only is None)
         allowed[_known(vocabulary, config.only or "", "--only has characters")] = True
         allowed[vocabulary.encode_known(config.ban, "skip")[0]] = False  # who bans what is not there has what he wants
@@ -188,9 +193,24 @@ class _Ending:
         self._lines = config.lines
         self._break = None if config.lines is None else vocabulary.encode("\n")[0]
         self._held = ""
+        self._vocabulary = None if config.raw or vocabulary.kind == "chars" else vocabulary
+        self._begun = _no_symbols()  # of a character that is not whole
 
     def take(self, symbols: Ids) -> Ids:
-        """The symbols that are certain now: of those that were held back, and of these."""
+        """The symbols that are certain now: of those that were held back, and of these.
+
+        Of a model of bytes they are whole characters, unless it is raw; what of one is there at the text's end is not
+        part of it.
+        """
+        certain = self._certain(symbols)
+        if self._vocabulary is None:
+            return certain
+        certain = np.concatenate((self._begun, certain))
+        whole = len(certain) - self._vocabulary.unfinished(certain)
+        self._begun = certain[whole:]
+        return certain[:whole]
+
+    def _certain(self, symbols: Ids) -> Ids:
         if self.room is not None:
             self.room -= len(symbols)
             self.by = "length" if self.room == 0 else None
@@ -224,6 +244,10 @@ def _spelled(ids: Ids) -> str:
     return str(ids.astype("<u4").tobytes(), "utf-32-le", "surrogatepass")
 
 
+def _text(vocabulary: Vocabulary, ids: Ids, raw: bool) -> str:
+    return vocabulary.decode(ids) if raw else terminal.well_formed(vocabulary.decode(ids))
+
+
 def _symbols(spelled: str) -> Ids:
     return code_points(spelled).astype(np.int32)
 
@@ -231,7 +255,8 @@ def _symbols(spelled: str) -> Ids:
 class Stream:
     """One text, piece by piece: an iterator of strings, each ready within a millisecond of its first symbol.
 
-    Only what may be the beginning of a stop text waits until that is decided.
+    Only what may be the beginning of a stop text waits until that is decided; and of a model of bytes, what may become
+    a character. Bytes that become none are U+FFFD each, or, with `config.raw`, surrogates as `vocab` has it.
 
     Args:
         config: `count` and `best_of` must be 1. A seed of None takes the context's, or a fresh one.
@@ -250,6 +275,7 @@ class Stream:
         self._at = _begin(engine, vocabulary, config, context)
         self._engine, self._vocabulary = engine, vocabulary
         self._ending = _Ending(vocabulary, config)
+        self._raw = config.raw
         self._block = 1
         self._open: list[tuple[Context, Ids]] = []  # blocks of which not all was given, and where each began
         self._given = 0  # symbols of the first of them
@@ -283,7 +309,7 @@ class Stream:
             while self._open and self._given >= len(self._open[0][1]):
                 self._given -= len(self._open.pop(0)[1])
             if len(given):
-                return self._vocabulary.decode(given)
+                return _text(self._vocabulary, given, self._raw)
         raise StopIteration
 
     @property
@@ -374,7 +400,7 @@ def _best(
     for k, (prime, begin) in enumerate(begins):
         ended, symbols, nats = max(drawn[k * n : (k + 1) * n], key=lambda text: _mean(text[2]))
         log_probability = float(-nats.sum()) if scored else None
-        yield Text(vocabulary.decode(symbols), ended, prime, log_probability, symbols, begin)
+        yield Text(_text(vocabulary, symbols, config.raw), ended, prime, log_probability, symbols, begin)
 
 
 def _mean(nats: NDArray[np.float64]) -> float:

@@ -141,8 +141,8 @@ def chars(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int = 0) -> Ite
     for start in range(1, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]
         bits = place.read(engine, chunk) / math.log(2)
-        for offset, char in enumerate(vocabulary.decode(chunk)):
-            yield CharScore(start + offset + 1, char, float(bits[offset]))
+        for offset, symbol in enumerate(chunk.tolist()):
+            yield CharScore(start + offset + 1, vocabulary.symbols[symbol], float(bits[offset]))
 
 
 def _chars_with_likeliest(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int) -> Iterator[CharScore]:

@@ -19,6 +19,8 @@ _UNSAFE = re.compile(
     "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 Buffering = Literal["auto", "line", "none", "block"]
 
 
@@ -35,6 +37,11 @@ def _spell(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def well_formed(text: str) -> str:
+    """A text with U+FFFD for each surrogate, such as stands for a byte that is not UTF-8."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
 def is_terminal(stream: Any) -> bool:
     """Whether a stream, or a file descriptor, is a terminal; False for None and for what is closed."""
     try:
@@ -46,7 +53,8 @@ def is_terminal(stream: Any) -> bool:
 class TextOut:
     """Model text on its way to a file descriptor: always UTF-8, whatever the locale says.
 
-    To a terminal every control but newline and tab is escaped, unless `raw`. To a pipe or a file it is byte exact.
+    To a terminal every control but newline and tab is escaped, unless `raw`. To a pipe or a file it is byte exact. A
+    surrogate that stands for a byte, as Python's `surrogateescape` has it, is that byte where `raw`, else U+FFFD.
 
     Args:
         fd: the descriptor; it stays open.
@@ -63,15 +71,18 @@ class TextOut:
         terminal = os.isatty(fd)
         self._fd = fd
         self._escapes = terminal and not raw
+        self._raw = raw
         self._buffering = "none" if buffering == "auto" and terminal else buffering
         self._pending = bytearray()
         self._flushed = time.monotonic()
 
     def write(self, text: str) -> None:
         """Take `text`; it is handed over now or later, as `buffering` says."""
+        if not self._raw:
+            text = well_formed(text)
         if self._escapes:
             text = escape(text, keep="\n\t")
-        self._pending += text.encode("utf-8", "backslashreplace")
+        self._pending += text.encode("utf-8", "surrogateescape")
         if (
             self._buffering == "none"
             or len(self._pending) >= BLOCK_BYTES

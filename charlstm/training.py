@@ -186,6 +186,10 @@ class Training:
                     f"this run began with another text, of {chars} characters and sha256 {sha256[:16]}…; "
                     f"given are {len(corpus.ids)}, {corpus.sha256[:16]}…: give the same text, or --allow-new-corpus"
                 )
+            if corpus.vocabulary.kind != saved.vocabulary.kind:
+                raise ResumeError(
+                    f"this run's symbols are {saved.vocabulary.kind}: give --symbols {saved.vocabulary.kind}"
+                )
             base = records.base_of(saved)
             _check_base(base, from_)
             _check_validation(records.validation_of(saved), valid)
@@ -236,6 +240,7 @@ class Training:
             keep=options.keep,
             valid=() if self.valid is None else self.valid.names,
             base=None if self._base is None else self._base["checkpoint"] or "a model without a file",
+            unit=self.corpus.vocabulary.unit,
         )
 
     def events(self) -> Iterator[Event]:
@@ -266,11 +271,12 @@ class Training:
         clock = Clock(self._seconds_before)
         self._validated_at = clock.seconds()
         yield self.started
-        files = {
+        others = {
             "from": None if self._base is None else self._base["checkpoint"],
             "valid": None if self.valid is None else self.valid.names[0],
+            "symbols": None if self.corpus.vocabulary.kind == "chars" else self.corpus.vocabulary.kind,
         }
-        if complaint := runfolder.write_settings(self.run, self.options, **files):
+        if complaint := runfolder.write_settings(self.run, self.options, **others):
             self._warnings.append(complaint)
         for message in self._warnings:
             yield Warned(self._tally.step, message)

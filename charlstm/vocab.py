@@ -1,18 +1,26 @@
-"""Symbols and their ids: the distinct code points of a text, in sorted order."""
+"""Symbols and their ids: the distinct code points of a text, in sorted order; or all bytes.
+
+A text is a str in both. Where the symbols are bytes it is their UTF-8, and a byte that is not UTF-8 is the lone
+surrogate U+DC00 + byte, as Python's `surrogateescape` has it: so every sequence of bytes is a text, and back again.
+"""
 
 from __future__ import annotations
 
+import codecs
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from charlstm import terminal
-from charlstm.config import MAX_VOCABULARY, Unknown
-from charlstm.errors import CorpusError, UnknownSymbols
+from charlstm.config import MAX_VOCABULARY, SymbolKind, Unknown
+from charlstm.errors import CorpusError, UnknownSymbols, UsageError
 
 _BLOCK = 1 << 18  # characters worked on at a time: what numpy needs for its indices (8 bytes each) stays in the cache
 _SURROGATES = range(0xD800, 0xE000)
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the surrogates that stand for none
 
 
 class Vocabulary:
@@ -26,6 +34,9 @@ class Vocabulary:
     """
 
     __slots__ = ("_codes", "_symbols", "_table")
+
+    kind: SymbolKind = "chars"
+    unit: Literal["char", "byte"] = "char"
 
     def __init__(self, symbols: str) -> None:
         codes = code_points(symbols)
@@ -68,8 +79,20 @@ class Vocabulary:
         return cls(codes.tobytes().decode("utf-32-le"))
 
     def union(self, *others: Vocabulary) -> Vocabulary:
-        """The vocabulary of all texts together; a symbol may have another id there."""
+        """The vocabulary of all texts together; a symbol may have another id there.
+
+        Raises:
+            UsageError: the symbols of some are bytes, and of others characters.
+        """
+        self.check_kind(*others)
+        if self.kind == "bytes":
+            return self
         return Vocabulary.of("".join(vocabulary.symbols for vocabulary in (self, *others)))
+
+    def check_kind(self, *others: Vocabulary) -> None:
+        """Raises UsageError where the symbols of some are bytes, and of others characters."""
+        if {other.kind for other in others} - {self.kind}:
+            raise UsageError("bytes and characters do not go together: give --symbols as the model was trained with")
 
     @property
     def symbols(self) -> str:
@@ -126,9 +149,7 @@ class Vocabulary:
             ids[end : end + len(block)] = block
             end += len(block)
         if foreign and unknown == "error":
-            some = "1 character is" if len(foreign) == 1 else f"{len(foreign)} different characters are"
-            choose = "choose --unknown skip or replace"
-            raise UnknownSymbols(f"{some} not in the model's vocabulary: {listed(foreign)}; {choose}")
+            raise _unknown(foreign)
         return ids[:end], foreign
 
     @property
@@ -147,19 +168,28 @@ class Vocabulary:
             return ""
         if array.min() < 0 or array.max() >= len(self):
             raise ValueError(f"ids must lie from 0 to {len(self) - 1}, not {array.min()} to {array.max()}")
-        return str(self._codes[array.ravel()].tobytes(), "utf-32-le")
+        return self._spelled(array.ravel())
+
+    def _spelled(self, ids: np.ndarray[Any, Any]) -> str:
+        return str(self._codes[ids].tobytes(), "utf-32-le")
+
+    def unfinished(self, ids: np.ndarray[Any, Any]) -> int:
+        """How many of the last ids (N,) are no character yet, but may become one with those that follow."""
+        return 0
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's metadata."""
         return {"kind": "code points", "symbols": self._symbols}
 
-    @classmethod
-    def from_json(cls, values: object) -> Vocabulary:
+    @staticmethod
+    def from_json(values: object) -> Vocabulary:
         """What `to_json` gave.
 
         Raises:
             ValueError: anything else.
         """
+        if values == {"kind": "bytes"}:
+            return ByteVocabulary()
         if not isinstance(values, dict) or set(values) != {"kind", "symbols"}:
             raise ValueError("a vocabulary must be an object with kind and symbols")
         if values["kind"] != "code points":
@@ -167,7 +197,54 @@ class Vocabulary:
             raise ValueError(f"a vocabulary of {kind} is not known to this charlstm")
         if not isinstance(values["symbols"], str):
             raise ValueError("a vocabulary's symbols must be one string")
-        return cls(values["symbols"])
+        return Vocabulary(values["symbols"])
+
+
+class ByteVocabulary(Vocabulary):
+    """All 256 bytes, each its own id, so that nothing is unknown."""
+
+    __slots__ = ()
+
+    kind = "bytes"
+    unit = "byte"
+
+    def __init__(self) -> None:
+        self._symbols = bytes(range(256)).decode("utf-8", "surrogateescape")
+
+    def encode_known(self, text: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
+        """The bytes of a text, (N,) uint8. Unknown are only the surrogates that stand for no byte.
+
+        Raises:
+            UnknownSymbols: there are such, and unknown is 'error'.
+        """
+        foreign: dict[str, int] = {}
+        try:
+            encoded = text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            foreign = dict(Counter(_NO_BYTE.findall(text)))
+            if unknown == "error":
+                raise _unknown(foreign) from None
+            text = _NO_BYTE.sub("" if unknown == "skip" else self.replacement, text)
+            encoded = text.encode("utf-8", "surrogateescape")
+        return np.frombuffer(encoded, np.uint8), foreign
+
+    @property
+    def replacement(self) -> str:
+        """What stands for an unknown character: U+FFFD."""
+        return "\ufffd"
+
+    def _spelled(self, ids: np.ndarray[Any, Any]) -> str:
+        return ids.astype(np.uint8).tobytes().decode("utf-8", "surrogateescape")
+
+    def unfinished(self, ids: np.ndarray[Any, Any]) -> int:
+        """How many of the last ids (N,) are the beginning of a character in UTF-8: from 0 to 3."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder.decode(ids[-3:].astype(np.uint8).tobytes())
+        return len(decoder.getstate()[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """For a checkpoint's metadata."""
+        return {"kind": "bytes"}
 
 
 def code_points(text: str) -> np.ndarray[Any, Any]:
@@ -182,6 +259,12 @@ def _blocks(text: str) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
 
 def _smallest(largest: int) -> np.dtype[Any]:
     return np.min_scalar_type(largest)
+
+
+def _unknown(foreign: Mapping[str, int]) -> UnknownSymbols:
+    some = "1 character is" if len(foreign) == 1 else f"{len(foreign)} different characters are"
+    choose = "choose --unknown skip or replace"
+    return UnknownSymbols(f"{some} not in the model's vocabulary: {listed(foreign)}; {choose}")
 
 
 def listed(foreign: Mapping[str, int]) -> str:

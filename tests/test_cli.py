@@ -31,8 +31,8 @@ Capture = pytest.CaptureFixture[str]
 OPTIONS = {
     "": {"--version", "--install-completion", "--show-completion", "--help"},
     "train": {
-        "--output", "-o", "--valid", "--from", "--resume", "--allow-new-corpus", "--encoding", "--max-chars", "--json",
-        "--quiet", "-q", "--tensorboard",
+        "--output", "-o", "--valid", "--from", "--resume", "--allow-new-corpus", "--symbols", "--encoding",
+        "--max-chars", "--json", "--quiet", "-q", "--tensorboard",
         "--cell", "--hidden", "--layers", "--embedding", "--dropout", "--forget-bias", "--epochs", "--steps", "--time",
         "--batch-size", "--seq-len", "--lr", "--warmup", "--weight-decay", "--beta1", "--beta2", "--clip", "--reset",
         "--on-divergence", "--config", "--valid-share", "--valid-chars", "--validations", "--sample-chars",

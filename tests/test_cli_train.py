@@ -145,7 +145,7 @@ def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
     more = ("--steps", "20", "--valid-share", "0.01")  # so short a part is scored in the middle of the run, too
     train("-o", "straight", "--quiet", *more)
 
-    def interrupt(_: object) -> str:
+    def interrupt(*_: object) -> str:
         signal.raise_signal(number)
         return ""
 

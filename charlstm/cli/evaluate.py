@@ -12,7 +12,7 @@ import typer
 
 from charlstm.cli import surprises
 from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads, UnknownChars
-from charlstm.cli.talk import before_torch, facts, put
+from charlstm.cli.talk import UNITS, before_torch, facts, put
 from charlstm.config import DynamicConfig, Unknown
 from charlstm.errors import UsageError
 
@@ -106,17 +106,22 @@ def evaluate(
     from charlstm import corpus, library
 
     model = library.load(checkpoint, precision=precision, threads=threads)
+    symbols = model.vocabulary.kind
     if per_line:
-        parts = corpus.parts(text, encoding=encoding) if text else model.vocabulary.decode(model.validation_part())
+        parts = (
+            corpus.parts(text, encoding=encoding, symbols=symbols)
+            if text
+            else model.vocabulary.decode(model.validation_part())
+        )
         surprises.show_lines(model.score_lines(parts, carry=carry, unknown=unknown), as_json)
         return
-    read = corpus.read_text(text, encoding=encoding) if text else None
+    read = corpus.read_text(text, encoding=encoding, symbols=symbols) if text else None
     if per_char:
         surprises.show_chars(model.score_chars(read, top=top, unknown=unknown), as_json)
     elif heat:
         ids, _ = model.symbols(read, unknown)
         known = model.vocabulary.decode(ids)
-        surprises.show_heat(known[:1], model.score_chars(known))
+        surprises.show_heat(model.vocabulary.decode(ids[:1]), model.score_chars(known))
     elif against is not None:
         other = library.load(against, precision=precision, threads=threads)
         _show_comparison(model, other, read, unknown, as_json)
@@ -137,16 +142,17 @@ def _show(
     model: Model, score: Score, used: dict[str, Any], text: list[str] | None, unknown: Unknown, as_json: bool
 ) -> None:
     if as_json:
-        put(json.dumps({**asdict(score), **used, "text": text}) + "\n")
+        put(json.dumps({**asdict(score), "unit": model.vocabulary.unit, **used, "text": text}) + "\n")
         return
+    unit = UNITS[model.vocabulary.unit]
     if (cost := used.pop("int8_cost_bits_per_char", None)) is not None:
-        used["cost of int8"] = f"{cost:+.5f} bits per character"
+        used["cost of int8"] = f"{cost:+.5f} bits per {unit}"
     facts(
         [
-            ("bits per character", f"{score.bits_per_char:.4f}"),
-            ("nats per character", f"{score.nats_per_char:.4f}"),
+            (f"bits per {unit}", f"{score.bits_per_char:.4f}"),
+            (f"nats per {unit}", f"{score.nats_per_char:.4f}"),
             ("perplexity", f"{score.perplexity:.4f}"),
-            ("characters", f"{score.chars:,}"),
+            (f"{unit}s", f"{score.chars:,}"),
             ("transitions scored", f"{score.transitions:,}"),
             *_foreign(score, model, unknown),
             ("text", ", ".join(text) if text else _validation_part(model, score)),
@@ -161,7 +167,9 @@ def _validation_part(model: Model, score: Score) -> str:
     corpus = model.facts["corpus"]
     own = corpus.get("validation")
     name = ", ".join(own["names"]) if isinstance(own, Mapping) else VALIDATION_PART
-    return f"the first {score.chars:,} characters of {name}" if score.chars == corpus.get("valid_chars") else name
+    if score.chars != corpus.get("valid_chars"):
+        return name
+    return f"the first {score.chars:,} {UNITS[model.vocabulary.unit]}s of {name}"
 
 
 def _foreign(score: Score, model: Model, unknown: Unknown) -> list[tuple[str, str]]:
@@ -175,18 +183,18 @@ def _foreign(score: Score, model: Model, unknown: Unknown) -> list[tuple[str, st
 def _show_comparison(model: Model, other: Model, read: str | None, unknown: Unknown, as_json: bool) -> None:
     compared = model.compare(other, read, unknown=unknown)
     if as_json:
-        checkpoints = {"checkpoint": str(model.path), "against": str(other.path)}
+        checkpoints = {"unit": model.vocabulary.unit, "checkpoint": str(model.path), "against": str(other.path)}
         put(json.dumps({**asdict(compared), **checkpoints}) + "\n")
         return
-    found = compared.difference
+    found, unit = compared.difference, UNITS[model.vocabulary.unit]
     error = "too short for a standard error" if found.standard_error is None else f"± {found.standard_error:.4f}"
     facts(
         [
-            (str(model.path), f"{compared.ours.bits_per_char:.4f} bits per character"),
-            (str(other.path), f"{compared.theirs.bits_per_char:.4f} bits per character"),
+            (str(model.path), f"{compared.ours.bits_per_char:.4f} bits per {unit}"),
+            (str(other.path), f"{compared.theirs.bits_per_char:.4f} bits per {unit}"),
             ("difference", f"{found.bits_per_char:+.4f} {error}"),
             ("standard error", f"of the mean of {found.blocks:,} blocks"),
-            ("characters", f"{compared.ours.chars:,}"),
+            (f"{unit}s", f"{compared.ours.chars:,}"),
             *_foreign(compared.ours, model, unknown),
             *[(f"{name}, {other.path}", value) for name, value in _foreign(compared.theirs, other, unknown)],
             ("protocol", compared.ours.protocol),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charlstm.cli.options import CheckpointArgument, Json
-from charlstm.cli.talk import facts, put
+from charlstm.cli.talk import UNITS, facts, put
 from charlstm.config import to_json
 from charlstm.errors import CheckpointError
 from charlstm.terminal import escape
+
+if TYPE_CHECKING:
+    from charlstm.vocab import Vocabulary
 
 INFO_EXAMPLES = """\
 charlstm info                       of the newest run
@@ -40,27 +43,41 @@ def info(
         _refuse(files.verify(path))
     if as_json:
         known = {"path": str(path), "bytes": path.stat().st_size, "model": to_json(found.model)}
-        known |= {"parameters": found.model.parameters(), "vocabulary": found.vocabulary.symbols}
-        known |= {"step": found.step, "facts": found.facts, "resumable": found.training is not None}
+        known |= {"parameters": found.model.parameters(), "vocabulary": _symbols(found.vocabulary)}
+        known |= {
+            "unit": found.vocabulary.unit,
+            "step": found.step,
+            "facts": found.facts,
+            "resumable": found.training is not None,
+        }
         put(json.dumps(known) + "\n")
         return
-    model, symbols = found.model, found.vocabulary.symbols
+    model, symbols, unit = found.model, _symbols(found.vocabulary), UNITS[found.vocabulary.unit]
     best = _number(found.facts, "best_valid_nats_per_char")
     rows = [
         ("checkpoint", f"{path}, {path.stat().st_size:,} bytes{', whole' if verify else ''}"),
         ("model", f"{model.cell} {model.layers} × {model.hidden}, embedding {model.embedding}"),
         ("parameters", f"{model.parameters():,}"),
-        ("vocabulary", f"{model.vocab_size:,}: {symbols[:SHOWN_SYMBOLS]}{'…' if symbols[SHOWN_SYMBOLS:] else ''}"),
-        ("text", _text(found.facts)),
+        ("vocabulary", "all 256 bytes" if symbols is None else f"{model.vocab_size:,}: {_first(symbols)}"),
+        ("text", _text(found.facts, unit)),
         ("steps", f"{found.step:,}"),
-        *_validation_text(found.facts),
+        *_validation_text(found.facts, unit),
         *_base(found.facts),
-        ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per character at the best"),
+        ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per {unit} at the best"),
         ("training state", "in this file" if found.training is not None else "not in this file: weights only"),
         ("made by", _versions(found.facts)),
         ("kernels", _kernels()),
     ]
     facts(rows)
+
+
+def _symbols(vocabulary: Vocabulary) -> str | None:
+    """The characters of a vocabulary; None where its symbols are bytes."""
+    return vocabulary.symbols if vocabulary.kind == "chars" else None
+
+
+def _first(symbols: str) -> str:
+    return symbols[:SHOWN_SYMBOLS] + ("…" if symbols[SHOWN_SYMBOLS:] else "")
 
 
 def _kernels() -> str:
@@ -102,21 +119,21 @@ def _number(known: Mapping[str, Any], name: str) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def _text(known: Mapping[str, Any]) -> str:
+def _text(known: Mapping[str, Any], unit: str) -> str:
     corpus = known.get("corpus")
     if not isinstance(corpus, Mapping):
         return "not known"
     names = corpus.get("names")
     named = ", ".join(map(str, names)) if isinstance(names, list) else "not named"
     chars = _number(corpus, "chars")
-    return named if chars is None else f"{named}: {chars:,} characters"
+    return named if chars is None else f"{named}: {chars:,} {unit}s"
 
 
-def _validation_text(known: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _validation_text(known: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
     """A row on the validation text, where the training had one of its own."""
     corpus = known.get("corpus")
     own = corpus.get("validation") if isinstance(corpus, Mapping) else None
-    return [] if own is None else [("validated on", _text({"corpus": own}))]
+    return [] if own is None else [("validated on", _text({"corpus": own}, unit))]
 
 
 def _base(known: Mapping[str, Any]) -> list[tuple[str, str]]:

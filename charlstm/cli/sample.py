@@ -89,7 +89,11 @@ def sample(
         bool, typer.Option("--unbuffered", "-u", help="Hand each character to a pipe as soon as it is drawn.")
     ] = False,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Let control characters through to a terminal, too. They can do harm there.")
+        bool,
+        typer.Option(
+            "--raw",
+            help="Let control characters through to a terminal, which they can harm, and bytes that are not UTF-8.",
+        ),
     ] = False,
     load_state: LoadState = None,
     save_state: Annotated[
@@ -164,6 +168,7 @@ def sample(
         keep_stop,
         lines,
         best_of,
+        raw,
     )
     side_by_side = as_json or prime_lines is not None or count > 1 or best_of > 1
     if side_by_side and not config.ends:
@@ -175,7 +180,7 @@ def sample(
     context = model.load_state(load_state) if load_state is not None else None
     out = TextOut(1, raw=raw, buffering="none" if unbuffered else "line" if line_buffered else "auto")
     if prime_lines is None:
-        text = corpus.read_text([prime_file]) if prime_file is not None else config.prime
+        text = corpus.read_text([prime_file], symbols=model.vocabulary.kind) if prime_file is not None else config.prime
         config = replace(config, prime=known(model.vocabulary, text, unknown))
         groups = None
     else:
@@ -225,7 +230,7 @@ def _primes(model: Model, source: str, unknown: Unknown, out: TextOut) -> Iterat
     from charlstm import corpus
 
     numbers = itertools.count(1)
-    for lines in corpus.whole_lines(corpus.parts([source])):
+    for lines in corpus.whole_lines(corpus.parts([source], symbols=model.vocabulary.kind)):
         primes = [line.removesuffix("\n") for line in lines]
         yield [known(model.vocabulary, prime, unknown, f"prime {next(numbers)}") for prime in primes]
         out.flush()
@@ -233,7 +238,7 @@ def _primes(model: Model, source: str, unknown: Unknown, out: TextOut) -> Iterat
 
 def _facts(model: Model, config: SamplingConfig, drawn: Text) -> dict[str, Any]:
     """All that is to be said of a text."""
-    chars = len(drawn.text)
+    chars = len(drawn.symbols)
     assert drawn.log_probability is not None
     settings = {**asdict(config), "seed": drawn.begin.seed, "length": config.most or 0}
     del settings["prime"]
@@ -241,6 +246,7 @@ def _facts(model: Model, config: SamplingConfig, drawn: Text) -> dict[str, Any]:
         "text": drawn.text,
         "prime": drawn.prime,
         "chars": chars,
+        "unit": model.vocabulary.unit,
         "ended": drawn.ended,
         "log_probability": drawn.log_probability,
         "bits_per_char": -drawn.log_probability / math.log(2) / chars if chars else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -55,7 +57,8 @@ def show_chars(scores: Iterable[CharScore], as_json: bool) -> None:
 
 
 def show_heat(first: str, scores: Iterable[CharScore]) -> None:
-    """The text, each character on a background for its bits; the first, that has none, is as it is.
+    """The text, each character on a background for its bits; the first symbol, that has none, is as it is. Where the
+    symbols are bytes, a character has those of its bytes together.
 
     Raises:
         UsageError: the user or the terminal wants no colours.
@@ -65,29 +68,51 @@ def show_heat(first: str, scores: Iterable[CharScore]) -> None:
     out = TextOut(1, raw=True)  # the colours are ours; what the text says is escaped on its way
     with to_stdout():
         try:
-            out.write(escape(first, keep="\n\t"))
-            for piece in heated(scores):
+            for piece in heated(characters(first, scores)):
                 out.write(piece)
         finally:  # also where Ctrl-C ends it
             out.write("\x1b[0m")
             out.close()
 
 
-def heated(scores: Iterable[CharScore]) -> Iterator[str]:
-    """The characters with the colours around them; a line break that surprises is marked at the end of its line."""
+def characters(first: str, scores: Iterable[CharScore]) -> Iterator[tuple[str, float]]:
+    """Characters and their bits, from those of symbols."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    bits = 0.0
+    for symbol, surprise in itertools.chain([(first, 0.0)], ((score.char, score.bits) for score in scores)):
+        chars = decoder.decode(symbol.encode("utf-8", "surrogateescape"))
+        bits += surprise
+        for char in chars:
+            yield char, bits / len(chars)
+        bits = 0.0 if chars else bits
+    for char in decoder.decode(b"", final=True):
+        yield char, bits
+
+
+def heated(scores: Iterable[tuple[str, float]]) -> Iterator[str]:
+    """Characters, given with their bits, with the colours around them; a line break that surprises is marked at the end
+    of its line.
+    """
     shown: int | None = None
-    for score in scores:
-        colour = next((colour for least, colour in reversed(HEAT) if score.bits >= least), None)
+    for char, bits in scores:
+        colour = next((colour for least, colour in reversed(HEAT) if bits >= least), None)
         if colour != shown:
             yield "\x1b[0m" if colour is None else f"\x1b[38;5;16;48;5;{colour}m"
         shown = colour
-        if score.char == "\n":
+        if char == "\n":
             yield "\n" if colour is None else "↵\x1b[0m\n"
             shown = None
         else:
-            yield escape(score.char, keep="\t")
+            yield spell(char) if is_byte(char) else escape(char, keep="\t")
 
 
 def spell(char: str) -> str:
     r"""A character in a column: \n, \t, \\ and \xNN for what would not be seen or would drive a terminal."""
+    if is_byte(char):
+        return f"\\x{ord(char) - 0xDC00:02x}"
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}.get(char) or escape(char)
+
+
+def is_byte(char: str) -> bool:
+    """Whether it stands for a byte that is no character, as `charlstm.vocab` has it."""
+    return "\udc80" <= char <= "\udcff"

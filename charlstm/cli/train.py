@@ -14,7 +14,7 @@ from charlstm.cli.board import Board
 from charlstm.cli.options import Encoding
 from charlstm.cli.page import Option, options_of
 from charlstm.cli.talk import before_torch
-from charlstm.config import TrainingOptions, parse_duration
+from charlstm.config import SymbolKind, TrainingOptions, parse_duration
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.events import Stopped
 from charlstm.recipe import DEFAULT_CELL, DEFAULT_SECONDS
@@ -27,6 +27,7 @@ charlstm train book.txt                          size and time are chosen
 charlstm train book.txt --time 90s -o runs/book  a quick one, into runs/book
 charlstm train notes/ diary.gz --cell gru        folders and .gz, too
 cat *.log | charlstm train - --epochs 3          stdin
+charlstm train *.wav --symbols bytes             anything that is a file
 charlstm train book.txt --resume                 go on after Ctrl-C
 charlstm train poems.txt --from checkpoints/book go on with another text
 charlstm train book.txt --json > events.jsonl    for programs"""
@@ -113,6 +114,10 @@ def train(
     allow_new_corpus: Annotated[
         bool, typer.Option("--allow-new-corpus", help="With --resume: the text may differ from the run's.")
     ] = False,
+    symbols: Annotated[
+        SymbolKind,
+        typer.Option("--symbols", help="What the text is made of: bytes takes any file, whatever is in it."),
+    ] = "chars",
     encoding: Encoding = "utf-8",
     max_chars: Annotated[
         int | None,
@@ -167,8 +172,8 @@ def train(
     from charlstm.corpus import read
 
     base = None if from_ is None else library.load(from_)
-    text = read(corpus, encoding=encoding, max_chars=max_chars)
-    held_out = None if valid is None else read([valid], encoding=encoding, max_chars=max_chars)
+    text = read(corpus, encoding=encoding, symbols=symbols, max_chars=max_chars)
+    held_out = None if valid is None else read([valid], encoding=encoding, symbols=symbols, max_chars=max_chars)
     run = output or (_newest_run_of(text) if resume else None)
 
     before_torch()
@@ -183,6 +188,7 @@ def train(
         session = training.Training.start(text, run, chosen, valid=held_out, from_=base)
     words = [*corpus, *([] if valid is None else ["--valid", valid])]
     words += [] if encoding == "utf-8" else ["--encoding", encoding]
+    words += [] if symbols == "chars" else ["--symbols", symbols]
     with contextlib.ExitStack() as stack:
         shows = [stack.enter_context(each) for each in (*watchers, watch.watcher(words, as_json, quiet))]
         for event in session.events():
@@ -203,8 +209,10 @@ def _newest_run_of(text: Corpus) -> Path:
     runs = sorted(checkpoint.ROOT.glob(f"*/{checkpoint.LAST}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in runs:
         with contextlib.suppress(CheckpointError):  # a damaged run is not the one to go on with
-            known = checkpoint.load(file).facts.get("corpus")
-            if isinstance(known, dict) and known.get("sha256") == text.sha256:
+            found = checkpoint.load(file)
+            known = found.facts.get("corpus")
+            is_of_text = isinstance(known, dict) and known.get("sha256") == text.sha256
+            if is_of_text and found.vocabulary.kind == text.vocabulary.kind:
                 return file.parent
     raise CheckpointError(
         f"no run of this text in {checkpoint.ROOT}; name one with -o, or leave out --resume to begin one"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from charlstm.cli.talk import Stderr, complain, duration, facts, is_plain, put, say
+from charlstm.cli.talk import UNITS, Stderr, complain, duration, facts, is_plain, put, say
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 from charlstm.terminal import escape
 
@@ -57,23 +57,26 @@ class Lines(Watcher):
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = words
+        self._unit = "char"
         self._progress: Progress | None = None
         self._said = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
         if isinstance(event, Started):
+            self._unit = event.unit
             _introduce(event)
         elif isinstance(event, Progress):
             self._progress = event
             if time.monotonic() - self._said >= LINE_SECONDS:
-                self._say(_progress(event))
+                self._say(_progress(event, self._unit))
         elif isinstance(event, Validated):
-            self._say(_validated(event) + (f"  {_pace(self._progress)}" if self._progress else ""))
+            pace = f"  {_pace(self._progress, self._unit)}" if self._progress else ""
+            self._say(_validated(event, self._unit) + pace)
         elif isinstance(event, Saved):
             say(f"saved step {event.step} to {escape(str(event.path))}")
         elif isinstance(event, Stopped):
-            _farewell(event, self._words)
+            _farewell(event, self._words, self._unit)
 
     def _say(self, line: str) -> None:
         say(line)
@@ -85,6 +88,7 @@ class Bar(Watcher):
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = words
+        self._unit = "char"
         self._validated: Validated | None = None
         self._stderr = Stderr()  # one object: by it tqdm knows that a line and the bar are on one terminal
 
@@ -107,6 +111,7 @@ class Bar(Watcher):
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
+            self._unit = event.unit
             _introduce(event)
         elif isinstance(event, Progress):
             self._bar.n = event.share
@@ -114,30 +119,31 @@ class Bar(Watcher):
             self._bar.refresh()
         elif isinstance(event, Validated):
             self._validated = event
-            self._above(_validated(event))
+            self._above(_validated(event, self._unit))
             for row in _rows(event.sample, self._bar.ncols or 80):
                 self._above(row if is_plain() else f"\x1b[2m{row}\x1b[22m")
         elif isinstance(event, Warned):
             self._above(f"charlstm: {escape(event.message)}")
         elif isinstance(event, Stopped):
             self._bar.close()
-            _farewell(event, self._words)
+            _farewell(event, self._words, self._unit)
 
     def _above(self, line: str) -> None:
         self._bar.write(line, file=self._stderr)
 
     def _state(self, progress: Progress) -> str:
         known = f" valid {self._validated.valid_bits_per_char:.3f}" if self._validated else ""
-        return f"train {progress.train_bits_per_char:.3f}{known} bits/char  {_pace(progress)}"
+        return f"train {progress.train_bits_per_char:.3f}{known} bits/{self._unit}  {_pace(progress, self._unit)}"
 
 
 def _introduce(started: Started) -> None:
+    unit = UNITS[started.unit]
     model = f"{started.layers} × {started.hidden}, embedding {started.embedding}"
-    streams = f"{_counted(started.batch_size, 'stream')} × {_counted(started.seq_len, 'character')}"
+    streams = f"{_counted(started.batch_size, 'stream')} × {_counted(started.seq_len, unit)}"
     rows = [
         ("run", str(started.run)),
         *([] if started.base is None else [("from", started.base)]),
-        ("text", f"{started.chars:,} characters, {started.vocab_size:,} distinct"),
+        ("text", f"{started.chars:,} {unit}s, {started.vocab_size:,} distinct"),
         ("split", _split(started)),
         ("model", f"{started.cell} {model}: {started.parameters:,} parameters"),
         ("training", f"{streams}, rate {started.lr:.3g}"),
@@ -168,31 +174,31 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _validated(event: Validated) -> str:
+def _validated(event: Validated, unit: str) -> str:
     return (
         f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f}"
-        f"  validation {event.valid_bits_per_char:.3f} bits/char{' (best)' if event.best else ''}"
+        f"  validation {event.valid_bits_per_char:.3f} bits/{unit}{' (best)' if event.best else ''}"
     )
 
 
-def _progress(event: Progress) -> str:
+def _progress(event: Progress, unit: str) -> str:
     return (
-        f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f} bits/char"
-        f"  {event.share:.0%}  {_pace(event)}"
+        f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f} bits/{unit}"
+        f"  {event.share:.0%}  {_pace(event, unit)}"
     )
 
 
-def _pace(event: Progress) -> str:
+def _pace(event: Progress, unit: str) -> str:
     speed = event.chars_per_second
     figure = f"{speed / 1000:.0f}k" if speed >= 10_000 else f"{speed:,.0f}"
-    return f"{figure} chars/s  {duration(event.seconds_left)} left"
+    return f"{figure} {unit}s/s  {duration(event.seconds_left)} left"
 
 
-def _farewell(event: Stopped, words: Sequence[str]) -> None:
+def _farewell(event: Stopped, words: Sequence[str], unit: str) -> None:
     """How the run ended, and what to type next."""
     run = shlex.quote(escape(str(event.last.parent)))
     best = event.best_valid_bits_per_char
-    known = "" if best is None else f", best validation {best:.3f} bits per character"
+    known = "" if best is None else f", best validation {best:.3f} bits per {UNITS[unit]}"
     if event.reason == "interrupted":
         corpus = " ".join(shlex.quote(escape(word)) for word in words)
         say(f"interrupted at step {event.step:,}, and saved; to go on: charlstm train {corpus} -o {run} --resume")
