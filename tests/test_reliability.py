@@ -322,6 +322,7 @@ def test_a_line_of_the_log_that_was_cut_short_stays_alone(text: Path) -> None:
 # How each command is given a checkpoint, and how a text. A new command belongs into these or into NEITHER.
 TAKES_CHECKPOINT = [
     "sample -c {}",
+    "next a -c {}",
     "eval -c {}",
     "eval {text} -c {}",
     "info {}",
