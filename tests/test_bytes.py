@@ -5,15 +5,17 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import io
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import here, model_file
+from commands import Done, here, model_file
 from hypothesis import given
 from hypothesis import strategies as st
 from models import equations, random_weights, surprises
@@ -235,7 +237,7 @@ def test_training_on_bytes_resumes_and_evaluates(tmp_path: Path, capfd: pytest.C
     list(Training.start(read, run, TrainingOptions(**ONCE)).events())  # type: ignore[arg-type]
     assert checkpoint.load(run / "last.safetensors").vocabulary == ByteVocabulary()
     assert 'symbols = "bytes"' in (run / "config.toml").read_text()
-    resumed = here(capfd, "train", text, "--symbols", "bytes", "-o", run, "--resume", "--steps", 5)
+    resumed = here(capfd, "train", text, "-o", run, "--resume", "--steps", 5)
     assert resumed.status == 0
     assert "bits per byte" in resumed.err
     assert "bytes, 256 distinct" in resumed.err
@@ -247,7 +249,46 @@ def test_training_on_bytes_resumes_and_evaluates(tmp_path: Path, capfd: pytest.C
     assert json.loads(here(capfd, "info", run, "--json").out)["vocabulary"] is None
 
 
-def test_a_run_of_bytes_is_not_gone_on_with_incharacters(tmp_path: Path) -> None:
+def test_what_goes_on_with_a_model_reads_texts_as_the_model_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.bin").write_bytes(NOT_UTF8 * 3)
+    Path("t.txt").write_text("some words " * 30)
+    words = ["--hidden", 8, "--embedding", 4, "--batch-size", 4, "--seq-len", 8, "--threads", 1, "-q"]
+
+    def train(text: str, *arguments: object) -> Done:
+        return here(capfd, "train", text, *words, "--steps", 3, *arguments)
+
+    def stdin(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    assert train("t.bin", "--symbols", "bytes").status == train("t.txt", "-o", "checkpoints/chars").status == 0
+    for text, run in (("t.bin", "t"), ("t.txt", "chars")):
+        assert train(text, "--resume", "--steps", 5).status == 0
+        assert checkpoint.load(f"checkpoints/{run}/last.safetensors").step == 5
+    assert train("t.txt", "--from", "checkpoints/t", "--valid", "t.bin", "-o", "tuned").status == 0
+    assert checkpoint.load("tuned/last.safetensors").vocabulary == ByteVocabulary()
+    assert train("t.txt", "--resume", "-o", "tuned", "--valid", "t.bin", "--steps", 4).status == 0
+    stdin(NOT_UTF8 * 3)
+    assert train("-", "--resume", "-o", "checkpoints/t", "--steps", 6).status == 0
+    refused = train("t.txt", "--from", "checkpoints/t", "--symbols", "chars", "-o", "no")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "bytes and characters do not go together" in refused.err
+    stdin(NOT_UTF8)  # the newest run is of bytes, and this text is of none
+    refused = train("-", "--resume")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "-o" in refused.err
+    stdin(b"some words " * 30)
+    assert train("-", "--resume", "--symbols", "chars", "--steps", 6).status == 0
+    assert checkpoint.load("checkpoints/chars/last.safetensors").step == 6
+    Path("u.txt").write_bytes(b"\xff")
+    assert "no run of this text" in train("u.txt", "--resume").err
+    assert "0xff" in train("u.txt", "--resume", "--symbols", "chars").err
+    assert "missing: no such file" in train("missing", "--resume").err
+
+
+def test_a_run_of_bytes_is_not_gone_on_with_in_characters(tmp_path: Path) -> None:
     text, run = tmp_path / "t.txt", tmp_path / "run"
     text.write_text("some words " * 30)
     list(Training.start(charlstm.read([text], symbols="bytes"), run, TrainingOptions(**ONCE)).events())  # type: ignore[arg-type]

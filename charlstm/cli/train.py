@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +16,13 @@ from charlstm.cli.options import Encoding
 from charlstm.cli.page import Option, options_of
 from charlstm.cli.talk import before_torch
 from charlstm.config import SymbolKind, TrainingOptions, parse_duration
-from charlstm.errors import CheckpointError, UsageError
+from charlstm.errors import CheckpointError, CorpusError, UsageError
 from charlstm.events import Stopped
 from charlstm.recipe import DEFAULT_CELL, DEFAULT_SECONDS
 
 if TYPE_CHECKING:
     from charlstm.corpus import Corpus
+    from charlstm.vocab import Vocabulary
 
 EXAMPLES = """\
 charlstm train book.txt                          size and time are chosen
@@ -115,9 +117,14 @@ def train(
         bool, typer.Option("--allow-new-corpus", help="With --resume: the text may differ from the run's.")
     ] = False,
     symbols: Annotated[
-        SymbolKind,
-        typer.Option("--symbols", help="What the text is made of: bytes takes any file, whatever is in it."),
-    ] = "chars",
+        SymbolKind | None,
+        typer.Option(
+            "--symbols",
+            help="What the text is made of: bytes takes any file, whatever is in it. "
+            "[default: chars; with --resume and --from the model's]",
+            show_default=False,
+        ),
+    ] = None,
     encoding: Encoding = "utf-8",
     max_chars: Annotated[
         int | None,
@@ -168,13 +175,23 @@ def train(
 
     watchers: list[watch.Watcher] = [] if tensorboard is None else [Board(tensorboard)]
 
-    from charlstm import library
+    from charlstm import checkpoint, library
     from charlstm.corpus import read
 
-    base = None if from_ is None else library.load(from_)
-    text = read(corpus, encoding=encoding, symbols=symbols, max_chars=max_chars)
-    held_out = None if valid is None else read([valid], encoding=encoding, symbols=symbols, max_chars=max_chars)
-    run = output or (_newest_run_of(text) if resume else None)
+    def read_for(model: Vocabulary | None, *sources: str) -> Corpus:
+        """A text, read as that of a model was, but where an option says otherwise."""
+        kind = symbols or ("chars" if model is None else model.kind)
+        return read(sources, encoding=encoding, symbols=kind, max_chars=max_chars)
+
+    base, run = None if from_ is None else library.load(from_), output
+    if resume and run is None:
+        run, text = _newest_run_of(corpus, symbols, read_for)
+    elif resume:
+        saved = checkpoint.load(checkpoint.resolve(run, prefer="last"))
+        text = read_for(saved.vocabulary, *corpus)
+    else:
+        text = read_for(None if base is None else base.vocabulary, *corpus)
+    held_out = None if valid is None else read_for(text.vocabulary, valid)
 
     before_torch()
     from charlstm import runfolder, training  # last, for it takes a second: it brings torch
@@ -188,7 +205,6 @@ def train(
         session = training.Training.start(text, run, chosen, valid=held_out, from_=base)
     words = [*corpus, *([] if valid is None else ["--valid", valid])]
     words += [] if encoding == "utf-8" else ["--encoding", encoding]
-    words += [] if symbols == "chars" else ["--symbols", symbols]
     with contextlib.ExitStack() as stack:
         shows = [stack.enter_context(each) for each in (*watchers, watch.watcher(words, as_json, quiet))]
         for event in session.events():
@@ -198,22 +214,41 @@ def train(
         raise typer.Exit(128 + (event.signal or signal.SIGINT))
 
 
-def _newest_run_of(text: Corpus) -> Path:
-    """The newest run under checkpoints/ that was trained on this very text.
+def _newest_run_of(
+    sources: Sequence[str], symbols: SymbolKind | None, read_for: Callable[..., Corpus]
+) -> tuple[Path, Corpus]:
+    """The newest run under checkpoints/ that was trained on this very text, and the text, read as it was for that run.
 
     Raises:
         CheckpointError: there is none.
+        CorpusError: nor is there one as which the text can be read.
+        UsageError: stdin, which can be read once, would have to be read in several ways.
     """
     from charlstm import checkpoint
 
+    texts: dict[SymbolKind, Corpus | None] = {}
+    refusal: CorpusError | None = None
     runs = sorted(checkpoint.ROOT.glob(f"*/{checkpoint.LAST}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in runs:
-        with contextlib.suppress(CheckpointError):  # a damaged run is not the one to go on with
+        try:
             found = checkpoint.load(file)
-            known = found.facts.get("corpus")
-            is_of_text = isinstance(known, dict) and known.get("sha256") == text.sha256
-            if is_of_text and found.vocabulary.kind == text.vocabulary.kind:
-                return file.parent
+        except CheckpointError:  # a damaged run is not the one to go on with
+            continue
+        kind, known = found.vocabulary.kind, found.facts.get("corpus")
+        if symbols not in (None, kind):
+            continue
+        if kind not in texts:
+            if texts and "-" in sources:
+                raise UsageError("stdin is read once, and there are runs of characters and of bytes: name one with -o")
+            try:
+                texts[kind] = read_for(found.vocabulary, *sources)
+            except CorpusError as error:  # no text of that kind, but perhaps of another
+                texts[kind], refusal = None, error
+        text = texts[kind]
+        if text is not None and isinstance(known, dict) and known.get("sha256") == text.sha256:
+            return file.parent, text
+    if refusal is not None and not any(texts.values()):
+        raise refusal
     raise CheckpointError(
         f"no run of this text in {checkpoint.ROOT}; name one with -o, or leave out --resume to begin one"
     )
