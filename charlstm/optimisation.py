@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from charlstm.config import TrainingConfig
 
@@ -15,6 +16,9 @@ class Optimiser:
 
     By default it has no momentum (β1 = 0): the gradient over its own running size, as RMSprop has it.
 
+    It keeps the moments itself and calls torch's function on them: to make a `torch.optim.AdamW` imports all of
+    torch's compiler, which takes longer than torch.
+
     Args:
         network: its parameters are updated in place.
         options: filled in by `recipe.choose`.
@@ -24,22 +28,20 @@ class Optimiser:
         self._options = options
         self._named = dict(network.named_parameters())
         self._parameters = list(self._named.values())
-        matrices = [p for name, p in self._named.items() if p.ndim > 1 and "peephole" not in name]
-        others = [p for name, p in self._named.items() if p.ndim == 1 or "peephole" in name]
-        self._adamw = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": options.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=options.lr,
-            betas=(options.beta1, options.beta2),
-            fused=self._parameters[0].device.type in ("cpu", "cuda"),
-        )
+        self._fused = self._parameters[0].device.type in ("cpu", "cuda")
+        matrices = {name: p.ndim > 1 and "peephole" not in name for name, p in self._named.items()}
+        self._groups = [
+            ([name for name, is_matrix in matrices.items() if is_matrix], options.weight_decay),
+            ([name for name, is_matrix in matrices.items() if not is_matrix], 0.0),
+        ]
+        self._moments: dict[str, dict[str, Tensor]] = {}  # of each parameter; none before the first step
+        self._steps: dict[str, Tensor] = {}  # how many each has behind it, in float32, as the kernels want it
 
     def clip(self) -> Tensor:
         """Scale the gradient to a global norm of at most `clip`; returns the norm that it had, a scalar tensor."""
         return nn.utils.clip_grad_norm_(self._parameters, self._options.clip)
 
+    @torch.no_grad()
     def step(self, share: float, norm: Tensor, factor: float = 1.0) -> float:
         """Update the weights, clear the gradient; returns the rate.
 
@@ -49,13 +51,29 @@ class Optimiser:
                 and CUDA), so that a caller on a GPU may look at it later instead of waiting for it now.
             factor: on the rate.
         """
-        if self._adamw.defaults["fused"]:
-            self._adamw.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         rate = factor * self.rate(share)
-        for group in self._adamw.param_groups:
-            group["lr"] = rate
-        self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        if not self._moments:
+            self._begin(0)
+        for names, weight_decay in self._groups:
+            adamw(
+                [self._named[name] for name in names],
+                [self._named[name].grad for name in names],  # type: ignore[misc]
+                [self._moments[name]["exp_avg"] for name in names],
+                [self._moments[name]["exp_avg_sq"] for name in names],
+                [],
+                [self._steps[name] for name in names],
+                fused=self._fused,
+                found_inf=(~norm.isfinite()).float() if self._fused else None,
+                amsgrad=False,
+                beta1=self._options.beta1,
+                beta2=self._options.beta2,
+                lr=rate,
+                weight_decay=weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
+        for parameter in self._parameters:
+            parameter.grad = None
         return rate
 
     def rate(self, share: float) -> float:
@@ -68,10 +86,9 @@ class Optimiser:
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter's moments as 'optim/exp_avg/<parameter>', for a checkpoint; none before the first step."""
         return {
-            f"optim/{moment}/{name}": self._adamw.state[parameter][moment]
-            for name, parameter in self._named.items()
-            if parameter in self._adamw.state
-            for moment in MOMENTS
+            f"optim/{moment}/{name}": tensor
+            for name, moments in self._moments.items()
+            for moment, tensor in moments.items()
         }
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
@@ -82,17 +99,21 @@ class Optimiser:
             ValueError: one of another shape or type, in which the fused kernels would read and write beyond its end;
                 or a square that is negative.
         """
-        self._adamw.state.clear()
+        self._moments.clear()
         if step == 0:
             return
-        for name, parameter in self._named.items():
-            state: dict[str, Tensor] = {}
-            for moment in MOMENTS:
+        self._begin(step)
+        for name, moments in self._moments.items():
+            for moment, ours in moments.items():
                 found = tensors[f"optim/{moment}/{name}"]
-                if found.shape != parameter.shape or found.dtype != parameter.dtype:
+                if found.shape != ours.shape or found.dtype != ours.dtype:
                     raise ValueError(f"{moment}/{name} is {found.dtype} {tuple(found.shape)}, not as its parameter")
                 if moment == "exp_avg_sq" and bool((found < 0).any()):
                     raise ValueError(f"{moment}/{name} holds negative squares")
-                state[moment] = found.to(parameter.device).clone()
-            on = parameter.device if parameter.device.type == "cuda" else torch.device("cpu")
-            self._adamw.state[parameter] = {"step": torch.tensor(float(step), device=on), **state}
+                ours.copy_(found)
+
+    def _begin(self, step: int) -> None:
+        for name, parameter in self._named.items():
+            self._moments[name] = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+            on = parameter.device if parameter.device.type == "cuda" else "cpu"
+            self._steps[name] = torch.tensor(float(step), device=on)

@@ -121,11 +121,16 @@ def test_a_room_imports_only_the_packages_of_its_own(room: str) -> None:
     assert packages <= FOREIGN.get(room, set())
 
 
-def loaded_by(code: str) -> set[str]:
-    """Top-level names of what is imported once `code` has run in a fresh Python."""
-    line = f"import sys\n{code}\nprint('\\n', *sorted({{name.split('.')[0] for name in sys.modules}}))"
+def modules_loaded_by(code: str) -> set[str]:
+    """What is imported once `code` has run in a fresh Python."""
+    line = f"import sys\n{code}\nprint('\\n', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", line], env=environment(), capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level names of it."""
+    return {name.split(".")[0] for name in modules_loaded_by(code)}
 
 
 @pytest.mark.fault("R88")
@@ -150,6 +155,15 @@ def test_sample_eval_and_info_load_numpy_and_nothing_heavier(tmp_path: Path) -> 
     calls = (["sample", "-n", "5", "-c"], ["eval", str(tmp_path / "text"), "-c"], ["info"], ["verify"])
     lines = "; ".join(f"assert run({[*call, str(model)]}) == 0" for call in calls)
     assert loaded_by(f"from charlstm.cli.run import run; {lines}; print()") & HEAVY == {"numpy"}
+
+
+@pytest.mark.fault("R88")
+def test_a_training_does_not_load_the_compiler_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("abc" * 99)
+    train = ["train", str(tmp_path / "text"), "--steps", "2", "--hidden", "4", "-o", str(tmp_path / "run"), "-q"]
+    found = modules_loaded_by(f"from charlstm.cli.run import run; assert run({train}) == 0")
+    assert "torch.optim" in found
+    assert "torch._dynamo" not in found, "it takes longer to import than all of torch"
 
 
 def test_the_package_itself_loads_nothing() -> None:

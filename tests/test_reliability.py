@@ -47,7 +47,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
-    warm = Forks("charlstm.training", "charlstm.cli.run", "torch._dynamo")  # torch takes the last for its AdamW
+    warm = Forks("charlstm.training", "charlstm.cli.run")
     yield warm
     warm.close()
 
