@@ -40,7 +40,10 @@ def later(default: _T) -> _T:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a model: all that is needed to know the names and shapes of its weights.
+    """The shape of a model: all that is needed to know the names and shapes of its weights, and when its state begins.
+
+    A model of documents has a symbol that stands between them, `boundary`. Wherever it is read, the state of all layers
+    is zero before the step: what comes behind it depends on nothing before it. In a text it is predicted as any other.
 
     Raises:
         UsageError: a size out of its range, naming the field, what was given and what is allowed.
@@ -51,6 +54,7 @@ class ModelConfig:
     layers: int = 1
     embedding: int = 128
     cell: Cell = "lstm"
+    boundary: int | None = later(None)  # the id of that symbol; None: the state is carried over everything
 
     def __post_init__(self) -> None:
         _whole("vocab_size", self.vocab_size, 1, MAX_VOCABULARY)
@@ -58,6 +62,7 @@ class ModelConfig:
         _whole("layers", self.layers, 1, MAX_LAYERS)
         _whole("embedding", self.embedding, 1, MAX_HIDDEN)
         _one_of("cell", self.cell, get_args(Cell))
+        _whole("boundary", self.boundary, 0, self.vocab_size - 1, optional=True)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every weight; names as in `torch.nn.LSTM` below `recurrence.`."""
@@ -270,8 +275,12 @@ def parse_duration(text: str) -> float:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The fields of a config dataclass, ready for JSON."""
-    return asdict(config)
+    """The fields of a config dataclass, ready for JSON.
+
+    One of `later` that is None is left out: what does not use it is described as it was before there was such a field.
+    """
+    unused = [f.name for f in fields(config) if f.metadata.get("later") and getattr(config, f.name) is None]
+    return {name: value for name, value in asdict(config).items() if name not in unused}
 
 
 def to_toml(options: TrainingOptions, **others: str | None) -> str:

@@ -199,6 +199,7 @@ class _Numpy:
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Any]) -> None:
         self._cell = STEP[config.cell]
+        self._boundary = config.boundary
         self._embedding = weights["embedding.weight"]
         self._layers = [layer_weights(config, weights, layer) for layer in range(config.layers)]
         self._projection, self._bias = weights["projection.weight"], weights["projection.bias"]
@@ -208,6 +209,8 @@ class _Numpy:
         with np.errstate(over="ignore", invalid="ignore"):  # whoever uses the logits tells that they are not finite
             for symbols in ids:
                 x = self._embedding[symbols]  # (B, E)
+                if self._boundary is not None:
+                    state = np.where((symbols == self._boundary)[:, None], np.float32(0), state)
                 old, state = state, np.empty_like(state)
                 for layer, weights in enumerate(self._layers):
                     for s, value in enumerate(self._cell(x, tuple(old[layer]), weights)):

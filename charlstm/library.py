@@ -13,7 +13,7 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm import atomicfile, checkpoint, corpus, evaluation, sampling, surprise, terminal
-from charlstm.config import MAX_REPEAT_WINDOW, ModelConfig, Precision, SamplingConfig, TrainingOptions, Unknown
+from charlstm.config import (
+    MAX_REPEAT_WINDOW,
+    ModelConfig,
+    Precision,
+    SamplingConfig,
+    TrainingOptions,
+    Unknown,
+    to_json,
+)
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, CorpusError, UsageError
 from charlstm.evaluation import Score
@@ -328,7 +336,7 @@ class Model:
     @functools.cached_property
     def digest(self) -> bytes:
         """sha256 of the model: its config, its vocabulary and its weights."""
-        digest = hashlib.sha256(json.dumps([asdict(self.config), self.vocabulary.symbols]).encode())
+        digest = hashlib.sha256(json.dumps([to_json(self.config), self.vocabulary.symbols]).encode())
         for name in sorted(self.weights):
             digest.update(np.ascontiguousarray(self.weights[name]).data)
         return digest.digest()

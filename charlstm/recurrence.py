@@ -5,7 +5,7 @@
 | reference | `cells`, step by step, under autograd | every cell and device; the oracle of the others |
 | plain | `kernels.plain`: torch operations, the gradient written out | every cell and device |
 | native | `kernels.training`: fused loops in C | every cell, on a CPU, where a compiler was found at install |
-| vendor | torch's own layer: cuDNN on a GPU, oneDNN on a CPU | lstm, gru, rnn |
+| vendor | torch's own layer: cuDNN on a GPU, oneDNN on a CPU | lstm, gru, rnn without a boundary |
 
 All of them compute the same equations on the same parameters; the tests hold each to the reference in outputs, states
 and gradients. In the plain and native paths the first layer's input product is a table with a row a symbol, embedding ·
@@ -30,11 +30,11 @@ from charlstm.kernels import plain, training
 Path = Literal["reference", "plain", "native", "vendor"]
 
 
-def choose_path(cell: str, device: str) -> Path:
-    """The fastest path for this cell on this kind of device."""
+def choose_path(cell: str, device: str, has_boundary: bool = False) -> Path:
+    """The fastest path for this cell on this kind of device; a vendor's layer cannot begin afresh within a window."""
     if device == "cpu" and training.NATIVE is not None:
         return "native"
-    return "vendor" if cell in ("lstm", "gru", "rnn") else "plain"
+    return "vendor" if cell in ("lstm", "gru", "rnn") and not has_boundary else "plain"
 
 
 class Recurrence(nn.Module):
@@ -56,7 +56,8 @@ class Recurrence(nn.Module):
     @property
     def path(self) -> Path:
         """The path that computes, on the device where the parameters are."""
-        return self._path or choose_path(self.config.cell, self.weight_hh_l0.device.type)  # type: ignore[arg-type]
+        device: str = self.weight_hh_l0.device.type  # type: ignore[assignment]
+        return self._path or choose_path(self.config.cell, device, self.config.boundary is not None)
 
     def weights(self, layer: int) -> cells.Weights:
         """One layer's parameters."""
@@ -80,34 +81,48 @@ class Recurrence(nn.Module):
             dropout, generator: see `model.Network.forward`.
         """
         path, cell = self.path, self.config.cell
+        fresh = self._fresh(ids)
         x: Tensor | None = None  # the first layer's input is embedding[ids]
         finals = []
         for layer in range(self.config.layers):
             weights = self.weights(layer)
             if path in ("plain", "native"):
-                x, final = _written_out(path, cell, x, embedding, ids, state[layer], weights)
+                x, final = _written_out(path, cell, x, embedding, ids, state[layer], weights, fresh)
+            elif path == "reference":
+                x, final = _reference(cell, embedding[ids] if x is None else x, state[layer], weights, fresh)
             else:
-                run = _vendor if path == "vendor" else _reference
-                x, final = run(cell, embedding[ids] if x is None else x, state[layer], weights)
+                assert fresh is None, "a vendor's layer has no boundary"
+                x, final = _vendor(cell, embedding[ids] if x is None else x, state[layer], weights)
             finals.append(final)
             x = _drop(path, x, dropout, generator)
         assert x is not None
         return x, torch.stack(finals)
 
+    def _fresh(self, ids: Tensor) -> Tensor | None:
+        """Which steps (T, B) begin with the zero state, bool; None where none does."""
+        if self.config.boundary is None:
+            return None
+        fresh = ids == self.config.boundary
+        return fresh if fresh.device.type != "cpu" or fresh.any() else None  # to ask a GPU would be to wait for it
 
-def _reference(cell: str, x: Tensor, state: Tensor, weights: cells.Weights) -> tuple[Tensor, Tensor]:
-    """One layer by its equations. x (T, B, in), state (S, B, H) → (T, B, H), (S, B, H)."""
+
+def _reference(
+    cell: str, x: Tensor, state: Tensor, weights: cells.Weights, fresh: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One layer by its equations. x (T, B, in), state (S, B, H), fresh (T, B) or None → (T, B, H), (S, B, H)."""
     step = cells.STEP[cell]
     current = tuple(state)
     outputs = []
-    for x_t in x:
+    for t, x_t in enumerate(x):
+        if fresh is not None:
+            current = tuple(part.masked_fill(fresh[t][:, None], 0) for part in current)
         current = step(x_t, current, weights)
         outputs.append(current[0])
     return torch.stack(outputs), torch.stack(current)
 
 
 def _vendor(cell: str, x: Tensor, state: Tensor, weights: cells.Weights) -> tuple[Tensor, Tensor]:
-    """One layer by torch's own implementation; signature of `_reference`."""
+    """One layer by torch's own implementation; signature of `_reference`, but that no step begins afresh."""
     flat = list(weights[:4])
     if cell == "lstm":
         outputs, h, c = torch.lstm(x, (state[:1], state[1:]), flat, True, 1, 0.0, True, False, False)
@@ -118,7 +133,14 @@ def _vendor(cell: str, x: Tensor, state: Tensor, weights: cells.Weights) -> tupl
 
 
 def _written_out(
-    path: str, cell: str, x: Tensor | None, embedding: Tensor, ids: Tensor, state: Tensor, weights: cells.Weights
+    path: str,
+    cell: str,
+    x: Tensor | None,
+    embedding: Tensor,
+    ids: Tensor,
+    state: Tensor,
+    weights: cells.Weights,
+    fresh: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """One layer by a path whose gradient is written out; x None stands for embedding[ids]."""
     index: Tensor | None = None
@@ -135,7 +157,7 @@ def _written_out(
     else:
         bias = weights.bias_ih + weights.bias_hh
     result: tuple[Tensor, Tensor] = _Scan.apply(  # type: ignore[no-untyped-call]
-        path, cell, ids.shape, source, index, state, weights.weight_hh, bias, weights.peephole
+        path, cell, ids.shape, source, index, state, weights.weight_hh, bias, weights.peephole, fresh
     )
     return result
 
@@ -181,13 +203,15 @@ class _Scan(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         peephole: Tensor | None,
+        fresh: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.path, ctx.cell, ctx.index, ctx.rows = path, cell, index, len(source)
         if path == "native":
-            outputs, last, ctx.saved = training.forward(cell, shape, source, index, state, weight, bias, peephole)
+            given = (cell, shape, source, index, state, weight, bias, peephole, fresh)
+            outputs, last, ctx.saved = training.forward(*given)
         else:
             x = (source if index is None else source[index]).view(*shape, -1)
-            outputs, last, ctx.saved = plain.forward(cell, x, state, weight, bias, peephole)
+            outputs, last, ctx.saved = plain.forward(cell, x, state, weight, bias, peephole, fresh)
         return outputs, last
 
     @staticmethod
@@ -204,13 +228,13 @@ class _Scan(torch.autograd.Function):
         else:
             gradients = plain.backward(ctx.cell, saved, d_output, d_state)
             multiply = torch.mm
-        d_weight = multiply(gradients.gates.flatten(0, 1).t(), saved.h[:-1].view(-1, hidden))
+        d_weight = multiply(gradients.gates.flatten(0, 1).t(), saved.h.view(-1, hidden))
         d_source = gradients.source
         if ctx.path == "plain":
             d_source = d_source.flatten(0, 1)
             if ctx.index is not None:
                 d_source = d_source.new_zeros(ctx.rows, d_source.shape[1]).index_add_(0, ctx.index.flatten(), d_source)
-        return None, None, None, d_source, None, gradients.state, d_weight, gradients.bias, gradients.peephole
+        return None, None, None, d_source, None, gradients.state, d_weight, gradients.bias, gradients.peephole, None
 
 
 def _drop(path: str, x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:

@@ -48,6 +48,7 @@ def equations(
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole")
     logits = np.empty((*ids.shape, config.vocab_size))
     for t, symbols in enumerate(ids):
+        state = np.where((symbols == config.boundary)[:, None], 0, state)
         x, new = w["embedding.weight"][symbols], np.empty_like(state)
         for layer in range(config.layers):
             layer_weights = cells.Weights(*(w.get(f"recurrence.{name}_l{layer}") for name in names))

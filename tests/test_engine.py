@@ -121,6 +121,51 @@ def test_tanh_and_sigmoid_are_good_to_2e_7_from_end_to_end(cell: Cell, backend: 
     assert np.abs(h - expected).max() < 2e-7
 
 
+# ---- documents ----
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("vocabulary", [9, 20_000])  # the first layer's input from its table, and multiplied
+def test_a_boundary_zeroes_the_state_of_its_text_alone_before_it_is_read(cell: Cell, vocabulary: int) -> None:
+    config = ModelConfig(vocabulary, hidden=30, layers=2, embedding=9, cell=cell, boundary=4)
+    weights = random_weights(config)
+    draws = np.random.default_rng(1)
+    ids = draws.integers(0, 9, (40, 29))
+    begin = draws.uniform(-0.9, 0.9, config.state_shape(29)).astype(np.float32)
+    logits, state = equations(config, weights, ids, begin)
+    for backend in BACKENDS:
+        engine = make(config, weights, backend)
+        nats, _ = engine.score(ids, begin)
+        assert np.abs(nats - surprises(logits[:-1], ids[1:])).max() < 2e-5, backend
+        assert np.abs(engine.read(ids, begin) - state).max() < 1e-5, backend
+        carried = make(replace(config, boundary=None), weights, backend).score(ids, begin)[0]
+        assert np.abs(carried - nats).max() > 1e-3, backend  # negative control
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_follows_a_boundary_is_the_same_bits_whatever_stood_before(cell: Cell, isa: str, precision: str) -> None:
+    config = ModelConfig(30, hidden=400, layers=2, embedding=8, cell=cell, boundary=0)
+    weights = random_weights(config)
+    weights["projection.bias"][0] = 1.0  # drawn now and then
+    engine = make(config, weights, isa, precision=precision, threads=2)
+    draws = np.random.default_rng(1)
+    states = draws.uniform(-0.9, 0.9, config.state_shape(3)).astype(np.float32)
+    for _ in range(3):  # one thread, two, the better
+        begun, zero = (engine.step([0, 5, 0], state)[1] for state in (states, engine.zero_state(3)))
+        assert np.array_equal(begun[:, :, [0, 2]], zero[:, :, [0, 2]])
+        assert not np.array_equal(begun[:, :, 1], zero[:, :, 1])
+        assert np.array_equal(begun[:, :, 1], engine.step([5], states[:, :, 1:2])[1][:, :, 0])
+    for streams in ([0], [0, 1, 2]):  # drawn in the engine, and the same symbols read: the same state
+        count = len(streams)
+        begin = np.ascontiguousarray(states[:, :, :count])
+        drawn, state = engine.generate([1, 2, 3][:count], begin, 200, Rule(1.0), seed=3, streams=streams)
+        assert (drawn == 0).any(axis=0).all()
+        read = np.concatenate([[[1, 2, 3][:count]], drawn[:-1]])
+        assert np.array_equal(engine.read(read, begin), state)
+
+
 # ---- int8 ----
 
 
@@ -407,9 +452,10 @@ def test_the_library_refuses_sizes_out_of_range_before_it_reads_a_weight() -> No
     good = {"cell": 0, "vocabulary": 5, "embedding": 3, "hidden": 4, "layers": 1, "int8": 0, "batch": 1, "threads": 1}
     bad = [{name: value} for name in good for value in (-1, -(2**31))]
     bad += [{name: 2**31 - 1} for name in good if name != "threads"]
+    bad += [{"boundary": -2}, {"boundary": 5}, {"boundary": 2**31 - 1}]
     bad += [{"vocabulary": 0}, {"hidden": 0}, {"layers": 65}, {"cell": 5}, {"isa": 99}, {"batch": 0}, {"threads": 0}]
     for wrong in bad:
-        options = native.Options(**{**good, "isa": -1, **wrong})
+        options = native.Options(**{**good, "isa": -1, "boundary": -1, **wrong})
         error = ctypes.c_int()
         assert engine.engine_create(ctypes.byref(options), None, ctypes.byref(error)) is None, wrong
         assert error.value == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,11 @@ def problem(cell: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Recu
     ids = torch.randint(vocab, (steps, batch), generator=generator)
     state = torch.randn(config.state_shape(batch), dtype=dtype, generator=generator).requires_grad_()
     return layer, table, ids, state
+
+
+def with_boundary(layer: Recurrence, boundary: int | None) -> Recurrence:
+    layer.config = replace(layer.config, boundary=boundary)
+    return layer
 
 
 def outcome(layer: Recurrence, path: str, table: Tensor, ids: Tensor, state: Tensor) -> list[Tensor]:
@@ -101,10 +108,13 @@ def test_every_instruction_set_agrees(cell: str, variant: int, monkeypatch: pyte
     assert training.NATIVE is not None
     monkeypatch.setattr(training.NATIVE, "variant", variant)
     for shape in ((4, 27, 11, 9, 37, 2), (3, 5, 7, 4, 70, 1)):
-        case = problem(cell, shape, torch.float64)
-        assert worst(outcome(case[0], "native", *case[1:]), outcome(case[0], "reference", *case[1:])) < 1e-10
-        case = problem(cell, shape, torch.float32)
-        assert worst(outcome(case[0], "native", *case[1:]), outcome(case[0], "reference", *case[1:])) < 2e-5
+        for boundary in (None, 2):
+            case = problem(cell, shape, torch.float64)
+            with_boundary(case[0], boundary)
+            assert worst(outcome(case[0], "native", *case[1:]), outcome(case[0], "reference", *case[1:])) < 1e-10
+            case = problem(cell, shape, torch.float32)
+            with_boundary(case[0], boundary)
+            assert worst(outcome(case[0], "native", *case[1:]), outcome(case[0], "reference", *case[1:])) < 2e-5
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -116,7 +126,57 @@ def test_threads_share_a_batch_without_a_trace(cell: str, pool: str, monkeypatch
         monkeypatch.setattr(training, "_openmp_pool", lambda: None)
     monkeypatch.setattr(training, "_threads", lambda _: 3)
     case = problem(cell, (4, 26, 11, 9, 37, 2), torch.float64)
+    with_boundary(case[0], 3)
     assert worst(outcome(case[0], "native", *case[1:]), outcome(case[0], "reference", *case[1:])) < 1e-10
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("path", "cell"), [(path, cell) for path, cell in PATHS if path != "vendor"])
+def test_every_path_begins_afresh_at_a_boundary_as_the_equations_do(
+    path: str, cell: str, shape: tuple[int, ...]
+) -> None:
+    layer, *case = problem(cell, shape, torch.float64)
+    boundary = int(case[1][-1, 0])  # it occurs
+    layer = with_boundary(layer, boundary)
+    assert worst(outcome(layer, path, *case), outcome(layer, "reference", *case)) < 1e-10
+    single, *case_32 = problem(cell, shape, torch.float32)
+    single = with_boundary(single, boundary)
+    assert worst(outcome(single, path, *case_32), outcome(single, "reference", *case_32)) < 2e-5
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_window_with_a_boundary_is_two_texts_side_by_side(cell: str) -> None:
+    """The reference itself: outputs and gradients behind a boundary are those of a text that begins with it."""
+    layer, table, _, state = problem(cell, (7, 1, 6, 4, 5, 2), torch.float64)
+    ids = torch.tensor([[1], [2], [4], [0], [3], [2], [5]])
+    whole, last = with_boundary(layer, 0)(table, ids, state)
+    with_boundary(layer, None)
+    first, _ = layer(table, ids[:3], state)
+    second, end = layer(table, ids[3:], torch.zeros_like(state))
+    assert worst([whole, last], [torch.cat((first, second)), end]) < 1e-12
+    (before,) = torch.autograd.grad(whole[3:].sum() + last.sum(), state, allow_unused=True, retain_graph=True)
+    assert before is None or not before.any()
+    carried, end = layer(table, ids, state)
+    assert worst([carried[3:], end], [whole[3:], last]) > 1e-3  # negative control: the state that is carried differs
+
+
+@pytest.mark.parametrize(("path", "cell"), [(path, cell) for path, cell in PATHS if path != "vendor"])
+def test_no_gradient_crosses_a_boundary(path: str, cell: str) -> None:
+    layer, table, _, state = problem(cell, (5, 2, 6, 4, 5, 2), torch.float64)
+    layer = with_boundary(layer, 0)
+    layer._path = path  # type: ignore[assignment]
+    ids = torch.tensor([[1, 1], [2, 3], [0, 4], [5, 5], [2, 2]])
+    outputs, last = layer(table, ids, state)
+    (gradient,) = torch.autograd.grad(outputs[2:].sum() + last.sum(), state)
+    assert not gradient[:, :, 0].any()
+    assert gradient[:, :, 1].any()
+
+
+def test_a_layer_with_a_boundary_never_takes_a_vendors_path() -> None:
+    for cell in CELLS:
+        assert recurrence.choose_path(cell, "cuda", has_boundary=True) == "plain"
+        assert recurrence.choose_path(cell, "cpu", has_boundary=True) in ("native", "plain")
+    assert recurrence.choose_path("lstm", "cuda") == "vendor"
 
 
 @pytest.mark.parametrize(("path", "cell"), [*PATHS, *(("reference", cell) for cell in CELLS)])
@@ -129,11 +189,12 @@ def test_chunked_sequence_with_carried_state_equals_whole_sequence(path: str, ce
     assert worst([torch.cat((first, second)), end], [whole, last]) < 1e-12
 
 
-@pytest.mark.parametrize(("path", "cell"), PATHS)
-def test_gradcheck_of_each_written_out_gradient(path: str, cell: str) -> None:
-    if path == "vendor":
-        pytest.skip("torch's own")
-    layer, table, ids, state = problem(cell, (2, 2, 3, 2, 3, 1), torch.float64)
+@pytest.mark.parametrize("boundary", [None, 1])
+@pytest.mark.parametrize(("path", "cell"), [(path, cell) for path, cell in PATHS if path != "vendor"])
+def test_gradcheck_of_each_written_out_gradient(path: str, cell: str, boundary: int | None) -> None:
+    layer, table, ids, state = problem(cell, (3, 2, 3, 2, 3, 1), torch.float64)
+    ids[1, 0] = 1
+    layer = with_boundary(layer, boundary)
     layer._path = path  # type: ignore[assignment]
     names = [name for name, _ in layer.named_parameters()]
 

@@ -414,7 +414,8 @@ engine *engine_create(const engine_options *o, const float *const *weights, int 
     *error = ENGINE_BAD_ARGUMENT;
     if (!in_range(o->cell, ENGINE_LSTM, ENGINE_RNN) || !in_range(o->vocabulary, 1, 1114112) ||
         !in_range(o->embedding, 1, 65536) || !in_range(o->hidden, 1, 65536) || !in_range(o->layers, 1, MOST_LAYERS) ||
-        !in_range(o->int8, 0, 1) || !in_range(o->batch, 1, 4096) || o->threads < 1 || o->isa < -1 || o->isa >= ISAS)
+        !in_range(o->int8, 0, 1) || !in_range(o->batch, 1, 4096) || o->threads < 1 || o->isa < -1 || o->isa >= ISAS ||
+        !in_range(o->boundary, -1, o->vocabulary - 1))
         return NULL;
     engine plan = {.options = *o};
     int isa = o->isa;
@@ -575,6 +576,28 @@ static void multiply(const engine *e, const matrix *m, int block, const float *x
     if (m->scale)
         e->kernels->product8((const int8_t *)w, m->scale + row, m->offset + row, q, stride, m->K, z, texts, R);
     else e->kernels->product32((const float *)w, x, stride, m->K, z, texts, R);
+}
+
+static int is_among(int32_t symbol, const int32_t *ids, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (ids[i] == symbol) return 1;
+    return 0;
+}
+
+/* Units of blocks [first, last), all layers: zeros for the texts that are to read the boundary. */
+static void begin_afresh(engine *e, int turn, const int32_t *ids, int first, int last)
+{
+    const size_t units = (size_t)(last - first) * GROUP;
+    for (int l = 0; l < e->options.layers; l++)
+        for (int b = 0; b < e->job.batch; b++) {
+            if (ids[b] != e->options.boundary) continue;
+            const layer *y = &e->layers[l];
+            const size_t at = (size_t)b * e->width + (size_t)first * GROUP;
+            memset(y->h[turn] + at, 0, units * sizeof *y->c);
+            memset(y->c + at, 0, units * sizeof *y->c);
+            if (y->q[turn]) memset(y->q[turn] + at, 128, units); /* 0 in 8 bits */
+        }
 }
 
 /* Blocks [first, last) of a layer, all texts: from h[turn] to h[!turn]. */
@@ -796,9 +819,13 @@ static void work(engine *e, int index)
         const int turn = t % 2;
         if (j->kind != GENERATE || t == 0) ids = j->ids + (size_t)t * B;
         else if (t == j->begin) ids = j->symbols + (size_t)(t - 1) * B;
+        const int units[] = {SHARE(e->width / GROUP)};
+        if (is_among(e->options.boundary, ids, B)) {
+            begin_afresh(e, turn, ids, units[0], units[1]);
+            meet(e);
+        }
         for (int l = 0; l < layers; l++) {
-            const int range[] = {SHARE(e->width / GROUP)};
-            run_layer(e, l, turn, ids, range[0], range[1]);
+            run_layer(e, l, turn, ids, units[0], units[1]);
             meet(e);
         }
         if (j->kind == READ && !(j->logits && t == j->length - 1)) continue;

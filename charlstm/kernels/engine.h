@@ -18,16 +18,17 @@ enum engine_error { ENGINE_OK, ENGINE_NO_MEMORY, ENGINE_BAD_ARGUMENT, ENGINE_NOT
 
 typedef struct {
     int32_t cell, vocabulary, embedding, hidden, layers;
-    int32_t int8;    /* 0: fp32; 1: weights and hidden activations rounded to 8 bits */
-    int32_t batch;   /* most texts in one call */
-    int32_t threads; /* most threads in one call; small models use fewer */
-    int32_t isa;     /* which of engine_isa_name's; -1 takes the best that this processor has */
+    int32_t int8;     /* 0: fp32; 1: weights and hidden activations rounded to 8 bits */
+    int32_t batch;    /* most texts in one call */
+    int32_t threads;  /* most threads in one call; small models use fewer */
+    int32_t isa;      /* which of engine_isa_name's; -1 takes the best that this processor has */
+    int32_t boundary; /* a text's state is zero before it reads this symbol; -1: there is none */
 } engine_options;
 
 typedef struct engine engine;
 
 /* Changes whenever this file does: whoever loads a library compares before calling anything else in it. */
-#define ENGINE_ABI 2
+#define ENGINE_ABI 3
 int engine_abi(void);
 
 /* The instruction sets this library was compiled for, best first; NULL past the last. */

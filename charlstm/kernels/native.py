@@ -23,7 +23,7 @@ from charlstm.kernels.drawing import Rule
 Ids = NDArray[np.int32]
 State = NDArray[np.float32]
 
-ABI = 2  # of engine.h: a library of another number is not used
+ABI = 3  # of engine.h: a library of another number is not used
 CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
 NO_MEMORY, NOT_FINITE = 1, 3
 BATCH = 64  # most texts in one call
@@ -35,7 +35,10 @@ class Options(ctypes.Structure):
 
     _fields_ = [
         (name, c_int32)
-        for name in ("cell", "vocabulary", "embedding", "hidden", "layers", "int8", "batch", "threads", "isa")
+        for name in (
+            *("cell", "vocabulary", "embedding", "hidden", "layers"),
+            *("int8", "batch", "threads", "isa", "boundary"),
+        )
     ]
 
 
@@ -138,6 +141,7 @@ class Native:
             batch_of(config),
             threads if threads is not None else available_threads(),
             -1 if isa is None else _index(engine, isa),
+            -1 if config.boundary is None else config.boundary,
         )
         error = c_int()
         pointers = (c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))

@@ -22,12 +22,14 @@ from torch import Tensor
 class Saved(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
-    h: Tensor  # (T + 1, B, H)
-    c: Tensor | None  # (T + 1, B, H) where the cell has one
+    h: Tensor  # (T, B, H), that each step began with
+    c: Tensor | None  # (T, B, H) likewise, where the cell has one
+    c_after: Tensor | None  # (T, B, H), that each step ended with
     gates: list[Tensor]  # T times (B, G·H), squashed
     candidate: list[Tensor]  # T times (B, H): the GRU's weight_hn · h + b_hn
     weight: Tensor
     peephole: Tensor | None
+    fresh: Tensor | None  # (T, B), bool
 
 
 class Gradients(NamedTuple):
@@ -41,7 +43,13 @@ class Gradients(NamedTuple):
 
 
 def forward(
-    cell: str, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor, peephole: Tensor | None
+    cell: str,
+    x: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    peephole: Tensor | None,
+    fresh: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Saved]:
     """Outputs (T, B, H), last state (S, B, H), and what `backward` needs.
 
@@ -51,13 +59,18 @@ def forward(
         weight: (G·H, H), recurrent.
         bias: (G·H,), or for the GRU (4·H,): the last H belong to the input's part of n.
         peephole: (3, H) or None.
+        fresh: (T, B), bool: these steps begin with the zero state; None: none does.
     """
     size = weight.shape[0]
     h, c = state[0], state[1] if len(state) > 1 else None
-    hs, cs, gates, candidates = [h], [c], [], []
+    hs, cs, gates, candidates = _Steps(fresh is not None), _Steps(fresh is not None), [], []
     transposed = weight.t().contiguous()
     squash = None if cell in ("gru", "rnn") else _fused(_SQUASH[cell], x.is_cuda)
-    for x_t in x:
+    for t, x_t in enumerate(x):
+        if fresh is not None:
+            h, c = _zeroed(fresh[t], h), _zeroed(fresh[t], c)
+        hs.begin(h)
+        cs.begin(c)
         z = torch.addmm(bias[:size], h, transposed)
         if cell == "gru":
             y, h, q = _squash_gru(x_t, z, h, bias[size:])
@@ -67,18 +80,18 @@ def forward(
         else:
             assert squash is not None
             y, h, c = squash(x_t + z, c, peephole)
-        hs.append(h)
-        cs.append(c)
+        hs.end(h)
+        cs.end(c)
         gates.append(y)
-    whole_h = torch.stack(hs)
-    whole_c = torch.stack(cs) if c is not None else None  # type: ignore[arg-type]
     last = torch.stack((h,) if c is None else (h, c))
-    return whole_h[1:], last, Saved(whole_h, whole_c, gates, candidates, weight, peephole)
+    before, outputs = hs.stacked()
+    c_before, c_after = (None, None) if c is None else cs.stacked()
+    return outputs, last, Saved(before, c_before, c_after, gates, candidates, weight, peephole, fresh)
 
 
 def backward(cell: str, saved: Saved, d_output: Tensor, d_state: Tensor) -> Gradients:
     """From the gradients of the outputs (T, B, H) and of the last state (S, B, H)."""
-    h, c, gates, weight, p = saved.h, saved.c, saved.gates, saved.weight, saved.peephole
+    h, c, c_after, gates, weight, p = saved.h, saved.c, saved.c_after, saved.gates, saved.weight, saved.peephole
     d_h, d_c = d_state[0], d_state[1] if len(d_state) > 1 else None
     unsquash = None if cell in ("gru", "rnn") else _fused(_UNSQUASH[cell], d_output.is_cuda)
     hidden_part: list[Tensor] = []
@@ -95,9 +108,12 @@ def backward(cell: str, saved: Saved, d_output: Tensor, d_state: Tensor) -> Grad
             else:
                 assert unsquash is not None
                 assert c is not None
-                d_z, d_c = unsquash(gates[t], c[t], c[t + 1], d_h, d_c, p)
+                assert c_after is not None
+                d_z, d_c = unsquash(gates[t], c[t], c_after[t], d_h, d_c, p)
             d_h = torch.mm(d_z, weight)
         hidden_part.append(d_z)
+        if saved.fresh is not None:
+            d_h, d_c = _zeroed(saved.fresh[t], d_h), _zeroed(saved.fresh[t], d_c)
     d_gates = torch.stack(hidden_part[::-1])
     d_source = torch.stack(input_part[::-1]) if input_part else d_gates
     d_bias = d_gates.sum((0, 1))
@@ -106,9 +122,42 @@ def backward(cell: str, saved: Saved, d_output: Tensor, d_state: Tensor) -> Grad
     d_p = None
     if cell == "peephole":
         assert c is not None
+        assert c_after is not None
         d_i, d_f, _, d_o = d_gates.chunk(4, -1)
-        d_p = torch.stack([(d * seen).sum((0, 1)) for d, seen in ((d_i, c[:-1]), (d_f, c[:-1]), (d_o, c[1:]))])
+        d_p = torch.stack([(d * seen).sum((0, 1)) for d, seen in ((d_i, c), (d_f, c), (d_o, c_after))])
     return Gradients(d_source, d_gates, torch.stack((d_h,) if d_c is None else (d_h, d_c)), d_bias, d_p)
+
+
+class _Steps:
+    """A state as each step began with it and ended with it.
+
+    Args:
+        apart: some steps do not begin with what the one before has left; else both are views of one tensor.
+    """
+
+    def __init__(self, apart: bool) -> None:
+        self._apart = apart
+        self._begins: list[Any] = []
+        self._ends: list[Any] = []
+
+    def begin(self, state: Tensor | None) -> None:
+        if self._apart or not self._begins:
+            self._begins.append(state)
+
+    def end(self, state: Tensor | None) -> None:
+        self._ends.append(state)
+
+    def stacked(self) -> tuple[Tensor, Tensor]:
+        """Both (T, B, H)."""
+        if self._apart:
+            return torch.stack(self._begins), torch.stack(self._ends)
+        whole = torch.stack([*self._begins, *self._ends])
+        return whole[:-1], whole[1:]
+
+
+def _zeroed(fresh: Tensor, state: Any) -> Any:
+    """h, c or a gradient of either (B, H), or None: with zeros in the rows of `fresh` (B,)."""
+    return None if state is None else state.masked_fill(fresh[:, None], 0)
 
 
 def _squash_lstm(z: Tensor, c: Tensor, p: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

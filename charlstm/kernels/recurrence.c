@@ -33,10 +33,12 @@ struct scan {
     int64_t cell, threads, T, B, H;
     const void *source;      /* (V or T·B, G·H) the input's part of the gates: x · weight_ih.T, without bias */
     const int64_t *index;    /* (T, B) the row of `source` for each step, or NULL: the rows come in order */
+    const uint8_t *fresh;    /* (T, B) 1: this step begins with the zero state; or NULL: none does */
     const void *weight;      /* (G·H, H) weight_hh */
     const void *bias;        /* (G·H) both biases; GRU (4·H): r, z with both, n with the hidden one, n with the input one */
     const void *peephole;    /* (3, H) or NULL */
     void *h, *c;             /* (T + 1, B, H) the first is given, the others are written; c NULL where the cell has none */
+    void *h_begin, *c_begin; /* (T, B, H) what each step begins with: the same memory as h and c where `fresh` is NULL */
     void *gates;             /* (T, B, G·H) squashed; backward turns them into the gradient before squashing */
     void *candidate;         /* (T, B, H) GRU: weight_hn · h + b_hn; backward: gradient of the n block's input part */
     void *packed;            /* charlstm_scan_scratch() elements */
@@ -147,6 +149,9 @@ static inline __attribute__((always_inline)) uint32_t mix(uint32_t x) {
 #pragma GCC pop_options
 #endif
 #endif
+
+/* Changes whenever a struct above does: whoever loads this library compares before calling anything else in it. */
+int charlstm_abi(void) { return 2; }
 
 typedef void loop(const void *task, int64_t thread);
 typedef void gomp_parallel(void (*)(void *), void *, unsigned, unsigned);

@@ -133,7 +133,7 @@ static inline __attribute__((always_inline)) void NAME(squash)(const struct scan
     const REAL *restrict x = (const REAL *)s->source + (s->index ? s->index[t * s->B + b] : t * s->B + b) * G * H + u;
     const REAL *restrict bias = (const REAL *)s->bias + u, *restrict p = (const REAL *)s->peephole + u;
     REAL *restrict y = (REAL *)s->gates + (t * s->B + b) * G * H + u;
-    const REAL *restrict c = (const REAL *)s->c + at, *restrict h = (const REAL *)s->h + at;
+    const REAL *restrict c = (const REAL *)s->c_begin + at, *restrict h = (const REAL *)s->h_begin + at;
     REAL *restrict c_next = (REAL *)s->c + next, *restrict h_next = (REAL *)s->h + next;
 #define PRE(g) (x[(g) * H + j] + bias[(g) * H + j] + z[(g) * stride + j])
     switch (s->cell) {
@@ -182,16 +182,34 @@ static inline __attribute__((always_inline)) void NAME(squash)(const struct scan
 #undef PRE
 }
 
+/* What step t begins with, for rows [from, to): what the one before has left, or zeros. */
+static void NAME(begin)(const struct scan *s, int64_t t, int64_t from, int64_t to) {
+    const int64_t H = s->H;
+    for (int64_t b = from; b < to; b++) {
+        const int64_t at = (t * s->B + b) * H;
+        const size_t bytes = (size_t)H * sizeof(REAL);
+        REAL *h = (REAL *)s->h_begin + at, *c = (REAL *)s->c_begin + at;
+        if (s->fresh[t * s->B + b]) {
+            memset(h, 0, bytes);
+            if (s->c) memset(c, 0, bytes);
+        } else {
+            memcpy(h, (const REAL *)s->h + at, bytes);
+            if (s->c) memcpy(c, (const REAL *)s->c + at, bytes);
+        }
+    }
+}
+
 static void NAME(forward)(const void *argument, int64_t thread) {
     const struct scan *s = argument;
     const int64_t B = s->B, H = s->H, G = gate_count(s->cell);
     int64_t from, to;
     share(B, 1, thread, s->threads, &from, &to);
     REAL z[4 * MR * NR] __attribute__((aligned(64)));
-    for (int64_t t = 0; t < s->T; t++)
+    for (int64_t t = 0; t < s->T; t++) {
+        if (s->fresh) NAME(begin)(s, t, from, to);
         for (int64_t u = 0; u < H; u += NR)
             for (int64_t b = from, height = 0; b < to; b += height) {
-                const REAL *h = (const REAL *)s->h + (t * B + b) * H, *panel = (const REAL *)s->packed + u * G * H;
+                const REAL *h = (const REAL *)s->h_begin + (t * B + b) * H, *panel = (const REAL *)s->packed + u * G * H;
                 for (int64_t g = 0; g < G; g++)
                     height = NAME(tile)(to - b, H, h, H, 1, panel + g * NR * H, z + g * MR * NR, NR, 0);
                 for (int64_t i = 0; i < height; i++) {
@@ -199,6 +217,7 @@ static void NAME(forward)(const void *argument, int64_t thread) {
                     else NAME(squash)(s, t, b + i, u, H - u, z + i * NR, MR * NR);
                 }
             }
+    }
 }
 
 /* ---- Backward: for each step from the last, the gates' gradients row by row, then their product with weight_hh. ---- */
@@ -216,8 +235,8 @@ static void NAME(pack_backward)(const void *argument, int64_t thread) {
 static void NAME(unsquash)(const struct scan *s, int64_t t, int64_t b, REAL *restrict d_bias, REAL *restrict d_p) {
     const int64_t H = s->H, G = gate_count(s->cell), at = (t * s->B + b) * H, next = at + s->B * H;
     const REAL *restrict p = s->peephole, *restrict d_out = (const REAL *)s->d_output + at;
-    const REAL *restrict c = (const REAL *)s->c + at, *restrict c_next = (const REAL *)s->c + next;
-    const REAL *restrict h = (const REAL *)s->h + at;
+    const REAL *restrict c = (const REAL *)s->c_begin + at, *restrict c_next = (const REAL *)s->c + next;
+    const REAL *restrict h = (const REAL *)s->h_begin + at;
     REAL *restrict y = (REAL *)s->gates + (t * s->B + b) * G * H;
     REAL *restrict d_h = (REAL *)s->d_h + b * H, *restrict d_c = (REAL *)s->d_c + b * H;
     switch (s->cell) {
@@ -290,6 +309,11 @@ static void NAME(backward)(const void *argument, int64_t thread) {
                 height = H - u >= NR ? NAME(tile)(to - b, K, dz, K, 1, panel, d_h, H, add)
                                      : NAME(tile_edge)(to - b, K, dz, K, 1, panel, d_h, H, add, H - u);
             }
+        for (int64_t b = from; s->fresh && b < to; b++) { /* nothing before a fresh step has a part in it */
+            if (!s->fresh[t * B + b]) continue;
+            memset((REAL *)s->d_h + b * H, 0, (size_t)H * sizeof(REAL));
+            if (s->d_c) memset((REAL *)s->d_c + b * H, 0, (size_t)H * sizeof(REAL));
+        }
     }
 }
 

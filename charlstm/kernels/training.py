@@ -18,6 +18,7 @@ from torch import Tensor
 from charlstm import kernels
 from charlstm.kernels import plain
 
+ABI = 2  # of the structs of recurrence.c: a library of another number is not used
 _CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
 _pointer, _long = ctypes.c_void_p, ctypes.c_int64
 
@@ -39,7 +40,10 @@ class _Scan(ctypes.Structure):
         *((name, _long) for name in ("cell", "threads", "T", "B", "H")),
         *(
             (name, _pointer)
-            for name in ("source", "index", "weight", "bias", "peephole", "h", "c", "gates", "candidate")
+            for name in (
+                *("source", "index", "fresh", "weight", "bias", "peephole"),
+                *("h", "c", "h_begin", "c_begin", "gates", "candidate"),
+            )
         ),
         *((name, _pointer) for name in ("packed", "d_output", "d_h", "d_c", "d_bias", "d_peephole", "d_source")),
     ]
@@ -102,12 +106,15 @@ class Native:
 class Saved(NamedTuple):
     """What the backward pass needs of the forward pass; `backward` overwrites gates and candidate in float32."""
 
-    h: Tensor  # (T + 1, B, H)
-    c: Tensor | None  # (T + 1, B, H) where the cell has one
+    h: Tensor  # (T, B, H), that each step began with
+    c: Tensor | None  # (T, B, H) likewise, where the cell has one
+    whole_h: Tensor  # (T + 1, B, H), the first given, the others as the steps ended
+    whole_c: Tensor | None
     gates: Tensor  # (T, B, G·H), squashed
     candidate: Tensor | None  # (T, B, H): the GRU's weight_hn · h + b_hn
     weight: Tensor
     peephole: Tensor | None
+    fresh: Tensor | None  # (T, B), bool
 
 
 def forward(
@@ -119,6 +126,7 @@ def forward(
     weight: Tensor,
     bias: Tensor,
     peephole: Tensor | None,
+    fresh: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Saved]:
     """`plain.forward`, but for the input: the rows of `source` in order, or those named by an index (T, B)."""
     assert NATIVE is not None
@@ -129,16 +137,18 @@ def forward(
     if c is not None:
         c[0] = state[1]
     saved = Saved(
-        h,
-        c,
+        h[:-1] if fresh is None else torch.empty_like(h[:-1]),
+        None if c is None else c[:-1] if fresh is None else torch.empty_like(c[:-1]),
+        whole_h=h,
+        whole_c=c,
         gates=source.new_empty(steps, batch, len(weight)),
         candidate=source.new_empty(steps, batch, hidden) if cell == "gru" else None,
         weight=weight,
         peephole=peephole,
+        fresh=fresh,
     )
     task, _scratch = _scan(cell, saved)
-    task.source, task.bias = source.data_ptr(), bias.data_ptr()
-    task.index = None if index is None else index.data_ptr()
+    task.source, task.bias, task.index = source.data_ptr(), bias.data_ptr(), _address(index)
     NATIVE.run("forward", task, source.dtype)
     return h[1:], torch.stack((h[-1],) if c is None else (h[-1], c[-1])), saved
 
@@ -175,20 +185,23 @@ def _scan(cell: str, saved: Saved) -> tuple[_Scan, Tensor]:
     assert NATIVE is not None
     gates, hidden = saved.gates, saved.h.shape[-1]
     steps, batch = gates.shape[:2]
-    scratch = saved.h.new_empty(NATIVE.scan_scratch(cell, hidden, saved.h.dtype))
+    scratch = gates.new_empty(NATIVE.scan_scratch(cell, hidden, gates.dtype))
     threads = min(_threads(steps * batch * gates.shape[-1] * hidden), batch)
     task = _Scan(_CELLS.index(cell), threads, steps, batch, hidden)
-    task.weight, task.h, task.gates = saved.weight.data_ptr(), saved.h.data_ptr(), saved.gates.data_ptr()
-    task.c = None if saved.c is None else saved.c.data_ptr()
-    task.candidate = None if saved.candidate is None else saved.candidate.data_ptr()
-    task.peephole = None if saved.peephole is None else saved.peephole.data_ptr()
-    task.packed = scratch.data_ptr()
+    task.weight, task.gates, task.packed = saved.weight.data_ptr(), saved.gates.data_ptr(), scratch.data_ptr()
+    task.h, task.h_begin = saved.whole_h.data_ptr(), saved.h.data_ptr()
+    task.c, task.c_begin = _address(saved.whole_c), _address(saved.c)
+    task.candidate, task.peephole, task.fresh = map(_address, (saved.candidate, saved.peephole, saved.fresh))
     return task, scratch
 
 
 def _threads(multiplications: int) -> int:
     """One for what takes a few microseconds anyway, else torch's number."""
     return torch.get_num_threads() if multiplications > 200_000 else 1
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _clone(tensor: Tensor | None) -> Tensor | None:
@@ -214,7 +227,9 @@ def _openmp_pool() -> int | None:
 
 def _load() -> Native | None:
     library = None if os.environ.get("CHARLSTM_KERNELS") == "off" else kernels.load("_recurrence")
-    return None if library is None else Native(library)
+    if library is None or getattr(library, "charlstm_abi", lambda: 0)() != ABI:
+        return None
+    return Native(library)
 
 
 NATIVE = _load()
