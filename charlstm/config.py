@@ -204,7 +204,7 @@ class SamplingConfig:
     keep_stop: bool = False  # as part of the text
     lines: int | None = None  # ends with so many lines
     best_of: int = 1  # each text is the best of so many, by the model's own score
-    raw: bool = False  # of a model of bytes: those that are not UTF-8, too
+    raw: bool = False  # of a model of bytes: any, not only what makes UTF-8
 
     def __post_init__(self) -> None:
         _real("temp", self.temperature, 0, math.inf)

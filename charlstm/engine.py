@@ -20,6 +20,7 @@ from charlstm.config import ModelConfig, Precision
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.kernels import drawing, native
 from charlstm.kernels.drawing import Rule
+from charlstm.utf8 import NEVER
 
 Backend = Literal["auto", "native", "numpy"]
 Ids = NDArray[np.int32]
@@ -123,6 +124,7 @@ class Engine:
         position: int = 0,
         streams: ArrayLike | None = None,
         recent: ArrayLike | None = None,
+        phases: ArrayLike | None = None,
     ) -> tuple[Ids, State]:
         """Go on with each text by `length` symbols, each drawn as the rule says: `Rule(0.8)` is temperature 0.8.
 
@@ -135,6 +137,7 @@ class Engine:
                 each with its position, is the same as one drawn at once.
             recent: (T, B), what a penalty looks back at: the symbols before the first draw, `ids` the last row of
                 them, −1 where there is none. None: `ids` alone.
+            phases: (B,), the state that the automaton of `rule.follows` is in before each text's first draw. None: 0.
 
         Returns:
             symbols (length, B); and the state, into which the last of them has not been read.
@@ -145,9 +148,12 @@ class Engine:
         read = self._check(ids, 1, state)
         numbers = np.arange(len(read)) if streams is None else np.asarray(streams)
         behind = read[None] if recent is None else np.asarray(recent, np.int32)
+        states = np.zeros(len(read), np.int64) if phases is None else np.asarray(phases, np.int64)
         vocabulary = self.config.vocab_size
         is_row = rule.allowed is None or rule.allowed.shape == (vocabulary,)
-        fits = numbers.shape == read.shape and is_row and behind.ndim == 2 and behind.shape[1] == len(read)
+        is_row = is_row and (rule.follows is None or _lets_come(rule.follows, states, vocabulary))
+        fits = numbers.shape == read.shape == states.shape and is_row
+        fits = fits and behind.ndim == 2 and behind.shape[1] == len(read)
         if not fits or length < 1 or (behind.size and not -1 <= behind.min() <= behind.max() < vocabulary):
             found = f"length {length}, streams {numbers.shape}, recent {behind.shape} for {len(read)} texts"
             raise ValueError(f"cannot draw with {found} and {rule}")
@@ -156,11 +162,11 @@ class Engine:
             memory[-kept:] = behind[-kept:]
 
         def draw(rows: NDArray[np.int64], state: State) -> tuple[Ids, State]:
-            ids, streams, memory = rows.astype(np.int32)[0], rows[1].astype(np.uint64), rows[2:].astype(np.int32)
-            return self._run.generate(ids, state, length, rule, seed, position, streams, memory)
+            ids, streams, memory = rows.astype(np.int32)[0], rows[1].astype(np.uint64), rows[3:].astype(np.int32)
+            return self._run.generate(ids, state, length, rule, seed, position, streams, memory, rows[2].astype("u1"))
 
         try:
-            return self._in_parts(draw, np.stack([read, numbers.astype(np.int64), *memory]), state, 1)
+            return self._in_parts(draw, np.stack([read, numbers.astype(np.int64), states, *memory]), state, 1)
         except FloatingPointError as error:
             raise CheckpointError(f"{error}: its weights are out of all proportion") from error
 
@@ -239,13 +245,16 @@ class _Numpy:
         position: int,
         streams: NDArray[np.uint64],
         recent: Ids,
+        phases: NDArray[np.uint8],
     ) -> tuple[Ids, State]:
         symbols = np.concatenate([recent, np.empty((length, len(ids)), np.int32)])
         for t in range(length):
             logits, state = self.read(ids[None], state, True)
             behind, now = symbols[t : len(recent) + t], len(recent) + t
-            symbols[now] = drawing.draw(logits, rule, drawing.uniform(seed, streams, position + t), behind)
+            symbols[now] = drawing.draw(logits, rule, drawing.uniform(seed, streams, position + t), behind, phases)
             ids = symbols[now]
+            if rule.follows is not None:
+                phases = rule.follows[phases, ids]
         return symbols[len(recent) :], state
 
 
@@ -253,6 +262,13 @@ def layer_weights(config: ModelConfig, weights: Mapping[str, Any], layer: int) -
     """One layer's weights, as the functions of `cells` want them."""
     names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", *(["peephole"] if config.cell == "peephole" else [])]
     return Weights(*(weights[f"recurrence.{name}_l{layer}"] for name in names))
+
+
+def _lets_come(follows: NDArray[np.uint8], states: NDArray[np.int64], vocabulary: int) -> bool:
+    """Whether an automaton's table (S, V) is one for the vocabulary, with a symbol that may come in these states."""
+    if follows.shape[1] != vocabulary or not ((states >= 0) & (states < len(follows))).all():
+        return False
+    return bool(np.any(follows[states] != NEVER, axis=1).all())
 
 
 def _check_weights(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> None:

@@ -211,7 +211,7 @@ class Model:
         """
         rule = sampling.rule_of(self.vocabulary, SamplingConfig(temperature, **options))
         where = sampling.read(self.scorer, self.vocabulary, text, context)
-        shares = sampling.following(self.scorer, rule, where)
+        shares = sampling.following(self.scorer, self.vocabulary, rule, where)
         order = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)][:top]
         return [(self.vocabulary.symbols[k], float(shares[k])) for k in order]
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from charlstm import terminal
+from charlstm import terminal, utf8
 from charlstm.config import MAX_REPEAT_WINDOW, SamplingConfig
 from charlstm.engine import Engine
 from charlstm.errors import UnknownSymbols, UsageError
@@ -27,6 +27,7 @@ from charlstm.vocab import Vocabulary, code_points, listed
 BLOCK_SECONDS = 0.5e-3  # a piece takes so long to draw: no symbol waits a millisecond, and Python costs some 2 %
 GROUP = 64  # texts drawn as one batch
 GROUP_SYMBOLS = 64  # drawn between two chances for Ctrl-C
+LONGEST_BEGINNING = 3  # symbols of a character that is not whole
 FIRST_SYMBOLS = 16  # at first where a text may end at any symbol; doubled each time
 
 Ended = Literal["length", "lines", "stop"]
@@ -76,7 +77,7 @@ def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
             and the vocabulary has no line break.
         UsageError: no character is left to draw, or none that `stop` or `lines` wait for.
     """
-    allowed = None
+    allowed, follows = None, None if config.raw else vocabulary.follows
     if config.ban or config.only is not None:
         named = config.ban + (config.only or "")
         if vocabulary.kind == "bytes" and len(vocabulary.encode(named)) > len(named):
@@ -86,7 +87,9 @@ def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
         allowed = np.full(len(vocabulary), config.only is None)
         allowed[_known(vocabulary, config.only or "", "--only has characters")] = True
         allowed[vocabulary.encode_known(config.ban, "skip")[0]] = False  # who bans what is not there has what he wants
-        if not allowed.any():
+        if follows is not None:
+            follows = utf8.pruned(np.where(allowed, follows, np.uint8(utf8.NEVER)))
+        if not (allowed if follows is None else follows[0] != utf8.NEVER).any():
             raise UsageError("--ban and --only leave no character that could be drawn")
     waits = [(text, f"--stop '{terminal.escape(text)[:40]}' can never come: it has characters") for text in config.stop]
     if config.lines is not None:
@@ -95,9 +98,18 @@ def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
         ids = _known(vocabulary, text, what)
         if allowed is not None and not allowed[ids].all():
             raise UsageError(f"{what} that --ban or --only forbids")
+        if follows is not None and not utf8.can_come(follows, ids):
+            raise UsageError(f"{what} that are not UTF-8, or that --ban or --only forbids: see --raw")
     window = config.repeat_window if config.repeat_penalty != 1 else 0
     filters = (config.top_k, config.top_p, config.min_p, config.typical)
-    return Rule(config.temperature, *filters, config.repeat_penalty, window, allowed)
+    return Rule(
+        config.temperature,
+        *filters,
+        config.repeat_penalty,
+        window,
+        allowed if follows is None else None,
+        follows,
+    )
 
 
 def _known(vocabulary: Vocabulary, text: str, what: str) -> Ids:
@@ -108,18 +120,34 @@ def _known(vocabulary: Vocabulary, text: str, what: str) -> Ids:
 
 
 def distribution(
-    logits: NDArray[np.floating], rule: Rule, recent: NDArray[np.integer] | None = None
+    logits: NDArray[np.floating],
+    rule: Rule,
+    recent: NDArray[np.integer] | None = None,
+    phases: NDArray[np.integer] | int = 0,
 ) -> NDArray[np.float64]:
     """What a draw by the rule gives each symbol, (…, V), of logits (…, V).
 
     Args:
         recent: (T, …), the symbols before, for a penalty.
+        phases: (…), the state of the rule's automaton.
 
     Raises:
         FloatingPointError: the largest logit is NaN or infinite.
     """
-    weights = drawing.filtered(logits, rule, recent)
+    weights = drawing.filtered(logits, rule, recent, phases)
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def _phase(vocabulary: Vocabulary, rule: Rule, recent: Ids) -> int:
+    """The state of the rule's automaton after a text's last symbols, −1 where there is none.
+
+    Raises:
+        UsageError: nothing may come in it.
+    """
+    phase = 0 if rule.follows is None else vocabulary.phase(recent[recent >= 0])
+    if rule.follows is not None and (rule.follows[phase] == utf8.NEVER).all():
+        raise UsageError("--ban and --only leave nothing that could finish the character that the prime ends in")
+    return phase
 
 
 def read(engine: Engine, vocabulary: Vocabulary, text: str = "", context: Context | None = None) -> Context:
@@ -182,7 +210,7 @@ class _Ending:
     first holds, and of stop texts that are complete at the same symbol the longest.
     """
 
-    def __init__(self, vocabulary: Vocabulary, config: SamplingConfig) -> None:
+    def __init__(self, vocabulary: Vocabulary, config: SamplingConfig, recent: Ids) -> None:
         self.by: Ended | None = None
         """What ended the text."""
         self.room = config.most
@@ -193,14 +221,15 @@ class _Ending:
         self._lines = config.lines
         self._break = None if config.lines is None else vocabulary.encode("\n")[0]
         self._held = ""
-        self._vocabulary = None if config.raw or vocabulary.kind == "chars" else vocabulary
-        self._begun = _no_symbols()  # of a character that is not whole
+        self._vocabulary = None if config.raw or vocabulary.follows is None else vocabulary
+        self._prime = 0 if self._vocabulary is None else vocabulary.unfinished(recent)
+        self._begun = recent[len(recent) - self._prime :]  # of a character that is not whole, first the prime's
 
     def take(self, symbols: Ids) -> Ids:
         """The symbols that are certain now: of those that were held back, and of these.
 
-        Of a model of bytes they are whole characters, unless it is raw; what of one is there at the text's end is not
-        part of it.
+        Of a model of bytes they are whole characters, or what makes the prime's last one whole, unless it is raw; what
+        of one is there at the text's end is not part of it.
         """
         certain = self._certain(symbols)
         if self._vocabulary is None:
@@ -208,7 +237,8 @@ class _Ending:
         certain = np.concatenate((self._begun, certain))
         whole = len(certain) - self._vocabulary.unfinished(certain)
         self._begun = certain[whole:]
-        return certain[:whole]
+        first, self._prime = self._prime, 0 if whole else self._prime
+        return certain[first:whole]
 
     def _certain(self, symbols: Ids) -> Ids:
         if self.room is not None:
@@ -245,7 +275,9 @@ def _spelled(ids: Ids) -> str:
 
 
 def _text(vocabulary: Vocabulary, ids: Ids, raw: bool) -> str:
-    return vocabulary.decode(ids) if raw else terminal.well_formed(vocabulary.decode(ids))
+    """What ids spell. Bytes that make the prime's last character whole spell nothing, unless it is raw."""
+    text = vocabulary.decode(ids)
+    return text if raw else text.encode("utf-8", "ignore").decode("utf-8")
 
 
 def _symbols(spelled: str) -> Ids:
@@ -255,8 +287,9 @@ def _symbols(spelled: str) -> Ids:
 class Stream:
     """One text, piece by piece: an iterator of strings, each ready within a millisecond of its first symbol.
 
-    Only what may be the beginning of a stop text waits until that is decided; and of a model of bytes, what may become
-    a character. Bytes that become none are U+FFFD each, or, with `config.raw`, surrogates as `vocab` has it.
+    Only what may be the beginning of a stop text waits until that is decided; and of a model of bytes, what is not a
+    whole character yet. With `config.raw` any bytes are drawn; those that are not UTF-8 are surrogates, as `vocab` has
+    it.
 
     Args:
         config: `count` and `best_of` must be 1. A seed of None takes the context's, or a fresh one.
@@ -274,7 +307,7 @@ class Stream:
         self._rule = rule_of(vocabulary, config)
         self._at = _begin(engine, vocabulary, config, context)
         self._engine, self._vocabulary = engine, vocabulary
-        self._ending = _Ending(vocabulary, config)
+        self._ending = _Ending(vocabulary, config, self._at.recent)
         self._raw = config.raw
         self._block = 1
         self._open: list[tuple[Context, Ids]] = []  # blocks of which not all was given, and where each began
@@ -298,6 +331,7 @@ class Stream:
                 position=was.drawn,
                 streams=[0],
                 recent=was.recent[:, None] if self._rule.memory else None,
+                phases=[_phase(self._vocabulary, self._rule, was.recent)],
             )
             seconds = time.perf_counter() - began
             self._block = max(1, min(2 * length, int(length * BLOCK_SECONDS / max(seconds, 1e-9))))
@@ -308,8 +342,8 @@ class Stream:
             self._given += len(given)
             while self._open and self._given >= len(self._open[0][1]):
                 self._given -= len(self._open.pop(0)[1])
-            if len(given):
-                return _text(self._vocabulary, given, self._raw)
+            if text := _text(self._vocabulary, given, self._raw):
+                return text
         raise StopIteration
 
     @property
@@ -419,13 +453,13 @@ def _side_by_side(
 ) -> list[tuple[Ended, Ids, NDArray[np.float64]]]:
     """What ended each text, its symbols and, if `scored`, their nats; of contexts with one seed and one place in it."""
     state = np.concatenate([begin.state for begin in begins], axis=2)
-    recent = np.full((max(1, rule.memory), len(begins)), -1, np.int32)
+    recent = np.full((max(LONGEST_BEGINNING, rule.memory), len(begins)), -1, np.int32)
     for column, begin in enumerate(begins):
         behind = begin.recent[-len(recent) :]
         recent[-len(behind) :, column] = behind
     seed, position = begins[0].seed, begins[0].drawn
     assert seed is not None
-    endings = [_Ending(vocabulary, config) for _ in begins]
+    endings = [_Ending(vocabulary, config, begin.recent) for begin in begins]
     given: list[list[Ids]] = [[] for _ in begins]
     nats: list[list[NDArray[np.float64]]] = [[np.empty(0)] for _ in begins]
     live = np.arange(len(begins))
@@ -434,8 +468,17 @@ def _side_by_side(
         room = endings[live[0]].room  # the same for all: as many were drawn of each
         length = block if room is None else min(block, room)
         block = min(2 * block, GROUP_SYMBOLS)
+        phases = [_phase(vocabulary, rule, behind) for behind in recent.T]
         symbols, new = engine.generate(
-            recent[-1], state, length, rule, seed=seed, position=position, streams=streams[live], recent=recent
+            recent[-1],
+            state,
+            length,
+            rule,
+            seed=seed,
+            position=position,
+            streams=streams[live],
+            recent=recent,
+            phases=phases,
         )
         surprise = (
             engine.score(np.concatenate([recent[-1:], symbols]), state)[0] if scored else np.empty((0, len(live)))
@@ -454,14 +497,16 @@ def _side_by_side(
     return found
 
 
-def following(engine: Engine, rule: Rule, context: Context) -> NDArray[np.float64]:
+def following(engine: Engine, vocabulary: Vocabulary, rule: Rule, context: Context) -> NDArray[np.float64]:
     """The probability of each symbol to come next by the rule, (V,).
 
     Raises:
         FloatingPointError: the model's logits are not finite.
+        UsageError: nothing may come.
     """
+    phase = _phase(vocabulary, rule, context.recent)
     logits, _ = engine.step([context.last], context.state)
-    return distribution(logits[0], rule, context.recent)
+    return distribution(logits[0], rule, context.recent, phase)
 
 
 def fresh_seed() -> int:

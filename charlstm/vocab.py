@@ -6,7 +6,6 @@ surrogate U+DC00 + byte, as Python's `surrogateescape` has it: so every sequence
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from charlstm import terminal
+from charlstm import terminal, utf8
 from charlstm.config import MAX_VOCABULARY, SymbolKind, Unknown
 from charlstm.errors import CorpusError, UnknownSymbols, UsageError
 
@@ -37,6 +36,8 @@ class Vocabulary:
 
     kind: SymbolKind = "chars"
     unit: Literal["char", "byte"] = "char"
+    follows: np.ndarray[Any, Any] | None = None
+    """The automaton of well-formed texts, where not every sequence of symbols is one: a `Rule`'s."""
 
     def __init__(self, symbols: str) -> None:
         codes = code_points(symbols)
@@ -177,6 +178,10 @@ class Vocabulary:
         """How many of the last ids (N,) are no character yet, but may become one with those that follow."""
         return 0
 
+    def phase(self, ids: np.ndarray[Any, Any]) -> int:
+        """The state of `follows` after ids (N,), where all but the unfinished ones are done with."""
+        return 0
+
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's metadata."""
         return {"kind": "code points", "symbols": self._symbols}
@@ -207,6 +212,7 @@ class ByteVocabulary(Vocabulary):
 
     kind = "bytes"
     unit = "byte"
+    follows = utf8.TABLE
 
     def __init__(self) -> None:
         self._symbols = bytes(range(256)).decode("utf-8", "surrogateescape")
@@ -238,9 +244,11 @@ class ByteVocabulary(Vocabulary):
 
     def unfinished(self, ids: np.ndarray[Any, Any]) -> int:
         """How many of the last ids (N,) are the beginning of a character in UTF-8: from 0 to 3."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        decoder.decode(ids[-3:].astype(np.uint8).tobytes())
-        return len(decoder.getstate()[0])
+        return utf8.beginning(ids)[0]
+
+    def phase(self, ids: np.ndarray[Any, Any]) -> int:
+        """The state of `follows` after ids (N,): 0 but within a character. What is not UTF-8 is done with."""
+        return utf8.beginning(ids)[1]
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's metadata."""

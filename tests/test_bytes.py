@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import codecs
+import contextlib
+import functools
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import math
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from commands import Done, here, model_file
+from commands import Done, here, model_file, spawn
 from hypothesis import given
 from hypothesis import strategies as st
 from models import equations, random_weights, surprises
 
 import charlstm
-from charlstm import checkpoint, corpus, stored
+from charlstm import checkpoint, corpus, stored, utf8
 from charlstm.checkpoint import Checkpoint
 from charlstm.cli.surprises import characters
-from charlstm.config import ModelConfig, TrainingOptions
+from charlstm.config import ModelConfig, SamplingConfig, TrainingOptions
 from charlstm.errors import CharlstmError, ResumeError, UnknownSymbols, UsageError
 from charlstm.library import Model
 from charlstm.surprise import CharScore
@@ -54,11 +57,27 @@ def test_every_sequence_of_bytes_is_a_text_and_back(data: bytes) -> None:
     assert text == data.decode("utf-8", "surrogateescape")
 
 
-@given(st.binary(max_size=12))
-def test_unfinished_is_what_a_decoder_would_wait_on(data: bytes) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(data)
-    assert ByteVocabulary().unfinished(np.frombuffer(data, np.uint8)) == len(decoder.getstate()[0])
+EDGES = [0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xE2, 0xED, 0xF0, 0xF4, 0xFF]
+
+
+@functools.cache
+def place(data: bytes) -> str:
+    """Whether bytes are whole characters, end in the beginning of one, or neither, by Python's strict decoder.
+
+    Its incremental one is of no use here: it waits on the bytes of a surrogate, for `surrogatepass`.
+    """
+    for length in range(4):
+        for more in itertools.product((0x80, 0x90, 0xA0), repeat=length):
+            with contextlib.suppress(UnicodeDecodeError):
+                (data + bytes(more)).decode()
+                return "begun" if more else "whole"
+    return "never"
+
+
+@given(st.binary(max_size=6) | st.lists(st.sampled_from(EDGES), max_size=6).map(bytes))
+def test_unfinished_is_the_beginning_of_a_character(data: bytes) -> None:
+    begun = [n for n in (1, 2, 3) if n <= len(data) and place(data[-n:]) == "begun" and data[-n] >= 0xC0]
+    assert ByteVocabulary().unfinished(np.frombuffer(data, np.uint8)) == (begun[0] if begun else 0)
 
 
 def test_a_symbol_is_a_byte_and_its_own_id() -> None:
@@ -179,16 +198,90 @@ def test_heat_gives_a_character_the_bits_of_its_bytes() -> None:
     assert list(characters("a", euro)) == [("a", 0.0), ("€", 7.0)]
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_what_is_drawn_is_well_formed_and_the_same_however_it_is_cut(seed: int) -> None:
-    drawn = model()
-    raw = drawn.sample(length=200, temperature=1.0, seed=seed, raw=True).encode("utf-8", "surrogateescape")
-    assert len(raw) == 200
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    expected = re.sub("[\ud800-\udfff]", "\ufffd", decoder.decode(raw))  # and what it still holds is left out
-    assert drawn.sample(length=200, temperature=1.0, seed=seed) == expected
-    assert next(iter(drawn.samples(2, length=200, temperature=1.0, seed=seed))) == expected
-    assert "\ufffd" in expected  # a model that knows nothing: the test would notice if nothing were replaced
+def raw_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+UNTRAINED = model(scale=9.0)  # it knows nothing, and is sure of it
+WAYS: list[dict[str, Any]] = [
+    *({}, {"top_k": 3}, {"top_p": 0.5}, {"typical": 0.3}, {"min_p": 0.2}, {"repeat_penalty": 3.0}),
+    *({"ban": "\udc80a"}, {"temperature": 0.0}, {"temperature": 3.0}),
+]
+PRIMES = st.binary(max_size=5) | st.sampled_from([b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"a\xed", b"\xf4"])
+
+
+@given(PRIMES, st.integers(0, 2**32), st.sampled_from(WAYS))
+def test_every_text_is_utf8_and_finishes_the_character_that_its_prime_ends_in(
+    prime: bytes, seed: int, options: Any
+) -> None:
+    begun = ByteVocabulary().decode(np.frombuffer(prime, np.uint8))
+    config = SamplingConfig(prime=begun, length=40, seed=seed, **options)
+    (drawn,) = UNTRAINED.draw(config)
+    assert drawn.text == drawn.text.encode().decode()  # strict both ways
+    unfinished = next((prime[-n:] for n in (1, 2, 3) if n <= len(prime) and place(prime[-n:]) == "begun"), b"")
+    whole = (unfinished + drawn.symbols.astype(np.uint8).tobytes()).decode()  # strict
+    assert whole == (whole[:1] if unfinished else "") + drawn.text
+    assert 36 < len(drawn.symbols) <= 40
+    stream = UNTRAINED.stream(begun, 40, temperature=config.temperature, seed=seed, **{
+        name: value for name, value in options.items() if name != "temperature"})  # fmt: skip
+    assert "".join(stream) == drawn.text
+    if "\ufffd" in drawn.text:
+        assert b"\xef\xbf\xbd" in drawn.symbols.astype(np.uint8).tobytes()
+
+
+def test_raw_bytes_are_not_utf8() -> None:
+    """The negative control of the test above."""
+    with pytest.raises(UnicodeDecodeError):
+        raw_bytes(UNTRAINED.sample(length=200, seed=1, raw=True)).decode()
+
+
+def test_the_automaton_is_pythons_strict_decoder() -> None:
+    """After every first byte the edges of all ranges, and so on after those that begin longer characters."""
+    for sequence in itertools.chain(
+        itertools.product(range(256), EDGES),
+        itertools.product((0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF), EDGES, EDGES),
+        itertools.product((0xF0, 0xF1, 0xF3, 0xF4, 0xF5), EDGES[2:8], EDGES[1:9:3], EDGES[1:9:3]),
+    ):
+        state = 0
+        for byte in sequence:
+            state = int(utf8.TABLE[state, byte]) if state != utf8.NEVER else state
+        assert place(bytes(sequence)) == {0: "whole", utf8.NEVER: "never"}.get(state, "begun"), sequence
+
+
+@given(st.binary(max_size=4) | st.lists(st.sampled_from(EDGES), max_size=4).map(bytes), st.sampled_from(EDGES))
+def test_what_may_follow_a_text_goes_on_with_its_last_character(data: bytes, byte: int) -> None:
+    vocabulary, ids = ByteVocabulary(), np.frombuffer(data, np.uint8)
+    may = utf8.TABLE[vocabulary.phase(ids), byte] != utf8.NEVER
+    begun = data[len(data) - vocabulary.unfinished(ids) :]
+    assert may == (place(begun + bytes([byte])) != "never")
+
+
+@pytest.mark.parametrize(("data", "may"), [(b"", 0), (b"a", 0), (b"\xe2", 2), (b"\xed", 4), (b"\xf4\x8f", 2)])
+def test_what_next_shows_is_the_softmax_over_what_may_follow(data: bytes, may: int) -> None:
+    prime = ByteVocabulary().decode(np.frombuffer(data, np.uint8))
+    own = dict(model().next(prime, raw=True))
+    assert len(own) == 256
+    symbols = [ByteVocabulary().symbols[k] for k in np.flatnonzero(utf8.TABLE[may] != utf8.NEVER)]
+    total = sum(own[symbol] for symbol in symbols)
+    assert dict(model().next(prime)) == pytest.approx({symbol: own[symbol] / total for symbol in symbols})
+
+
+def test_rules_that_leave_nothing_that_may_follow_are_refused() -> None:
+    rest = ByteVocabulary().decode(np.arange(0x80, 0xC0))  # of every character beyond ASCII
+    ascii_alone = model().sample("a", 200, ban=rest, temperature=2.0)
+    assert ascii_alone.isascii()
+    assert len(ascii_alone) == 200  # no character was begun that could not be finished
+    for refused in ({"only": "\udcc3"}, {"only": "\udcc3\udce2"}, {"stop": ("\udcff",)}, {"stop": ("\udcc3a",)},
+                    {"stop": ("é",), "ban": rest}):  # fmt: skip
+        with pytest.raises(UsageError, match="--"):
+            model().sample("a", 9, **refused)
+    with pytest.raises(UsageError, match="finish the character that the prime ends in"):
+        model().sample("\udcc3", 9, ban=rest)
+    with pytest.raises(UsageError, match="finish the character that the prime ends in"):
+        model().next("\udcc3", only="a")
+    assert set(model().sample("a", 40, only="\udcc3\udca9")) == {"é"}
+    assert model().sample("\udce2", 1) == ""  # no room to finish it
+    assert model().sample("a", 60, stop=("\udc80",), temperature=2.0, seed=3).encode()  # a part of a character
 
 
 def test_a_text_goes_on_in_the_middle_of_a_character() -> None:
@@ -217,7 +310,13 @@ def test_sample_writes_whole_characters_and_with_raw_every_byte(
 ) -> None:
     path = saved(tmp_path / "m")
     shown = here(capfd, "sample", "-c", path, "-n", 300, "--seed", 1, "-t", 1).out
-    assert "\ufffd" in shown.decode()  # strict
+    assert 297 <= len(shown.decode().encode()) <= 300  # strict
+    for more in (("--count", 5), ("--best-of", 3), ("--lines", 2)):
+        here(capfd, "sample", "-c", path, "-n", 50, *more).out.decode()
+    bare = spawn(["sample", "-c", path, "-n", 300, "--seed", 1, "-t", 1, "--raw"]).out
+    assert len(bare) == 300
+    with pytest.raises(UnicodeDecodeError):
+        bare.decode()
     values = json.loads(here(capfd, "sample", "-c", path, "-n", 30, "--seed", 1, "-t", 1, "--json").out)
     assert values["unit"] == "byte"
     assert 26 < values["chars"] <= 30

@@ -22,6 +22,7 @@ ISAS = [pytest.param(isa, id=isa) for isa in native.isas()] or [
     pytest.param("", marks=pytest.mark.skip(reason="the native engine was not compiled"))
 ]
 ALLOWED = np.arange(70) % 3 != 1
+FOLLOWS = np.random.default_rng(0).choice(np.array([0, 1, 2, 255], np.uint8), (3, 70), p=[0.1, 0.1, 0.1, 0.7])
 RULES = {
     "top-k": Rule(1.0, top_k=5),
     "top-p": Rule(1.0, top_p=0.7),
@@ -33,7 +34,16 @@ RULES = {
     "greedy": Rule(0.0, top_k=3, penalty=1.5, window=9, allowed=ALLOWED),
     "all": Rule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, ALLOWED),
     "one": Rule(1.0, top_p=0.0),
+    "automaton": Rule(1.5, follows=FOLLOWS),
+    "automaton and all": Rule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, None, FOLLOWS),
 }
+
+
+def walked(rule: Rule, phases: Any, symbols: Any) -> Any:
+    """The states of the rule's automaton after symbols (T, B)."""
+    for row in symbols:
+        phases = phases if rule.follows is None else rule.follows[phases, row]
+    return phases
 
 
 def engine_of(config: ModelConfig, weights: Weights, backend: str) -> Engine:
@@ -221,14 +231,24 @@ def test_the_native_draw_is_that_of_numpy_by_every_rule(rule: Rule, isa: str) ->
     engine = engine_of(config, weights, isa)
     streams, first = np.array([3, 10**12, 0]), np.array([1, 2, 3])
     recent = np.array([[-1, 5, 60], [4, 69, 4], first])
+    phases = np.array([2, 0, 1])
     symbols, _ = engine.generate(
-        first, engine.zero_state(3), 250, rule, seed=2**63 - 1, position=5, streams=streams, recent=recent
+        first,
+        engine.zero_state(3),
+        250,
+        rule,
+        seed=2**63 - 1,
+        position=5,
+        streams=streams,
+        recent=recent,
+        phases=phases,
     )
     state, behind = engine.zero_state(3), np.concatenate([recent, symbols])
     for t in range(len(symbols)):
         logits, state = engine.step(behind[t + 2], state)
         numbers = drawing.uniform(2**63 - 1, streams, 5 + t)
-        assert np.array_equal(symbols[t], drawing.draw(logits, rule, numbers, behind[: t + 3]))
+        assert np.array_equal(symbols[t], drawing.draw(logits, rule, numbers, behind[: t + 3], phases))
+        phases = walked(rule, phases, symbols[t : t + 1])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -259,7 +279,15 @@ def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule:
     state, symbols = one.zero_state(1), np.array([[2]], np.int32)
     for position in range(0, 120, 8):
         block, state = three.generate(
-            symbols[-1], state, 8, rule, seed=4, position=position, streams=[1], recent=symbols
+            symbols[-1],
+            state,
+            8,
+            rule,
+            seed=4,
+            position=position,
+            streams=[1],
+            recent=symbols,
+            phases=walked(rule, np.array([0]), symbols[1:]),
         )
         symbols = np.concatenate([symbols, block])
     assert np.array_equal(symbols[1:, 0], whole[:, 1])
@@ -279,9 +307,10 @@ def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule:
         Rule(1.0, typical=0.7),
         Rule(1.0, penalty=2.0, window=3),
         Rule(1.0, allowed=np.arange(17) % 2 == 0),
+        Rule(1.0, follows=np.array([[0] * 17, [255, 0] * 8 + [255]], np.uint8)),
         Rule(1.5, 12, 0.95, 0.05, 0.9, 1.5, 3, np.arange(17) != 4),
     ],
-    ids=["top-k", "top-p", "min-p", "typical", "penalty", "allowed", "all"],
+    ids=["top-k", "top-p", "min-p", "typical", "penalty", "allowed", "automaton", "all"],
 )
 def test_drawn_symbols_follow_the_filtered_distribution(rule: Rule, backend: str) -> None:
     """χ² over what can be drawn; what cannot is never seen; and the distribution of another rule does not fit."""
@@ -289,9 +318,15 @@ def test_drawn_symbols_follow_the_filtered_distribution(rule: Rule, backend: str
     logits = np.linspace(-2, 2, 17)[np.random.default_rng(3).permutation(17)]
     recent = np.array([4, 11, 8])
     engine = biased(logits, backend)
-    count = 51_200
+    count, phase = 51_200, int(rule.follows is not None)
     symbols, _ = engine.generate(
-        np.full(count, 8), engine.zero_state(count), 1, rule, seed=11, recent=np.repeat(recent[:, None], count, 1)
+        np.full(count, 8),
+        engine.zero_state(count),
+        1,
+        rule,
+        seed=11,
+        recent=np.repeat(recent[:, None], count, 1),
+        phases=np.full(count, phase),
     )
     observed = np.bincount(symbols.ravel(), minlength=17)
 
@@ -305,5 +340,5 @@ def test_drawn_symbols_follow_the_filtered_distribution(rule: Rule, backend: str
         freedom = torch.tensor((possible.sum() - 1) / 2)
         return float(torch.special.gammaincc(freedom, torch.tensor(chi_square / 2)))
 
-    assert chance(drawing.filtered(logits, rule, recent)) > 1e-4
+    assert chance(drawing.filtered(logits, rule, recent, phase)) > 1e-4
     assert chance(drawing.filtered(logits, Rule(rule.temperature))) < 1e-9

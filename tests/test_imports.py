@@ -21,7 +21,7 @@ PACKAGE = ROOT / "charlstm"
 
 # Each room may import those above it, and nothing else of charlstm. The README tells to read them in this order.
 ORDER = [
-    "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "vocab", "stored",
+    "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "utf8", "vocab", "stored",
     "corpus", "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise",
     "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
@@ -35,6 +35,7 @@ NUMPY = {"numpy"}
 TORCH = {"numpy", "torch"}
 FOREIGN = {
     "cells": NUMPY,  # inside a function
+    "utf8": NUMPY,
     "vocab": NUMPY,
     "stored": NUMPY | {"platformdirs"},
     "corpus": NUMPY,

@@ -294,7 +294,7 @@ def test_a_text_ends_where_the_first_end_is_however_it_is_cut(
     vocabulary = Vocabulary("\nab")
     config = SamplingConfig(length=most or 0, stop=tuple(stops), keep_stop=keep and bool(stops), lines=lines)
     expected, by = naive_end(text, stops, keep, lines, most)
-    ending, given, seen = sampling._Ending(vocabulary, config), "", 0
+    ending, given, seen = sampling._Ending(vocabulary, config, np.array([0])), "", 0
     for cut in cuts:
         piece = text[seen : seen + min(cut, ending.room or cut)]
         if ending.by is not None or not piece:
@@ -444,8 +444,8 @@ def test_continuations_come_before_the_next_group_is_asked_for_and_do_not_depend
 def test_what_follows_is_the_filtered_distribution(engine: Engine) -> None:
     context = sampling.read(engine, VOCABULARY, "The ")
     logits, _ = engine.step([context.last], context.state)
-    own = sampling.following(engine, Rule(), context)
+    own = sampling.following(engine, VOCABULARY, Rule(), context)
     assert own == pytest.approx(np.exp(logits[0].astype(float)) / np.exp(logits[0].astype(float)).sum())
-    filtered = sampling.following(engine, Rule(1.0, top_k=3), context)
+    filtered = sampling.following(engine, VOCABULARY, Rule(1.0, top_k=3), context)
     assert np.count_nonzero(filtered) == 3
     assert filtered.sum() == pytest.approx(1)

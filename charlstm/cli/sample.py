@@ -92,7 +92,7 @@ def sample(
         bool,
         typer.Option(
             "--raw",
-            help="Let control characters through to a terminal, which they can harm, and bytes that are not UTF-8.",
+            help="Let control characters through to a terminal, which they can harm; let a model of bytes draw any.",
         ),
     ] = False,
     load_state: LoadState = None,

@@ -1,8 +1,8 @@
 """From logits to a symbol, in numpy: the reference of the drawing inside `engine.c`.
 
-A `Rule` says how. Its parts apply in this order, and each sees what the one before it has left, renormalised: what is
-allowed, the penalty on what was said lately, the temperature, top-k, top-p, min-p, locally typical sampling. A filter
-never leaves nothing.
+A `Rule` says how. Its parts apply in this order, and each sees what the one before it has left, renormalised: what may
+follow, what is allowed, the penalty on what was said lately, the temperature, top-k, top-p, min-p, locally typical
+sampling. A filter never leaves nothing.
 
 The random numbers are a function of (seed, stream, position) and of nothing else: no generator is carried along, so a
 text does not depend on how it is cut into blocks or on how many are drawn at once. They are SplitMix64 (Steele, Lea &
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from charlstm.utf8 import NEVER
 
 GAMMA = 0x9E3779B97F4A7C15
 TIES = 2.0**32  # deviations from the entropy within the inverse of this, in nats, are equal: rounding decides nothing
@@ -39,18 +41,29 @@ class Rule:
     penalty: float = 1.0  # logits of the last `window` symbols: divided by it where positive, multiplied where negative
     window: int = 0
     allowed: NDArray[np.bool_] | None = None  # (V,): the others are never drawn
+    follows: NDArray[np.uint8] | None = None  # (S, V), in place of `allowed`: an automaton's state after each symbol,
+    # or NEVER where it is not drawn. Each state that can be come to lets a symbol come.
 
     def __post_init__(self) -> None:
         shares = (self.top_p, self.min_p, self.typical)
         ok = 0 <= self.temperature < math.inf and self.top_k >= 0 and all(0 <= share <= 1 for share in shares)
         ok = ok and 0 < self.penalty < math.inf and self.window >= 0
-        if not ok or (self.allowed is not None and not self.allowed.any()):
+        ok = ok and (self.allowed is None or (self.follows is None and bool(self.allowed.any())))
+        if not ok or (self.follows is not None and not _goes_on(self.follows)):
             raise ValueError(f"cannot draw with {self}")
 
     @property
     def memory(self) -> int:
         """How many of the symbols before it a draw looks back at."""
         return self.window if self.penalty != 1 else 0
+
+
+def _goes_on(follows: NDArray[np.uint8]) -> bool:
+    """Whether an automaton's table (S, V) has a state after every symbol that may come, and one that can go on."""
+    if follows.ndim != 2 or follows.dtype != np.uint8 or len(follows) > NEVER:
+        return False
+    after = np.unique(follows[follows != NEVER])
+    return bool(after.size and after[-1] < len(follows) and (follows[after] != NEVER).any(axis=1).all())
 
 
 def uniform(seed: int, stream: NDArray[np.integer] | int, position: int) -> Floats:
@@ -68,13 +81,19 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def adjusted(
-    logits: NDArray[np.floating], rule: Rule, recent: NDArray[np.integer] | None = None
+    logits: NDArray[np.floating],
+    rule: Rule,
+    recent: NDArray[np.integer] | None = None,
+    phases: NDArray[np.integer] | int = 0,
 ) -> NDArray[np.floating]:
-    """The logits (…, V) with −∞ for what is not allowed, and the penalty on what is among the recent symbols.
+    """The logits (…, V) with −∞ for what may not be drawn, and the penalty on what is among the recent symbols.
 
     Args:
         recent: (T, …), the symbols before this draw, the last one last; −1 is none. Looked at for a penalty only.
+        phases: (…), the state that the automaton of `rule.follows` is in.
     """
+    if rule.follows is not None:
+        logits = np.where(rule.follows[phases] != NEVER, logits, -np.inf).astype(logits.dtype)
     if rule.allowed is not None:
         logits = np.where(rule.allowed, logits, -np.inf).astype(logits.dtype)
     if rule.memory and recent is not None:
@@ -143,7 +162,12 @@ def _keep(weights: Floats, order: NDArray[np.integer], count: NDArray[np.integer
     return np.where(np.argsort(order, axis=-1) < count, weights, 0.0)
 
 
-def filtered(logits: NDArray[np.floating], rule: Rule, recent: NDArray[np.integer] | None = None) -> Floats:
+def filtered(
+    logits: NDArray[np.floating],
+    rule: Rule,
+    recent: NDArray[np.integer] | None = None,
+    phases: NDArray[np.integer] | int = 0,
+) -> Floats:
     """What a draw by the rule gives each symbol, (…, V), not yet divided by its sum: logits → `adjusted` → `weights` →
     the filters.
 
@@ -152,7 +176,7 @@ def filtered(logits: NDArray[np.floating], rule: Rule, recent: NDArray[np.intege
     """
     if not np.isfinite(logits.max(axis=-1)).all():  # also where it is not allowed: such a model is not to be trusted
         raise FloatingPointError("the model's logits are not finite")
-    found = weights(adjusted(logits, rule, recent), rule.temperature)
+    found = weights(adjusted(logits, rule, recent, phases), rule.temperature)
     if rule.top_k:
         found = top_k(found, rule.top_k)
     if rule.top_p < 1:
@@ -169,7 +193,8 @@ def draw(
     rule: Rule,
     numbers: Floats,
     recent: NDArray[np.integer] | None = None,
+    phases: NDArray[np.integer] | int = 0,
 ) -> NDArray[np.int64]:
     """The symbol (B,) on which each number in [0, 1) falls, of what the rule makes of logits (B, V)."""
-    heap = np.cumsum(filtered(logits, rule, recent), axis=-1)
+    heap = np.cumsum(filtered(logits, rule, recent, phases), axis=-1)
     return np.asarray((heap <= numbers[:, None] * heap[:, -1:]).sum(axis=-1), np.int64)

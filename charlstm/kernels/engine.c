@@ -208,6 +208,7 @@ struct engine {
     float *logits;          /* (batch, padded) */
     float *adjusted;        /* (threads, padded): logits with what is not allowed at −∞, and penalised */
     candidate *candidates;  /* (threads, padded) */
+    uint8_t *phases;        /* (batch): the state of each text's automaton */
     double *weights;        /* (batch or threads, padded): softmax of a text's logits, or each thread's own of one text's */
     layer layers[MOST_LAYERS];
 
@@ -299,6 +300,7 @@ static void lay(arena *a, engine *e)
     const int threads = o->threads < MOST_THREADS ? o->threads : MOST_THREADS;
     e->adjusted = take(a, (uint64_t)threads * e->padded * 4);
     e->candidates = take(a, (uint64_t)threads * e->padded * sizeof(candidate));
+    e->phases = take(a, (uint64_t)o->batch);
     e->weights = take(a, (uint64_t)(o->batch > threads ? o->batch : threads) * e->padded * 8);
 }
 
@@ -759,12 +761,13 @@ static void filter(const engine_rule *r, double *weights, candidate *c, int V)
 }
 
 /* A text's logits at step t as the rule wants them; where that is not as they are, in this thread's row. What is
- * allowed is one table for all texts and steps; a rule under which it depends on what went before chooses it here. */
-static const float *adjust(engine *e, int text, int thread, int t)
+ * allowed is one table for all texts and steps; what may follow depends on the state of the text's automaton. */
+static const float *adjust(engine *e, int text, int thread, int t, int phase)
 {
     const engine_rule *r = &e->job.rule;
     const float *logits = e->logits + (size_t)text * e->padded;
-    if (!r->allowed && r->penalty == 1) return logits;
+    const uint8_t *follows = r->follows ? r->follows + (size_t)phase * (size_t)e->options.vocabulary : NULL;
+    if (!r->allowed && !follows && r->penalty == 1) return logits;
     float *own = memcpy(e->adjusted + (size_t)thread * e->padded, logits, (size_t)e->padded * 4);
     const float penalty = (float)r->penalty;
     for (int back = 1; r->penalty != 1 && back <= r->window; back++) {
@@ -775,18 +778,20 @@ static const float *adjust(engine *e, int text, int thread, int t)
     }
     for (int i = 0; r->allowed && i < e->options.vocabulary; i++)
         if (!r->allowed[i]) own[i] = -INFINITY;
+    for (int i = 0; follows && i < e->options.vocabulary; i++)
+        if (follows[i] == ENGINE_NEVER) own[i] = -INFINITY;
     return own;
 }
 
-/* The symbol drawn for a text at step t; `row` of the weights is for this thread's use alone. */
-static int32_t draw(engine *e, int text, int row, int thread, int t)
+/* The symbol drawn for a text at step t, its automaton in state `phase`; `row` of the weights is this thread's alone. */
+static int32_t draw(engine *e, int text, int row, int thread, int t, int phase)
 {
     const uint64_t gamma = 0x9E3779B97F4A7C15u;
     const float *logits = e->logits + (size_t)text * e->padded, *own;
     double *heap = e->weights + (size_t)row * e->padded;
     float largest;
     int best = likeliest(e, logits, &largest);
-    if (best >= 0 && (own = adjust(e, text, thread, t)) != logits) best = likeliest(e, logits = own, &largest);
+    if (best >= 0 && (own = adjust(e, text, thread, t, phase)) != logits) best = likeliest(e, logits = own, &largest);
     if (best < 0) atomic_store(&e->not_finite, 1);
     if (best < 0 || e->job.rule.temperature == 0) return best < 0 ? 0 : best;
     e->kernels->softmax(logits, e->padded, largest, e->job.rule.temperature, heap);
@@ -804,6 +809,15 @@ static int32_t draw(engine *e, int text, int row, int thread, int t)
     return low;
 }
 
+/* The state of an automaton after a symbol. Of logits that are no numbers, one that may not come was drawn. */
+static uint8_t after(const engine *e, uint8_t phase, int32_t symbol)
+{
+    const engine_rule *r = &e->job.rule;
+    if (!r->follows) return 0;
+    const uint8_t state = r->follows[(size_t)phase * (size_t)e->options.vocabulary + (size_t)symbol];
+    return state == ENGINE_NEVER ? phase : state;
+}
+
 /* ---- a job, and the threads that do it together ---- */
 
 /* This thread's share of n pieces. */
@@ -814,6 +828,7 @@ static void work(engine *e, int index)
     const job *j = &e->job;
     const int threads = j->threads, B = j->batch, layers = e->options.layers;
     int32_t drawn; /* a single text's: each thread draws it for itself, which spares a meeting */
+    uint8_t phase = e->phases[0]; /* likewise */
     const int32_t *ids = NULL;
     for (int t = j->begin; t < j->end; t++) {
         const int turn = t % 2;
@@ -835,17 +850,22 @@ static void work(engine *e, int index)
         if (j->kind == SCORE)
             for (int b = texts[0]; b < texts[1]; b++) j->nats[(size_t)t * B + b] = surprise(e, b, ids[B + b]);
         if (j->kind == GENERATE && B == 1) {
-            drawn = draw(e, 0, index, index, t);
+            drawn = draw(e, 0, index, index, t, phase);
+            phase = after(e, phase, drawn);
             if (index == 0) j->symbols[t] = drawn;
             ids = &drawn;
         }
         if (j->kind == GENERATE && B > 1) {
             int32_t *symbols = j->symbols + (size_t)t * B;
-            for (int b = texts[0]; b < texts[1]; b++) symbols[b] = draw(e, b, b, index, t);
+            for (int b = texts[0]; b < texts[1]; b++) {
+                symbols[b] = draw(e, b, b, index, t, e->phases[b]);
+                e->phases[b] = after(e, e->phases[b], symbols[b]);
+            }
             meet(e);
             ids = symbols;
         }
     }
+    if (j->kind == GENERATE && B == 1 && index == 0) e->phases[0] = phase; /* all have met since they read it */
     meet(e);
 }
 
@@ -939,6 +959,21 @@ int engine_score(engine *e, int batch, int length, const int32_t *ids, float *st
 
 static int is_share(double x) { return x >= 0 && x <= 1; }
 
+/* Whether something may come in each state that a text is in or can come to. */
+static int is_automaton(const engine *e, const engine_rule *r, int batch)
+{
+    const int V = e->options.vocabulary;
+    uint8_t goes_on[ENGINE_NEVER] = {0};
+    if (!in_range(r->states, 1, ENGINE_NEVER)) return 0;
+    for (int s = 0; s < r->states; s++)
+        for (int i = 0; i < V && !goes_on[s]; i++) goes_on[s] = r->follows[(size_t)s * (size_t)V + (size_t)i] != ENGINE_NEVER;
+    for (size_t i = 0; i < (size_t)r->states * (size_t)V; i++)
+        if (r->follows[i] != ENGINE_NEVER && !(r->follows[i] < r->states && goes_on[r->follows[i]])) return 0;
+    for (int b = 0; b < batch; b++)
+        if (!(r->phases[b] < r->states && goes_on[r->phases[b]])) return 0;
+    return 1;
+}
+
 static int is_rule(const engine *e, const engine_rule *r, int batch)
 {
     if (!(r->temperature >= 0 && r->temperature <= DBL_MAX) || !is_share(r->top_p) || !is_share(r->min_p) ||
@@ -948,13 +983,14 @@ static int is_rule(const engine *e, const engine_rule *r, int batch)
         for (size_t i = 0; i < (size_t)r->window * (size_t)batch; i++)
             if (!in_range(r->recent[i], -1, e->options.vocabulary - 1)) return 0;
     if (r->allowed && !memchr(r->allowed, 1, (size_t)e->options.vocabulary)) return 0;
-    return 1;
+    return !r->follows || is_automaton(e, r, batch);
 }
 
 int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, const engine_rule *rule,
                     uint64_t seed, const uint64_t *streams, uint64_t position, int32_t *symbols)
 {
     if (!is_rule(e, rule, batch > 0 ? batch : 0)) return ENGINE_BAD_ARGUMENT;
+    if (batch > 0 && batch <= e->options.batch && rule->follows) memcpy(e->phases, rule->phases, (size_t)batch);
     const job drawing = {.kind = GENERATE, .batch = batch, .length = length, .ids = ids, .symbols = symbols,
                          .rule = *rule, .seed = seed, .streams = streams, .position = position,
                          .filters = rule->top_k > 0 || rule->top_p < 1 || rule->min_p > 0 || rule->typical < 1};

@@ -28,7 +28,7 @@ typedef struct {
 typedef struct engine engine;
 
 /* Changes whenever this file does: whoever loads a library compares before calling anything else in it. */
-#define ENGINE_ABI 3
+#define ENGINE_ABI 4
 int engine_abi(void);
 
 /* The instruction sets this library was compiled for, best first; NULL past the last. */
@@ -52,13 +52,18 @@ int engine_read(engine *e, int batch, int length, const int32_t *ids, float *sta
 /* The surprise of each text at its own symbols: ids (length + 1, batch) → nats (length, batch). */
 int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats);
 
+enum { ENGINE_NEVER = 255 };
+
 /* How a symbol is drawn: kernels/drawing.py's Rule, where each part and their order are defined. */
 typedef struct {
     double temperature, top_p, min_p, typical, penalty; /* 1, 1, 0, 1, 1 leave the softmax as it is */
     int32_t top_k;                                      /* 0: all */
     int32_t window;                                     /* symbols that the penalty looks back at */
+    int32_t states;                                     /* of the automaton; at most ENGINE_NEVER */
     const uint8_t *allowed;                             /* (V), 0: never drawn; NULL: all are allowed */
     const int32_t *recent; /* (window, batch): the symbols before the first draw, ids the last of them; -1: none */
+    const uint8_t *follows; /* (states, V): the automaton's state after each symbol, or ENGINE_NEVER; NULL: none */
+    const uint8_t *phases;  /* (batch): its state before the first draw */
 } engine_rule;
 
 /* Each text reads ids (batch) and goes on by `length` symbols drawn by the rule. The n-th draw of text b takes the

@@ -23,7 +23,7 @@ from charlstm.kernels.drawing import Rule
 Ids = NDArray[np.int32]
 State = NDArray[np.float32]
 
-ABI = 3  # of engine.h: a library of another number is not used
+ABI = 4  # of engine.h: a library of another number is not used
 CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
 NO_MEMORY, NOT_FINITE = 1, 3
 BATCH = 64  # most texts in one call
@@ -47,8 +47,8 @@ class Drawing(ctypes.Structure):
 
     _fields_ = [
         *((name, c_double) for name in ("temperature", "top_p", "min_p", "typical", "penalty")),
-        *((name, c_int32) for name in ("top_k", "window")),
-        *((name, c_void_p) for name in ("allowed", "recent")),
+        *((name, c_int32) for name in ("top_k", "window", "states")),
+        *((name, c_void_p) for name in ("allowed", "recent", "follows", "phases")),
     ]
 
 
@@ -187,13 +187,16 @@ class Native:
         position: int,
         streams: NDArray[np.uint64],
         recent: Ids,
+        phases: NDArray[np.uint8],
     ) -> tuple[Ids, State]:
         """ids (B,) → symbols (length, B) and the state; FloatingPointError where logits are not finite."""
         state = np.array(state, order="C")
         symbols = np.empty((length, len(ids)), np.int32)
         streams = np.ascontiguousarray(streams, np.uint64)
         allowed = None if rule.allowed is None else np.ascontiguousarray(rule.allowed, np.uint8)
+        follows = None if rule.follows is None else np.ascontiguousarray(rule.follows)
         recent = np.ascontiguousarray(recent, np.int32)
+        phases = np.ascontiguousarray(phases)
         drawing = Drawing(
             rule.temperature,
             rule.top_p,
@@ -202,8 +205,11 @@ class Native:
             rule.penalty,
             min(rule.top_k, self._vocabulary),
             len(recent),
+            0 if follows is None else len(follows),
             None if allowed is None else allowed.ctypes.data,
             recent.ctypes.data,
+            None if follows is None else follows.ctypes.data,
+            phases.ctypes.data,
         )
         numbers = (byref(drawing), seed, streams.ctypes.data, position, symbols.ctypes.data)
         self._call("engine_generate", ids, length, state, *numbers)
