@@ -52,16 +52,24 @@ class Network(nn.Module):
         return torch.zeros(self.config.state_shape(batch), device=self.embedding.weight.device)
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator, forget_bias: float) -> None:
+    def initialise(
+        self, generator: torch.Generator, forget_bias: float, counts: NDArray[np.integer] | None = None
+    ) -> None:
         """Draw fresh weights.
 
         Recurrent blocks are orthogonal (Saxe et al. 2014), input blocks and the projection have the variance that
         keeps their outputs' (Glorot & Bengio 2010), the forget gate starts open (Jozefowicz et al. 2015), and so does
-        the update gate of the GRU, which keeps the old state where it is near one.
+        the update gate of the GRU, which keeps the old state where it is near one. The embedding is small enough that
+        the gates begin in their linear range.
+
+        Args:
+            counts: (V,) of each symbol in the text. The projection's bias is the logarithm of their shares, each symbol
+                counted once more than it occurs: the network need not spend its first steps on how frequent a symbol
+                is. None: a bias of 0.
         """
         gates = GATES[self.config.cell]
         keep = {"lstm": "f", "peephole": "f", "coupled": "f", "gru": "z"}.get(self.config.cell)
-        nn.init.normal_(self.embedding.weight, generator=generator)
+        nn.init.normal_(self.embedding.weight, std=0.5, generator=generator)
         for name, parameter in self.recurrence.named_parameters():
             if name.startswith("weight_hh"):
                 for block in parameter.chunk(len(gates)):
@@ -74,6 +82,9 @@ class Network(nn.Module):
                     parameter.chunk(len(gates))[gates.index(keep)].fill_(forget_bias)
         nn.init.normal_(self.projection.weight, std=self.config.hidden**-0.5, generator=generator)
         nn.init.zeros_(self.projection.bias)
+        if counts is not None:
+            shares = (counts + 1) / (counts + 1).sum()
+            self.projection.bias.copy_(torch.from_numpy(np.log(shares)))
 
     @torch.no_grad()
     def adopt(self, weights: Mapping[str, np.ndarray], ids: NDArray[np.integer], generator: torch.Generator) -> None:

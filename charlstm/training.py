@@ -42,6 +42,7 @@ from charlstm.terminal import escape
 
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
+COUNTED_CHARS = 10_000_000  # of the text, for how frequent each symbol is
 GOOD_STEPS = 100  # a run that diverges goes back at most so far
 MAX_ROLLBACKS = 3
 CHANGEABLE_ON_RESUME = {
@@ -137,7 +138,8 @@ class Training:
             with machine.enough_memory(model):
                 training = cls(corpus, valid, run, chosen, model)
             if from_ is None:
-                training._network.initialise(training._generator, chosen.forget_bias)
+                counts = np.bincount(train_ids[:COUNTED_CHARS], minlength=len(vocabulary))
+                training._network.initialise(training._generator, chosen.forget_bias, counts)
             else:
                 ids = vocabulary.encode(from_.vocabulary.symbols)
                 training._network.adopt(from_.weights, ids, training._generator)

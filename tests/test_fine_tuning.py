@@ -89,7 +89,7 @@ def test_new_characters_have_embeddings_of_their_own_and_like_those_of_known_one
     network, theirs = Network(large), Network(small)
     theirs.initialise(torch.Generator().manual_seed(1), 1.0)
     weights = theirs.weights()
-    weights["embedding.weight"] = weights["embedding.weight"] * [1, 2, 3, 4, 5, 6] + 7
+    weights["embedding.weight"] = weights["embedding.weight"] * [2, 4, 6, 8, 10, 12] + 7  # columns of 1 to 6
     network.adopt({k: v.astype(np.float32) for k, v in weights.items()}, np.arange(0, 900, 3), torch.Generator())
     drawn = np.delete(network.weights()["embedding.weight"], np.arange(0, 900, 3), axis=0)
     assert len(np.unique(drawn, axis=0)) == 600
@@ -157,8 +157,9 @@ def test_resume_takes_nothing_from_another_model(base: library.Model, new: corpu
 def test_it_learns_faster_than_from_nothing_and_is_scored_on_its_own_text(
     base: library.Model, new: corpus.Corpus
 ) -> None:
+    charlstm.train(corpus.read(["old.txt"]), "long", **SMALL, **SHAPE, steps=300)
     found = {}
-    for run, more in (("tuned", {"from_": "base"}), ("fresh", SHAPE)):
+    for run, more in (("tuned", {"from_": "long"}), ("fresh", SHAPE)):
         events: list[Any] = []
         model = charlstm.train(new, run, on_event=events.append, **SMALL, **more, steps=30)
         assert isinstance(events[-1], Stopped)
