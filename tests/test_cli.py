@@ -194,6 +194,33 @@ def test_wrong_usage_is_told_in_one_line_with_status_2(
     assert done.err.count("\n") == 1
 
 
+def test_stale_kernels_are_told_of_on_stderr_and_missing_ones_are_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from charlstm.kernels import native
+
+    if native.library() is None:
+        pytest.skip("the native engine was not compiled")
+    model, said = model_file(tmp_path / "m"), "the compiled kernels are of another version"
+    words = ["sample", "-c", model, "-n", "5", "--seed", "1"]
+    assert here(capfd, *words).err == ""
+    monkeypatch.setattr(native, "ABI", native.ABI + 1)
+    native.library.cache_clear()
+    try:
+        done = here(capfd, *words)
+        assert (done.status, len(done.out), done.err.count("\n")) == (0, 5, 1)
+        assert said in done.err
+        assert said in here(capfd, "next", "-c", model).err
+        assert here(capfd, *words, "--json").err == ""
+        assert "install charlstm again" in here(capfd, "info", model).text
+    finally:
+        monkeypatch.undo()
+        native.library.cache_clear()
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native.importlib.util, "find_spec", lambda _: None)
+    assert not native.is_stale()
+
+
 def _damage(folder: Path) -> None:
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
@@ -650,5 +677,6 @@ def test_info_tells_which_kernels_compute_here(
 ) -> None:
     monkeypatch.setattr(kernels, "load", lambda _: object() if built else None)
     monkeypatch.setattr(native, "library", lambda: object() if built else None)
+    monkeypatch.setattr(native, "is_stale", lambda: False)
     shown = here(capfd, "info", model).out.decode()
     assert ("native C" in shown, "no C compiler was found" in shown) == (built, not built)

@@ -12,7 +12,7 @@ import typer
 
 from charlstm.cli import surprises
 from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads, UnknownChars
-from charlstm.cli.talk import UNITS, before_torch, facts, put
+from charlstm.cli.talk import UNITS, before_torch, facts, put, tell_of_stale_kernels
 from charlstm.config import DynamicConfig, Unknown
 from charlstm.errors import UsageError
 
@@ -104,7 +104,10 @@ def evaluate(
         raise UsageError("the --dynamic-… options make sense with --dynamic only")
 
     from charlstm import corpus, library
+    from charlstm.kernels import native
 
+    if not as_json:
+        tell_of_stale_kernels(native.is_stale())
     model = library.load(checkpoint, precision=precision, threads=threads)
     symbols = model.vocabulary.kind
     if per_line:

@@ -29,7 +29,7 @@ from charlstm.cli.options import (
     unescaped,
 )
 from charlstm.cli.surprises import spell
-from charlstm.cli.talk import facts, put
+from charlstm.cli.talk import facts, put, tell_of_stale_kernels
 from charlstm.config import SamplingConfig
 
 EXAMPLES = """\
@@ -82,7 +82,10 @@ def following(
     SamplingConfig(temp, **options)  # type: ignore[arg-type]  # a bad option is reported before anything is read
 
     from charlstm import library
+    from charlstm.kernels import native
 
+    if not as_json:
+        tell_of_stale_kernels(native.is_stale())
     model = library.load(checkpoint, precision=precision, threads=threads)
     context = model.load_state(load_state) if load_state is not None else None
     text = known(model.vocabulary, text, unknown)

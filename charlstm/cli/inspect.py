@@ -87,6 +87,8 @@ def _kernels() -> str:
 
     built = {"training": kernels.load("_recurrence"), "sampling and scoring": native.library()}
     missing = [use for use, library in built.items() if library is None]
+    if native.is_stale():
+        return f"compiled for another version, none for {' or '.join(missing)}: install charlstm again"
     if not missing:
         return "native C, for training, sampling and scoring"
     return f"none for {' or '.join(missing)}: no C compiler was found at install; torch and numpy do it"

@@ -31,7 +31,7 @@ from charlstm.cli.options import (
     known,
     unescaped,
 )
-from charlstm.cli.talk import to_stdout
+from charlstm.cli.talk import tell_of_stale_kernels, to_stdout
 from charlstm.config import LENGTH, SamplingConfig
 from charlstm.errors import UsageError
 from charlstm.terminal import TextOut, is_terminal
@@ -175,7 +175,10 @@ def sample(
         raise UsageError("only one plain text may be without end: give --length, --lines or --stop")
 
     from charlstm import corpus, library
+    from charlstm.kernels import native
 
+    if not as_json:
+        tell_of_stale_kernels(native.is_stale())
     model = library.load(checkpoint, precision=precision, threads=threads)
     context = model.load_state(load_state) if load_state is not None else None
     out = TextOut(1, raw=raw, buffering="none" if unbuffered else "line" if line_buffered else "auto")

@@ -49,6 +49,15 @@ def complain(message: str) -> None:
     say("charlstm: " + escape(" ".join(message.split())))
 
 
+def tell_of_stale_kernels(is_stale: bool) -> None:
+    """One line where the kernels were compiled for another version, and something slower does their work."""
+    if is_stale:
+        complain(
+            "the compiled kernels are of another version and are not used, which is many times slower; to compile them "
+            "anew, install charlstm again: pip install ."
+        )
+
+
 @contextmanager
 def to_stdout() -> Iterator[None]:
     """Around writes to stdout: a full disk or a closed stdout is an error; a reader who left is an end (see `run`)."""

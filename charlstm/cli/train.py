@@ -14,7 +14,7 @@ from charlstm.cli import settings, watch
 from charlstm.cli.board import Board
 from charlstm.cli.options import Encoding
 from charlstm.cli.page import Option, options_of
-from charlstm.cli.talk import before_torch
+from charlstm.cli.talk import before_torch, tell_of_stale_kernels
 from charlstm.config import SymbolKind, TrainingOptions, parse_duration
 from charlstm.errors import CheckpointError, CorpusError, UsageError
 from charlstm.events import Stopped
@@ -195,7 +195,11 @@ def train(
 
     before_torch()
     from charlstm import runfolder, training  # last, for it takes a second: it brings torch
+    from charlstm.kernels import native
+    from charlstm.kernels import training as scan
 
+    if not (as_json or quiet):
+        tell_of_stale_kernels(native.is_stale() or scan.is_stale())
     if resume and run is not None:
         session = training.Training.resume(
             text, run, given, valid=held_out, from_=base, allow_new_corpus=allow_new_corpus

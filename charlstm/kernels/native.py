@@ -77,6 +77,11 @@ def library() -> ctypes.CDLL | None:
     return engine
 
 
+def is_stale() -> bool:
+    """Whether a library was compiled that does not fit this charlstm, so that numpy does its work."""
+    return importlib.util.find_spec("charlstm.kernels._engine") is not None and library() is None
+
+
 def isas() -> list[str]:
     """The instruction sets that were compiled and that this processor has, best first; empty without a library."""
     engine = library()

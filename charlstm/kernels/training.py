@@ -227,12 +227,21 @@ def _openmp_pool() -> int | None:
 
 def _load() -> Native | None:
     library = None if os.environ.get("CHARLSTM_KERNELS") == "off" else kernels.load("_recurrence")
-    if library is None or getattr(library, "charlstm_abi", lambda: 0)() != ABI:
-        return None
-    return Native(library)
+    return None if library is None or _built_for() != ABI else Native(library)
+
+
+def _built_for() -> int | None:
+    """The ABI of the compiled library; None where there is none."""
+    library = kernels.load("_recurrence")
+    return None if library is None else int(getattr(library, "charlstm_abi", lambda: 0)())
 
 
 NATIVE = _load()
+
+
+def is_stale() -> bool:
+    """Whether a library was compiled that does not fit this charlstm, so that torch alone does its work."""
+    return NATIVE is None and os.environ.get("CHARLSTM_KERNELS") != "off" and _built_for() not in (None, ABI)
 
 
 def keep_pages() -> None:
