@@ -55,7 +55,13 @@ class Score:
 
 
 def evaluate(
-    engine: Reader, ids: NDArray[np.integer], *, exact: bool = False, streams: int = STREAMS, warm_up: int = WARM_UP
+    engine: Reader,
+    ids: NDArray[np.integer],
+    *,
+    exact: bool = False,
+    streams: int = STREAMS,
+    warm_up: int = WARM_UP,
+    unit: str = "character",
 ) -> Score:
     """Score a text.
 
@@ -63,6 +69,7 @@ def evaluate(
         ids: (N,), the text's symbols.
         exact: one stream; else at most `streams`, each warmed up on `warm_up` symbols, and fewer for a text so short
             that warming up would cost more than a quarter of it.
+        unit: what a symbol is called in the protocol.
 
     Raises:
         CorpusError: fewer than two symbols: there is no transition to score.
@@ -80,7 +87,7 @@ def evaluate(
         before = ids[cuts[1:] + np.arange(-warm_up, 0)[:, None]]  # (warm_up, streams but the first)
         state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
     nats = _run(engine, ids, cuts, state, part, transitions - int(cuts[-1]))
-    return score_of(len(ids), float(nats.sum()), f"{count} streams, each warmed up on {warm_up} characters")
+    return score_of(len(ids), float(nats.sum()), f"{count} streams, each warmed up on {warm_up} {unit}s")
 
 
 def _run(

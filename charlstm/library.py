@@ -235,7 +235,8 @@ class Model:
             CorpusError: fewer than two characters; without a text: the corpus is not there or not the same.
         """
         ids, foreign = self.symbols(text, unknown)
-        return replace(evaluation.evaluate(self.scorer, ids, exact=exact), unknown=foreign)
+        unit = "byte" if self.vocabulary.kind == "bytes" else "character"
+        return replace(evaluation.evaluate(self.scorer, ids, exact=exact, unit=unit), unknown=foreign)
 
     def score_lines(
         self, text: str | Iterable[str], *, carry: bool = False, unknown: Unknown = "error"

@@ -157,11 +157,13 @@ def test_the_score_is_that_of_the_equations_on_the_bytes() -> None:
 
 def test_eval_reports_per_byte(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path, text = saved(tmp_path / "m"), tmp_path / "t.bin"
+    text.write_bytes(NOT_UTF8 * 60)
+    assert re.search(r"streams, each warmed up on \d+ bytes", here(capfd, "eval", text, "-c", path).text)
     text.write_bytes(NOT_UTF8)
     done = here(capfd, "eval", text, "-c", path)
     assert done.status == 0, done.err
     assert re.search(rf"^bits per byte .*\n.*\n.*\nbytes +{len(NOT_UTF8)}$", done.text, re.M)
-    assert "per character" not in done.text
+    assert "character" not in done.text
     values = json.loads(here(capfd, "eval", text, "-c", path, "--json").out)
     assert (values["unit"], values["chars"]) == ("byte", len(NOT_UTF8))
     bits = [float(row.split("\t")[0]) for row in here(capfd, "eval", text, "-c", path, "--per-char").text.splitlines()]

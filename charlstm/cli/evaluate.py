@@ -47,12 +47,16 @@ def evaluate(
     ] = False,
     per_line: Annotated[
         bool,
-        typer.Option("--per-line", help="A row a line, as it comes: bits per character, characters, number, text."),
+        typer.Option(
+            "--per-line", help="A row a line, as it comes: bits per character, characters (or bytes), number, text."
+        ),
     ] = False,
     carry: Annotated[
         bool, typer.Option("--carry", help="With --per-line: go on from line to line, not each from a line's start.")
     ] = False,
-    per_char: Annotated[bool, typer.Option("--per-char", help="A row a character: bits, place, character.")] = False,
+    per_char: Annotated[
+        bool, typer.Option("--per-char", help="A row a character (or byte): bits, place, itself.")
+    ] = False,
     top: Annotated[
         int, typer.Option("--top", metavar="N", min=0, help="With --per-char: the N likeliest beside each.")
     ] = 0,
