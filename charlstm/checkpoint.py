@@ -425,6 +425,8 @@ def _misfit(model: ModelConfig, vocabulary: Vocabulary, entries: Mapping[str, _E
     """How tensors and model differ: what was found, what was expected."""
     if len(vocabulary) != model.vocab_size:
         return f"the vocabulary has {len(vocabulary)} symbols, the model {model.vocab_size}"
+    if vocabulary.boundary_id != model.boundary:
+        return f"the vocabulary's boundary is symbol {vocabulary.boundary_id}, the model's {model.boundary}"
     expected = {_PREFIX + name: shape for name, shape in model.shapes().items()}
     for name, shape in expected.items():
         if name not in entries:

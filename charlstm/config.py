@@ -33,9 +33,13 @@ LENGTH = 1000  # characters of a text that nothing else ends
 _T = TypeVar("_T")
 
 
-def later(default: _T) -> _T:
-    """A field that came after the first checkpoints: where a saved config lacks it, `from_json` takes the default."""
-    return field(default=default, metadata={"later": True})
+def later(default: _T, *, left_out: bool = False) -> _T:
+    """A field that came after the first checkpoints: where a saved config lacks it, `from_json` takes the default.
+
+    Args:
+        left_out: where it has the default, `to_json` leaves it out: what does not use it is described as ever.
+    """
+    return field(default=default, metadata={"later": True, "left_out": left_out})
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class ModelConfig:
     layers: int = 1
     embedding: int = 128
     cell: Cell = "lstm"
-    boundary: int | None = later(None)  # the id of that symbol; None: the state is carried over everything
+    boundary: int | None = later(
+        None, left_out=True
+    )  # the id of that symbol; None: the state is carried over everything
 
     def __post_init__(self) -> None:
         _whole("vocab_size", self.vocab_size, 1, MAX_VOCABULARY)
@@ -275,12 +281,9 @@ def parse_duration(text: str) -> float:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The fields of a config dataclass, ready for JSON.
-
-    One of `later` that is None is left out: what does not use it is described as it was before there was such a field.
-    """
-    unused = [f.name for f in fields(config) if f.metadata.get("later") and getattr(config, f.name) is None]
-    return {name: value for name, value in asdict(config).items() if name not in unused}
+    """The fields of a config dataclass, ready for JSON."""
+    unused = {f.name: f.default for f in fields(config) if f.metadata.get("left_out")}
+    return {name: value for name, value in asdict(config).items() if name not in unused or value != unused[name]}
 
 
 def to_toml(options: TrainingOptions, **others: str | None) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import select
 import stat
 import sys
@@ -21,7 +22,7 @@ from typing import IO, Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from charlstm import bundled, downloads, stored
+from charlstm import bundled, documents, downloads, stored
 from charlstm.config import MAX_VOCABULARY, SymbolKind
 from charlstm.errors import CorpusError, UnknownSymbols, UsageError
 from charlstm.stored import StoredIds
@@ -71,7 +72,7 @@ class Corpus:
         if vocabulary == self.vocabulary:
             return self
         vocabulary.check_kind(self.vocabulary)
-        table = vocabulary.encode(self.vocabulary.symbols)
+        table = vocabulary.lookup(self.vocabulary.symbols)[0]
         ids = self.ids.through(table) if isinstance(self.ids, StoredIds) else table[self.ids]
         return replace(self, ids=ids, vocabulary=vocabulary)
 
@@ -79,11 +80,16 @@ class Corpus:
         """The training part and the last `valid_share` of the text, held out; views, no copies.
 
         A held-out part of fewer than two characters has no transition to score: then all is for training and the
-        second array is empty.
+        second array is empty. Of documents, whole ones are held out: the cut is at the document's end that is nearest
+        to the share, and the boundary there is in both parts, predicted in the first and read in the second. One
+        document is all for training.
 
         Raises:
             CorpusError: fewer than two characters for training.
         """
+        if self.vocabulary.boundary_id is not None:
+            end = _document_end(self.ids, self.vocabulary.boundary_id, valid_share) if valid_share else None
+            return (self.ids, self.ids[:0]) if end is None else (self.ids[: end + 1], self.ids[end:])
         cut = int(len(self.ids) * (1 - valid_share))
         if len(self.ids) - cut < 2:
             cut = len(self.ids)
@@ -97,9 +103,11 @@ def read(
     *,
     encoding: str = "utf-8",
     symbols: SymbolKind = "chars",
+    documents: bool = False,
+    boundary: str | None = None,
     max_chars: int | None = None,
 ) -> Corpus:
-    """Read texts, joined in the given order with nothing between them.
+    """Read texts, joined in the given order: with nothing between them, or, as `documents`, with a boundary.
 
     A source is a file, a folder (every file below it that is not hidden, in sorted order), '-' for stdin, or the name
     of a corpus, where there is no file of that name: of one that Python brings along, or of one from the net that was
@@ -109,6 +117,9 @@ def read(
     Args:
         encoding: of all sources but named corpora, which are UTF-8; utf-8 or another that Python knows.
         symbols: 'bytes' takes the bytes of any file as they are; nothing is decoded.
+        documents: each file is one, if it is not empty; U+001E, which none may have, stands for what is between them.
+        boundary: what stands between the documents within a file; each file ends one, too. A line break makes each
+            line a document.
         max_chars: where to stop with an error; by default 2**31, or what half of the memory can hold where the ids of a
             long text cannot be kept in a file.
 
@@ -116,13 +127,15 @@ def read(
     longer text is read twice, in blocks, and its ids are kept in a file (see `stored`) and found there the next time.
 
     Raises:
-        CorpusError: a source that cannot be read or decoded, that is too long, or a text of no characters.
-        UsageError: an encoding that does not exist, or one for bytes.
+        CorpusError: a source that cannot be read or decoded, that is too long, or a text of no characters; a document
+            that has the symbol which stands for the boundary.
+        UsageError: an encoding that does not exist, or one for bytes; a boundary that cannot be one.
     """
     names = tuple(escape(str(source)) for source in sources)
+    mark = _Mark.of(boundary, symbols, each_file=documents)
     limit = MAX_CHARS if max_chars is None else max_chars
     codec = _codec(encoding, symbols)
-    key = _key(sources, codec.name, symbols)
+    key = _key(sources, codec.name, symbols, mark)
     found = None if key is None else stored.find(key)
     if found is not None and len(found[0]) <= limit:
         return Corpus(*found, names)
@@ -131,7 +144,12 @@ def read(
     in_memory = _default_max_chars() if max_chars is None else max_chars
 
     def pieces() -> Iterator[Part]:
-        return _decoded(sources, codec, limit) if symbols == "chars" else _as_they_are(sources, limit)
+        if symbols == "chars":
+            yield from () if mark is None else [mark.symbol]
+            yield from _decoded(sources, codec, limit, ERRORS["chars"], mark)
+        else:
+            yield from () if mark is None else [mark.symbol.encode()]
+            yield from _as_they_are(sources, limit, mark)
 
     with _Text(pieces, key is not None, in_memory, symbols) as text:
         for part in pieces():
@@ -142,6 +160,7 @@ def read(
                     seen[codes] = True
             text.add(part)
         vocabulary = Vocabulary.of_seen(seen) if symbols == "chars" else ByteVocabulary()
+        vocabulary = vocabulary if mark is None else vocabulary.with_boundary(mark.boundary)
         sha256 = digest.hexdigest()
         ids = _ids(text, vocabulary, sha256, key) if text.is_long else _ids_in_memory(text, vocabulary)
     return Corpus(ids, vocabulary, sha256, names)
@@ -171,7 +190,7 @@ def _ids(text: _Text, vocabulary: Vocabulary, sha256: str, key: str | None) -> S
 
 
 def _ids_of(part: Part, vocabulary: Vocabulary) -> Ids:
-    return np.frombuffer(part, np.uint8) if isinstance(part, bytes) else vocabulary.encode(part)
+    return np.frombuffer(part, np.uint8) if isinstance(part, bytes) else vocabulary.lookup(part)[0]
 
 
 def _octets(part: Part) -> bytes:
@@ -272,7 +291,7 @@ def _not_kept(what: str, error: OSError) -> CorpusError:
     return CorpusError(f"{what} cannot be kept in {where}: {error.strerror or error}; {hint}")
 
 
-def _key(sources: Sequence[str | Path], encoding: str, symbols: SymbolKind) -> str | None:
+def _key(sources: Sequence[str | Path], encoding: str, symbols: SymbolKind, mark: _Mark | None) -> str | None:
     """What tells these sources, as they are now, from all others; None where they are small or cannot be read twice."""
     known, size = [], 0
     for source in sources:
@@ -292,7 +311,9 @@ def _key(sources: Sequence[str | Path], encoding: str, symbols: SymbolKind) -> s
             known.append([os.path.abspath(path), used, status.st_size, *times])
     if size < LOOKED_UP_BYTES:
         return None
-    return json.dumps(known if symbols == "chars" else [symbols, *known])
+    reading: list[Any] = [] if symbols == "chars" else [symbols]
+    reading += [] if mark is None else [["documents", mark.boundary, mark.is_free]]
+    return json.dumps([*reading, *known])
 
 
 def read_text(
@@ -300,29 +321,43 @@ def read_text(
     *,
     encoding: str = "utf-8",
     symbols: SymbolKind = "chars",
+    boundary: str | None = None,
     max_chars: int | None = None,
 ) -> str:
     """The text that `read` would turn into ids; bytes that are not UTF-8 as `vocab` has it. Arguments and errors as
-    there.
+    there. With a boundary each file ends with the symbol that stands for it; the first symbol is none.
     """
     limit = _default_max_chars() if max_chars is None else max_chars
-    return "".join(_decoded(sources, _codec(encoding, symbols), limit, ERRORS[symbols]))
+    mark = _Mark.of(boundary, symbols)
+    return "".join(_decoded(sources, _codec(encoding, symbols), limit, ERRORS[symbols], mark))
 
 
-def parts(sources: Sequence[str | Path], *, encoding: str = "utf-8", symbols: SymbolKind = "chars") -> Iterator[str]:
-    """The text in parts, each as soon as its source gives it, and without a limit. Errors as in `read_text`."""
-    return _decoded(sources, _codec(encoding, symbols), sys.maxsize, ERRORS[symbols])
+def parts(
+    sources: Sequence[str | Path],
+    *,
+    encoding: str = "utf-8",
+    symbols: SymbolKind = "chars",
+    boundary: str | None = None,
+) -> Iterator[str]:
+    """The text in parts, each as soon as its source gives it, and without a limit. All else as in `read_text`."""
+    mark = _Mark.of(boundary, symbols)
+    return _decoded(sources, _codec(encoding, symbols), sys.maxsize, ERRORS[symbols], mark)
 
 
-def whole_lines(parts: Iterable[str]) -> Iterator[list[str]]:
-    """For each part the lines that it completes, each with its line break; at the end what is left."""
+def whole_lines(parts: Iterable[str], boundary: str | None = None) -> Iterator[list[str]]:
+    """For each part the lines that it completes, each with its line break; at the end what is left.
+
+    Args:
+        boundary: another symbol that ends a line.
+    """
+    ends = re.compile(f"[^{re.escape(boundary or '')}\n]*[{re.escape(boundary or '')}\n]")
     begun: list[str] = []
     for part in parts:
-        end = part.rfind("\n") + 1
+        end = 1 + max(part.rfind("\n"), -1 if boundary is None else part.rfind(boundary))
         if end:
             text = "".join([*begun, part[:end]])
             begun = []
-            yield [line + "\n" for line in text[:-1].split("\n")]
+            yield ends.findall(text)
         begun.append(part[end:])
     if rest := "".join(begun):
         yield [rest]
@@ -393,6 +428,53 @@ class Streams:
         return symbols[:-1], symbols[1:], np.full(self._streams, window == 0)
 
 
+def _document_end(ids: Symbols, boundary: int, valid_share: float) -> int | None:
+    """Where a document ends, neither the first place nor the last, nearest to what leaves `valid_share` behind it."""
+    last = len(ids) - 2
+    wished = int(len(ids) * (1 - valid_share)) - 1
+    radius = BLOCK_BYTES
+    while True:
+        begin, end = max(1, wished - radius), min(last, wished + radius)
+        places = begin + np.flatnonzero(np.asarray(ids[begin : end + 1]) == boundary) if begin <= end else np.empty(0)
+        if len(places):
+            return int(places[np.abs(places - wished).argmin()])
+        if (begin == 1 and end == last) or begin > end:
+            return None
+        radius *= 4
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """How the documents of a text are told apart."""
+
+    boundary: str
+    symbol: str  # what it is read as
+    is_free: bool  # no document may have that symbol
+
+    @classmethod
+    def of(cls, boundary: str | None, kind: SymbolKind, *, each_file: bool = False) -> _Mark | None:
+        if boundary is None and not each_file:
+            return None
+        is_free = boundary is None
+        boundary = documents.RECORD_SEPARATOR if boundary is None else boundary
+        symbol = documents.symbol_of(boundary, kind)
+        return cls(boundary, symbol, is_free or symbol != boundary)
+
+    def checked(self, parts: Iterator[_P], path: str, symbol: _P) -> Iterator[_P]:
+        """The parts of a file.
+
+        Raises:
+            CorpusError: it has the symbol that it may not have.
+        """
+        for part in parts:
+            if self.is_free and symbol in part:
+                raise CorpusError(
+                    f"{_name(path)}: a document has U+{ord(self.symbol):04X}, which is to stand between documents; "
+                    "choose another text for that by --boundary"
+                )
+            yield part
+
+
 def _codec(encoding: str, symbols: SymbolKind) -> codecs.CodecInfo:
     if symbols == "bytes" and encoding != "utf-8":
         raise UsageError("bytes are read as they are, whatever they encode: leave out --encoding")
@@ -405,16 +487,29 @@ def _codec(encoding: str, symbols: SymbolKind) -> codecs.CodecInfo:
 
 
 def _decoded(
-    sources: Sequence[str | Path], codec: codecs.CodecInfo, limit: int, errors: str = "strict"
+    sources: Sequence[str | Path],
+    codec: codecs.CodecInfo,
+    limit: int,
+    errors: str = "strict",
+    mark: _Mark | None = None,
 ) -> Iterator[str]:
     def decoded(path: str) -> Iterator[str]:
         return _decode(path, codecs.lookup("utf-8") if _is_named(path) else codec, limit, errors)
 
-    return _joined(sources, decoded, limit)
+    if mark is None:
+        return _joined(sources, decoded, limit)
+    pair = (mark.boundary, mark.symbol)
+    return _joined(sources, lambda path: documents.marked(mark.checked(decoded(path), path, pair[1]), *pair), limit)
 
 
-def _as_they_are(sources: Sequence[str | Path], limit: int) -> Iterator[bytes]:
-    return _joined(sources, lambda path: filter(None, _expanded(_blocks(path, limit), path)), limit)
+def _as_they_are(sources: Sequence[str | Path], limit: int, mark: _Mark | None = None) -> Iterator[bytes]:
+    def octets(path: str) -> Iterator[bytes]:
+        return filter(None, _expanded(_blocks(path, limit), path))
+
+    if mark is None:
+        return _joined(sources, octets, limit)
+    pair = (mark.boundary.encode(), mark.symbol.encode())
+    return _joined(sources, lambda path: documents.marked(mark.checked(octets(path), path, pair[1]), *pair), limit)
 
 
 def _joined(sources: Sequence[str | Path], of_file: Callable[[str], Iterator[_P]], limit: int) -> Iterator[_P]:

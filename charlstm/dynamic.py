@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from charlstm.config import DynamicConfig, ModelConfig
 from charlstm.errors import DivergenceError
-from charlstm.evaluation import Score, score_of, transitions_of
+from charlstm.evaluation import Score, protocol_of, score_of, transitions_of
 from charlstm.model import Network
 
 EPSILON = 1e-8
@@ -68,7 +68,7 @@ def evaluate(
     learnt = network.weights()
     if not all(np.isfinite(array).all() for array in learnt.values()):  # no checkpoint may hold them
         raise DivergenceError("the model diverged at its last update; give a smaller --dynamic-rate")
-    return score_of(len(ids), nats, protocol), learnt
+    return score_of(len(ids), nats, protocol_of(model, protocol)), learnt
 
 
 class _Learner:

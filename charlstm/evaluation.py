@@ -24,6 +24,7 @@ from charlstm.errors import CorpusError
 STREAMS = 64
 WARM_UP = 256  # symbols read before a part is scored: on trained models the figure is then that of --exact to 1e-7 bits
 EXACT = "exact: one stream, state carried over the whole text"
+DOCUMENTS = "documents: state reset at each"
 CHUNK = 4096  # symbols, of all streams together, between two chances for Ctrl-C
 
 
@@ -78,7 +79,7 @@ def evaluate(
     count = 1 if exact else max(1, min(streams, transitions // (4 * max(warm_up, 1))))
     if count == 1:
         nats = _run(engine, ids, np.zeros(1, np.int64), engine.zero_state(), transitions, transitions)
-        return score_of(len(ids), float(nats[0]), EXACT)
+        return score_of(len(ids), float(nats[0]), protocol_of(engine.config, EXACT))
     part = -(-transitions // count)  # part k scores the transitions into symbols k·part + 1 … (k + 1)·part
     count = -(-transitions // part)
     cuts = np.arange(count) * part
@@ -87,7 +88,8 @@ def evaluate(
         before = ids[cuts[1:] + np.arange(-warm_up, 0)[:, None]]  # (warm_up, streams but the first)
         state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
     nats = _run(engine, ids, cuts, state, part, transitions - int(cuts[-1]))
-    return score_of(len(ids), float(nats.sum()), f"{count} streams, each warmed up on {warm_up} {unit}s")
+    protocol = f"{count} streams, each warmed up on {warm_up} {unit}s"
+    return score_of(len(ids), float(nats.sum()), protocol_of(engine.config, protocol))
 
 
 def _run(
@@ -118,6 +120,11 @@ def transitions_of(ids: NDArray[np.integer]) -> int:
     if len(ids) < 2:
         raise CorpusError(f"a text of {len(ids)} characters has no transition to score; at least 2 are needed")
     return len(ids) - 1
+
+
+def protocol_of(config: ModelConfig, protocol: str) -> str:
+    """A protocol as the model makes it: of documents the state is carried no further than each goes."""
+    return protocol if config.boundary is None else f"{protocol}; {DOCUMENTS}"
 
 
 def score_of(chars: int, nats: float, protocol: str) -> Score:

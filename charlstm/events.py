@@ -36,6 +36,7 @@ class Started:
     keep: int = 0  # validations whose weights are kept
     valid: tuple[str, ...] = ()  # names of the validation text, where it is one of its own
     base: str | None = None  # the checkpoint that the first weights came from; None for fresh ones
+    boundary: str | None = None  # what stands between the documents of the text; None where it is one
     unit: Literal["char", "byte"] = "char"  # what all `chars` here and in the other events count
 
 

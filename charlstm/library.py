@@ -213,7 +213,7 @@ class Model:
         where = sampling.read(self.scorer, self.vocabulary, text, context)
         shares = sampling.following(self.scorer, self.vocabulary, rule, where)
         order = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)][:top]
-        return [(self.vocabulary.symbols[k], float(shares[k])) for k in order]
+        return [(self.vocabulary.name(k), float(shares[k])) for k in order]
 
     def read(self, text: str, context: Context | None = None) -> Context:
         """The context after `text`, read after `context`, or from the beginning.
@@ -266,9 +266,13 @@ class Model:
 
         Raises: as `evaluate`.
         """
+        if self.vocabulary.boundary != other.vocabulary.boundary:
+            raise UsageError(
+                "models of documents that are divided otherwise are not scored at the same places: eval each"
+            )
         if self.vocabulary.kind != other.vocabulary.kind:
             raise UsageError("a model of bytes and one of characters are not scored at the same places: eval each")
-        text = self.vocabulary.decode(self.validation_part()) if text is None else text
+        text = self.validation_text() if text is None else text
         length = len(text)
         if unknown == "skip":
             for vocabulary in (self.vocabulary, other.vocabulary):
@@ -279,7 +283,7 @@ class Model:
             ids, foreign = model.symbols(text, unknown)
             bits.append(surprise.bits(model.scorer, ids))
             nats = float(bits[-1].sum()) * math.log(2)
-            score = evaluation.score_of(len(ids), nats, evaluation.EXACT)
+            score = evaluation.score_of(len(ids), nats, evaluation.protocol_of(model.config, evaluation.EXACT))
             scores.append(replace(score, unknown=foreign + skipped))
         return Comparison(scores[0], scores[1], surprise.difference(bits[0], bits[1]))
 
@@ -287,7 +291,7 @@ class Model:
         """The ids of a text, or of the validation part; and how many characters were skipped or replaced."""
         if text is None:
             return self.validation_part(), 0
-        ids, foreign = self.vocabulary.encode_known(text, unknown)
+        ids, foreign = self.vocabulary.lookup(self.vocabulary.framed(text), unknown)
         return ids, sum(foreign.values())
 
     def int8_cost(self, text: str | None = None) -> float:
@@ -296,7 +300,7 @@ class Model:
         Raises:
             UsageError: this installation has no native engine, and so no int8.
         """
-        ids = self.validation_part() if text is None else self.vocabulary.encode(text)
+        ids, _ = self.symbols(text)
         exact, rounded = (
             evaluation.evaluate(Engine(self.config, self.weights, precision=p, threads=self._threads), ids)
             for p in ("fp32", "int8")
@@ -319,7 +323,7 @@ class Model:
         if not isinstance(names, list) or not names or "-" in names or not all(isinstance(name, str) for name in names):
             raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
         try:
-            text = corpus.read(names, symbols=self.vocabulary.kind)
+            text = corpus.read(names, symbols=self.vocabulary.kind, boundary=self.vocabulary.boundary)
         except CorpusError as error:
             raise CorpusError(f"{error}; give the text to evaluate") from error
         if text.sha256 != source.get("sha256"):
@@ -333,6 +337,11 @@ class Model:
         if not len(held_out):
             raise CorpusError("nothing was held out when this model was trained; give the text to evaluate")
         return np.asarray(held_out[: options.valid_chars or None])
+
+    def validation_text(self) -> str:
+        """The same as a text: of documents without the boundary in front of the first. Raises: as `validation_part`."""
+        ids = self.validation_part()
+        return self.vocabulary.decode(ids if self.vocabulary.boundary is None else ids[1:])
 
     @functools.cached_property
     def digest(self) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ GROUP_SYMBOLS = 64  # drawn between two chances for Ctrl-C
 LONGEST_BEGINNING = 3  # symbols of a character that is not whole
 FIRST_SYMBOLS = 16  # at first where a text may end at any symbol; doubled each time
 
-Ended = Literal["length", "lines", "stop"]
+Ended = Literal["length", "lines", "stop", "document"]
 Ids = np.ndarray[Any, Any]
 
 
@@ -80,13 +80,13 @@ def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
     allowed, follows = None, None if config.raw else vocabulary.follows
     if config.ban or config.only is not None:
         named = config.ban + (config.only or "")
-        if vocabulary.kind == "bytes" and len(vocabulary.encode(named)) > len(named):
+        if vocabulary.kind == "bytes" and len(vocabulary.lookup(named)[0]) > len(named):
             raise UsageError(
                 "--ban and --only name symbols, and to a model of bytes these are several: name ASCII only"
             )
         allowed = np.full(len(vocabulary), config.only is None)
-        allowed[_known(vocabulary, config.only or "", "--only has characters")] = True
-        allowed[vocabulary.encode_known(config.ban, "skip")[0]] = False  # who bans what is not there has what he wants
+        allowed[_known(*vocabulary.lookup(config.only or "", "skip"), "--only has characters")] = True
+        allowed[vocabulary.lookup(config.ban, "skip")[0]] = False  # who bans what is not there has what he wants
         if follows is not None:
             follows = utf8.pruned(np.where(allowed, follows, np.uint8(utf8.NEVER)))
         if not (allowed if follows is None else follows[0] != utf8.NEVER).any():
@@ -94,8 +94,10 @@ def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
     waits = [(text, f"--stop '{terminal.escape(text)[:40]}' can never come: it has characters") for text in config.stop]
     if config.lines is not None:
         waits.append(("\n", "--lines cannot end the text: the line break is a character"))
+    if ends_with_document(vocabulary, config) and allowed is not None and not allowed[vocabulary.boundary_id]:
+        raise UsageError("the text ends where its document does, which --ban or --only forbids: give --length")
     for text, what in waits:
-        ids = _known(vocabulary, text, what)
+        ids = _known(*vocabulary.encode_known(text, "skip"), what)
         if allowed is not None and not allowed[ids].all():
             raise UsageError(f"{what} that --ban or --only forbids")
         if follows is not None and not utf8.can_come(follows, ids):
@@ -112,8 +114,13 @@ def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
     )
 
 
-def _known(vocabulary: Vocabulary, text: str, what: str) -> Ids:
-    ids, foreign = vocabulary.encode_known(text, "skip")
+def ends_with_document(vocabulary: Vocabulary, config: SamplingConfig) -> bool:
+    """Whether a text is one document: nothing else is said that may end it."""
+    is_open = config.length is None and config.lines is None and not config.stop
+    return is_open and vocabulary.boundary_id is not None
+
+
+def _known(ids: Ids, foreign: Mapping[str, int], what: str) -> Ids:
     if foreign:
         raise UnknownSymbols(f"{what} that the model does not know: {listed(foreign)}")
     return ids
@@ -153,15 +160,18 @@ def _phase(vocabulary: Vocabulary, rule: Rule, recent: Ids) -> int:
 def read(engine: Engine, vocabulary: Vocabulary, text: str = "", context: Context | None = None) -> Context:
     """The context after `text`, that is read after `context`.
 
-    Without a context the text begins here: from the zero state. An empty text then begins after a line break, as most
-    texts do at their first character; where the vocabulary has none, after a space, or after its first symbol.
+    Without a context the text begins here: from the zero state, in a model of documents behind a boundary. In others an
+    empty text begins after a line break, as most texts do at their first character; where the vocabulary has none,
+    after a space, or after its first symbol.
 
     Raises:
         UnknownSymbols: the text has characters that are not in the vocabulary.
     """
     ids = vocabulary.encode(text).astype(np.int32)
     if context is None:
-        if len(ids) == 0:
+        if (boundary := vocabulary.boundary_id) is not None:
+            ids = np.append(np.int32(boundary), ids)
+        elif len(ids) == 0:
             ids = vocabulary.encode(next((s for s in "\n " if s in vocabulary.symbols), vocabulary.symbols[0]))
         context = Context(engine.zero_state(), int(ids[0]))
         ids = ids[1:]
@@ -204,7 +214,7 @@ def _begin(engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, conte
 
 
 class _Ending:
-    """Where a text ends: at its length, with its last line, or with a stop text.
+    """Where a text ends: at its length, with its last line, with a stop text, or before its document's end.
 
     Symbols go in as they are drawn and come out when it is certain that they belong to the text. Of several ends the
     first holds, and of stop texts that are complete at the same symbol the longest.
@@ -216,6 +226,10 @@ class _Ending:
         self.room = config.most
         """The most symbols that may still be drawn; None is without end."""
         self._stops = [_spelled(vocabulary.encode(text)) for text in config.stop]
+        self._stopped: Ended = "stop"  # by one of these
+        if ends_with_document(vocabulary, config):
+            self.room, self._stopped = None, "document"
+            self._stops = [_spelled(np.array([vocabulary.boundary_id]))]
         self._longest = max(map(len, self._stops), default=0)
         self._keeps = config.keep_stop
         self._lines = config.lines
@@ -224,6 +238,11 @@ class _Ending:
         self._vocabulary = None if config.raw or vocabulary.follows is None else vocabulary
         self._prime = 0 if self._vocabulary is None else vocabulary.unfinished(recent)
         self._begun = recent[len(recent) - self._prime :]  # of a character that is not whole, first the prime's
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the text may end at any symbol."""
+        return bool(self._stops) or self._lines is not None
 
     def take(self, symbols: Ids) -> Ids:
         """The symbols that are certain now: of those that were held back, and of these.
@@ -250,7 +269,7 @@ class _Ending:
         ends: list[tuple[int, int, Ended]] = []  # one behind it, less its length if it is a stop text
         for stop in self._stops:
             if (at := text.find(stop)) >= 0:
-                ends.append((at + len(stop), -len(stop), "stop"))
+                ends.append((at + len(stop), -len(stop), self._stopped))
         if self._lines is not None:
             breaks = np.flatnonzero(symbols == self._break)
             if len(breaks) >= self._lines:
@@ -463,7 +482,7 @@ def _side_by_side(
     given: list[list[Ids]] = [[] for _ in begins]
     nats: list[list[NDArray[np.float64]]] = [[np.empty(0)] for _ in begins]
     live = np.arange(len(begins))
-    block = GROUP_SYMBOLS if not config.stop and config.lines is None else FIRST_SYMBOLS
+    block = FIRST_SYMBOLS if endings[0].may_end else GROUP_SYMBOLS
     while len(live):
         room = endings[live[0]].room  # the same for all: as many were drawn of each
         length = block if room is None else min(block, room)

@@ -6,6 +6,9 @@
               are scored, its own line break too. Many lines are scored side by side.
     carried   the lines are one text: the state goes on from line to line. Its first character has nothing before it and
               is only read, so that the bits of all lines together are those of `evaluation`, with one stream.
+
+Of a model of documents a line begins as a document does, and one that is carried on as far as its document goes. A
+document's end ends a line, too.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charlstm import documents
 from charlstm.config import Unknown
 from charlstm.corpus import whole_lines
 from charlstm.engine import Engine
@@ -105,9 +109,11 @@ def lines(
         UnknownSymbols: such a character, with unknown="error".
     """
     begin = read(engine, vocabulary)
-    place = _Place(None, engine.zero_state())
+    place = _Place(vocabulary.boundary_id, engine.zero_state())
+    if vocabulary.boundary is not None and vocabulary.boundary_symbol is not None:
+        parts = documents.marked(parts, vocabulary.boundary, vocabulary.boundary_symbol)
     number = 0
-    for whole in whole_lines(parts):
+    for whole in whole_lines(parts, vocabulary.boundary_symbol):
         known = [vocabulary.encode_known(line, unknown) for line in whole]
         ids = [symbols for symbols, _ in known]
         if carry:
@@ -118,6 +124,7 @@ def lines(
             scores = [(n, len(symbols)) for n, symbols in zip(nats, ids, strict=True)]
         for line, (nats_of_line, chars), (_, foreign) in zip(whole, scores, known, strict=True):
             number += 1
+            line = line if vocabulary.boundary is None else vocabulary.decode(vocabulary.lookup(line, "skip")[0])
             yield LineScore(number, line, chars, float(nats_of_line) / math.log(2), sum(foreign.values()))
 
 
@@ -125,7 +132,7 @@ def chars(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int = 0) -> Ite
     """The score of each character of a text but the first, the state carried over the whole; in order, as they come.
 
     Args:
-        ids: (N,), the text's symbols.
+        ids: (N,), the text's symbols; of documents with a boundary in front, which has no place in the text.
         top: so many of the likeliest characters at each place go with it. The model is then asked character by
             character, which is slower.
 
@@ -136,28 +143,30 @@ def chars(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int = 0) -> Ite
     if top:
         yield from _chars_with_likeliest(engine, vocabulary, ids, min(top, len(vocabulary)))
         return
+    first = 1 if vocabulary.boundary is None else 0
     place = _Place(None, engine.zero_state())
     place.read(engine, ids[:1])
     for start in range(1, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]
         bits = place.read(engine, chunk) / math.log(2)
         for offset, symbol in enumerate(chunk.tolist()):
-            yield CharScore(start + offset + 1, vocabulary.symbols[symbol], float(bits[offset]))
+            yield CharScore(start + offset + first, vocabulary.name(symbol), float(bits[offset]))
 
 
 def _chars_with_likeliest(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int) -> Iterator[CharScore]:
-    symbols, state = vocabulary.symbols, engine.zero_state()
+    name, state = vocabulary.name, engine.zero_state()
+    first = 1 if vocabulary.boundary is None else 0
     for place in range(1, len(ids)):
         logits, state = engine.step(ids[place - 1 : place], state)
         scores = logits[0].astype(np.float64)
         if not np.isfinite(scores.max()):  # as `Engine.score` has it
-            yield CharScore(place + 1, symbols[ids[place]], math.nan)
+            yield CharScore(place + first, name(ids[place]), math.nan)
             continue
         logs = scores - scores.max()
         logs -= np.log(np.exp(logs).sum())
         best = np.argsort(-logs, kind="stable")[:top]
-        likeliest = tuple((symbols[k], float(np.exp(logs[k]))) for k in best)
-        yield CharScore(place + 1, symbols[ids[place]], float(-logs[ids[place]] / math.log(2)), likeliest)
+        likeliest = tuple((name(k), float(np.exp(logs[k]))) for k in best)
+        yield CharScore(place + first, name(ids[place]), float(-logs[ids[place]] / math.log(2)), likeliest)
 
 
 class _Place:

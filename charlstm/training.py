@@ -30,6 +30,7 @@ from charlstm.config import (
     to_json,
 )
 from charlstm.corpus import Corpus, Streams, Symbols, fit
+from charlstm.documents import shown
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, DivergenceError, ResumeError, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
@@ -39,6 +40,7 @@ from charlstm.optimisation import Optimiser
 from charlstm.signals import Signals
 from charlstm.tally import Clock, Speed, Tally
 from charlstm.terminal import escape
+from charlstm.vocab import Vocabulary
 
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
@@ -130,7 +132,8 @@ class Training:
         chosen = recipe.choose(options, len(train_ids), len(vocabulary), base, speed=speed)
         batch_size, seq_len = fit(len(train_ids), chosen.batch_size, chosen.seq_len)
         chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
-        model = ModelConfig(len(vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
+        sizes = (len(vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
+        model = ModelConfig(*sizes, boundary=vocabulary.boundary_id)
         lock = runfolder.lock(run)
         try:
             machine.check_memory(model)
@@ -141,7 +144,7 @@ class Training:
                 counts = np.bincount(train_ids[:COUNTED_CHARS], minlength=len(vocabulary))
                 training._network.initialise(training._generator, chosen.forget_bias, counts)
             else:
-                ids = vocabulary.encode(from_.vocabulary.symbols)
+                ids = vocabulary.lookup(from_.vocabulary.symbols)[0]
                 training._network.adopt(from_.weights, ids, training._generator)
                 path = None if from_.path is None else escape(str(from_.path))
                 training._base = {"checkpoint": path, "sha256": from_.digest.hex()}
@@ -149,6 +152,8 @@ class Training:
             lock.close()
             raise
         training._lock = lock
+        if valid is None and options.valid_share and vocabulary.boundary is not None and not len(held_out):
+            training._warnings.append("the text is one document: nothing is held out; give a text to --valid")
         return training
 
     @classmethod
@@ -192,6 +197,8 @@ class Training:
                 raise ResumeError(
                     f"this run's symbols are {saved.vocabulary.kind}: give --symbols {saved.vocabulary.kind}"
                 )
+            if corpus.vocabulary.boundary != saved.vocabulary.boundary:
+                raise ResumeError(f"this run's text is {_divided(saved.vocabulary)}, not {_divided(corpus.vocabulary)}")
             base = records.base_of(saved)
             _check_base(base, from_)
             _check_validation(records.validation_of(saved), valid)
@@ -242,6 +249,7 @@ class Training:
             keep=options.keep,
             valid=() if self.valid is None else self.valid.names,
             base=None if self._base is None else self._base["checkpoint"] or "a model without a file",
+            boundary=self.corpus.vocabulary.boundary,
             unit=self.corpus.vocabulary.unit,
         )
 
@@ -277,6 +285,7 @@ class Training:
             "from": None if self._base is None else self._base["checkpoint"],
             "valid": None if self.valid is None else self.valid.names[0],
             "symbols": None if self.corpus.vocabulary.kind == "chars" else self.corpus.vocabulary.kind,
+            "boundary": None if self.corpus.vocabulary.boundary is None else _escaped(self.corpus.vocabulary.boundary),
         }
         if complaint := runfolder.write_settings(self.run, self.options, **others):
             self._warnings.append(complaint)
@@ -614,6 +623,16 @@ def _split(corpus: Corpus, valid: Corpus | None, options: TrainingOptions) -> tu
         return corpus.split(options.valid_share)
     evaluation.transitions_of(np.asarray(valid.ids[:2]))  # refuses a text without
     return corpus.ids, valid.ids
+
+
+def _divided(vocabulary: Vocabulary) -> str:
+    """How a text is told into documents."""
+    return "one text" if vocabulary.boundary is None else f"documents with {shown(vocabulary.boundary)} between"
+
+
+def _escaped(boundary: str) -> str:
+    """As `--boundary` reads it, which takes a backslash for an escape."""
+    return boundary.replace("\\", "\\\\")
 
 
 def _identity(corpus: Corpus) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from charlstm import terminal, utf8
+from charlstm import documents, terminal, utf8
 from charlstm.config import MAX_VOCABULARY, SymbolKind, Unknown
 from charlstm.errors import CorpusError, UnknownSymbols, UsageError
 
@@ -27,19 +27,21 @@ class Vocabulary:
 
     Args:
         symbols: distinct code points in ascending order, without surrogates.
+        boundary: what stands between the documents of a text; None where a text is one. One symbol of the vocabulary
+            stands for it (see `documents`).
 
     Raises:
         ValueError: anything else.
     """
 
-    __slots__ = ("_codes", "_symbols", "_table")
+    __slots__ = ("_boundary", "_codes", "_symbols", "_table")
 
     kind: SymbolKind = "chars"
     unit: Literal["char", "byte"] = "char"
     follows: np.ndarray[Any, Any] | None = None
     """The automaton of well-formed texts, where not every sequence of symbols is one: a `Rule`'s."""
 
-    def __init__(self, symbols: str) -> None:
+    def __init__(self, symbols: str, boundary: str | None = None) -> None:
         codes = code_points(symbols)
         if not 1 <= len(codes) <= MAX_VOCABULARY:
             raise ValueError(f"a vocabulary has from 1 to {MAX_VOCABULARY} symbols, not {len(codes)}")
@@ -48,10 +50,19 @@ class Vocabulary:
         if np.any((codes >= _SURROGATES.start) & (codes < _SURROGATES.stop)):
             raise ValueError("the vocabulary holds a surrogate, which is not a character")
         self._symbols = symbols
+        self._boundary = self._checked(boundary)
         self._codes = codes
         # Code point → id; len(self) stands for "unknown", also in the last entry, for all that lies beyond it.
         self._table = np.full(int(codes[-1]) + 2, len(codes), dtype=_smallest(len(codes)))
         self._table[codes] = np.arange(len(codes))
+
+    def _checked(self, boundary: str | None) -> str | None:
+        try:
+            if boundary is not None and documents.symbol_of(boundary, self.kind) not in self._symbols:
+                raise ValueError(f"no symbol of the vocabulary stands for its boundary {ascii(boundary)[:60]}")
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return boundary
 
     @classmethod
     def of(cls, text: str) -> Vocabulary:
@@ -80,20 +91,38 @@ class Vocabulary:
         return cls(codes.tobytes().decode("utf-32-le"))
 
     def union(self, *others: Vocabulary) -> Vocabulary:
-        """The vocabulary of all texts together; a symbol may have another id there.
+        """The vocabulary of all texts together, with the boundary of this one; a symbol may have another id there.
 
         Raises:
-            UsageError: the symbols of some are bytes, and of others characters.
+            UsageError: as `check_kind`.
         """
         self.check_kind(*others)
         if self.kind == "bytes":
             return self
-        return Vocabulary.of("".join(vocabulary.symbols for vocabulary in (self, *others)))
+        joined = Vocabulary.of("".join(vocabulary.symbols for vocabulary in (self, *others)))
+        return Vocabulary(joined.symbols, self.boundary)
+
+    def with_boundary(self, boundary: str) -> Vocabulary:
+        """The same, of documents, and with the symbol that stands for what is between them.
+
+        Raises:
+            UsageError: a boundary that cannot be one.
+        """
+        symbol = documents.symbol_of(boundary, self.kind)
+        return Vocabulary("".join(sorted({*self._symbols, symbol})), boundary)
 
     def check_kind(self, *others: Vocabulary) -> None:
-        """Raises UsageError where the symbols of some are bytes, and of others characters."""
+        """Raises UsageError where the symbols of some are bytes, and of others characters; or where some are of
+        documents that are divided otherwise than those of this one.
+        """
         if {other.kind for other in others} - {self.kind}:
             raise UsageError("bytes and characters do not go together: give --symbols as the model was trained with")
+        for boundary in {other.boundary for other in others if other.boundary is not None} - {self.boundary}:
+            ours = "one text" if self.boundary is None else f"documents with {documents.shown(self.boundary)} between"
+            raise UsageError(
+                f"{ours} and documents with {documents.shown(boundary)} between do not go together: "
+                "read both with the same --boundary"
+            )
 
     @property
     def symbols(self) -> str:
@@ -105,14 +134,37 @@ class Vocabulary:
         """The smallest unsigned type that holds every id."""
         return _smallest(len(self) - 1)
 
+    @property
+    def boundary(self) -> str | None:
+        """What stands between the documents of a text; None where a text is one."""
+        return self._boundary
+
+    @property
+    def boundary_symbol(self) -> str | None:
+        """The symbol that is read for it."""
+        return None if self._boundary is None else documents.symbol_of(self._boundary, self.kind)
+
+    @property
+    def boundary_id(self) -> int | None:
+        """That symbol's id."""
+        symbol = self.boundary_symbol
+        return None if symbol is None else self._symbols.index(symbol)
+
+    def name(self, symbol: int) -> str:
+        """What an id stands for: its symbol, but of a boundary the text."""
+        found: str = self._symbols[symbol]
+        return found if self._boundary is None or found != self.boundary_symbol else self._boundary
+
     def __len__(self) -> int:
         return len(self._symbols)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self._symbols == other._symbols
+        if not isinstance(other, Vocabulary):
+            return False
+        return self._symbols == other._symbols and self._boundary == other._boundary
 
     def __hash__(self) -> int:
-        return hash(self._symbols)
+        return hash((self._symbols, self._boundary))
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} symbols)"
@@ -134,10 +186,27 @@ class Vocabulary:
         Raises:
             UnknownSymbols: there are such characters, and unknown is 'error'.
         """
-        ids = np.empty(len(text), dtype=self.dtype)
+        return self.lookup(self.marked(text), unknown)
+
+    def marked(self, text: str) -> str:
+        """A text with one symbol for each boundary in it."""
+        symbol = self.boundary_symbol
+        return text if self._boundary is None or symbol is None else text.replace(self._boundary, symbol)
+
+    def framed(self, text: str) -> str:
+        """A text as it is trained on and scored: documents have a boundary in front and behind."""
+        symbol = self.boundary_symbol
+        if symbol is None:
+            return text
+        text = self.marked(text)
+        return symbol + text + ("" if not text or text.endswith(symbol) else symbol)
+
+    def lookup(self, symbols: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
+        """As `encode_known`, of what stands for itself: no boundary is looked for."""
+        ids = np.empty(len(symbols), dtype=self.dtype)
         end = 0
         foreign: dict[str, int] = {}
-        for _, codes in _blocks(text):
+        for _, codes in _blocks(symbols):
             block = self._table.take(codes.astype(np.intp), mode="clip")
             if block.max() == len(self):
                 strange = block == len(self)
@@ -155,8 +224,11 @@ class Vocabulary:
 
     @property
     def replacement(self) -> str:
-        """What stands for an unknown character: the first known of U+FFFD, '?' and space; else the first symbol."""
-        return next((symbol for symbol in "\ufffd? " if symbol in self._symbols), self._symbols[0])
+        """What stands for an unknown character: the first known of U+FFFD, '?' and space; else the first symbol that is
+        no boundary.
+        """
+        plain = [symbol for symbol in ("\ufffd", "?", " ", *self._symbols[:2]) if symbol != self.boundary_symbol]
+        return next((symbol for symbol in plain if symbol in self._symbols), str(self._symbols[0]))
 
     def decode(self, ids: Any) -> str:
         """The text of a sequence of ids: `decode(encode(text)) == text`.
@@ -169,7 +241,8 @@ class Vocabulary:
             return ""
         if array.min() < 0 or array.max() >= len(self):
             raise ValueError(f"ids must lie from 0 to {len(self) - 1}, not {array.min()} to {array.max()}")
-        return self._spelled(array.ravel())
+        text, symbol = self._spelled(array.ravel()), self.boundary_symbol
+        return text if self._boundary is None or symbol is None else text.replace(symbol, self._boundary)
 
     def _spelled(self, ids: np.ndarray[Any, Any]) -> str:
         return str(self._codes[ids].tobytes(), "utf-32-le")
@@ -184,7 +257,10 @@ class Vocabulary:
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's metadata."""
-        return {"kind": "code points", "symbols": self._symbols}
+        return self._described({"kind": "code points", "symbols": self._symbols})
+
+    def _described(self, described: dict[str, Any]) -> dict[str, Any]:
+        return described if self._boundary is None else {**described, "boundary": self._boundary}
 
     @staticmethod
     def from_json(values: object) -> Vocabulary:
@@ -193,8 +269,13 @@ class Vocabulary:
         Raises:
             ValueError: anything else.
         """
+        boundary = values.get("boundary") if isinstance(values, dict) else None
+        if isinstance(values, dict) and "boundary" in values:
+            if not isinstance(boundary, str):
+                raise ValueError("a vocabulary's boundary must be a string")
+            values = {name: value for name, value in values.items() if name != "boundary"}
         if values == {"kind": "bytes"}:
-            return ByteVocabulary()
+            return ByteVocabulary(boundary)
         if not isinstance(values, dict) or set(values) != {"kind", "symbols"}:
             raise ValueError("a vocabulary must be an object with kind and symbols")
         if values["kind"] != "code points":
@@ -202,7 +283,7 @@ class Vocabulary:
             raise ValueError(f"a vocabulary of {kind} is not known to this charlstm")
         if not isinstance(values["symbols"], str):
             raise ValueError("a vocabulary's symbols must be one string")
-        return Vocabulary(values["symbols"])
+        return Vocabulary(values["symbols"], boundary)
 
 
 class ByteVocabulary(Vocabulary):
@@ -214,10 +295,20 @@ class ByteVocabulary(Vocabulary):
     unit = "byte"
     follows = utf8.TABLE
 
-    def __init__(self) -> None:
+    def __init__(self, boundary: str | None = None) -> None:
         self._symbols = bytes(range(256)).decode("utf-8", "surrogateescape")
+        self._boundary = self._checked(boundary)
 
-    def encode_known(self, text: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
+    def with_boundary(self, boundary: str) -> ByteVocabulary:
+        """The same, of documents.
+
+        Raises:
+            UsageError: a boundary that cannot be one.
+        """
+        documents.symbol_of(boundary, self.kind)
+        return ByteVocabulary(boundary)
+
+    def lookup(self, symbols: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
         """The bytes of a text, (N,) uint8. Unknown are only the surrogates that stand for no byte.
 
         Raises:
@@ -225,13 +316,13 @@ class ByteVocabulary(Vocabulary):
         """
         foreign: dict[str, int] = {}
         try:
-            encoded = text.encode("utf-8", "surrogateescape")
+            encoded = symbols.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
-            foreign = dict(Counter(_NO_BYTE.findall(text)))
+            foreign = dict(Counter(_NO_BYTE.findall(symbols)))
             if unknown == "error":
                 raise _unknown(foreign) from None
-            text = _NO_BYTE.sub("" if unknown == "skip" else self.replacement, text)
-            encoded = text.encode("utf-8", "surrogateescape")
+            symbols = _NO_BYTE.sub("" if unknown == "skip" else self.replacement, symbols)
+            encoded = symbols.encode("utf-8", "surrogateescape")
         return np.frombuffer(encoded, np.uint8), foreign
 
     @property
@@ -252,7 +343,7 @@ class ByteVocabulary(Vocabulary):
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's metadata."""
-        return {"kind": "bytes"}
+        return self._described({"kind": "bytes"})
 
 
 def code_points(text: str) -> np.ndarray[Any, Any]:

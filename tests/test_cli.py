@@ -32,6 +32,7 @@ OPTIONS = {
     "": {"--version", "--install-completion", "--show-completion", "--help"},
     "train": {
         "--output", "-o", "--valid", "--from", "--resume", "--allow-new-corpus", "--symbols", "--encoding",
+        "--lines-as-documents", "--documents", "--boundary",
         "--max-chars", "--json", "--quiet", "-q", "--tensorboard",
         "--cell", "--hidden", "--layers", "--embedding", "--dropout", "--forget-bias", "--epochs", "--steps", "--time",
         "--batch-size", "--seq-len", "--lr", "--warmup", "--weight-decay", "--beta1", "--beta2", "--clip", "--reset",

@@ -457,7 +457,7 @@ def test_a_file_that_shrinks_while_it_is_read_ends_early_and_later_changes_nothi
 @pytest.mark.parametrize("n", range(2, 60))
 def test_the_last_share_is_held_out_and_no_character_is_lost(n: int) -> None:
     ids = np.arange(n, dtype=np.uint8)
-    found = Corpus(ids, None, "", ())  # type: ignore[arg-type]
+    found = Corpus(ids, Vocabulary("a"), "", ())
     for share in (0.001, 0.1, 0.5, 0.9):
         if int(n * (1 - share)) < 2 and n - int(n * (1 - share)) >= 2:
             with pytest.raises(CorpusError, match="2 or more"):
@@ -474,12 +474,12 @@ def test_the_last_share_is_held_out_and_no_character_is_lost(n: int) -> None:
 @pytest.mark.fault("R61")
 def test_one_character_is_no_text_to_train_on() -> None:
     with pytest.raises(CorpusError, match="1 char"):
-        Corpus(np.zeros(1, dtype=np.uint8), None, "", ()).split(0.1)  # type: ignore[arg-type]
+        Corpus(np.zeros(1, dtype=np.uint8), Vocabulary("a"), "", ()).split(0.1)
 
 
 def test_the_usual_tenth_is_where_others_cut_it() -> None:
     """int(0.9 · n), as nanoGPT does, so that figures compare."""
-    train, valid = Corpus(np.zeros(1_115_394, dtype=np.uint8), None, "", ()).split(0.1)  # type: ignore[arg-type]
+    train, valid = Corpus(np.zeros(1_115_394, dtype=np.uint8), Vocabulary("a"), "", ()).split(0.1)
     assert (len(train), len(valid)) == (1_003_854, 111_540)
 
 

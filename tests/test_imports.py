@@ -21,9 +21,9 @@ PACKAGE = ROOT / "charlstm"
 
 # Each room may import those above it, and nothing else of charlstm. The README tells to read them in this order.
 ORDER = [
-    "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "utf8", "vocab", "stored",
-    "corpus", "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling", "evaluation", "surprise",
-    "library",
+    "errors", "cells", "config", "events", "terminal", "atomicfile", "bundled", "downloads", "utf8",
+    "documents", "vocab", "stored", "corpus", "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling",
+    "evaluation", "surprise", "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
     "tally", "records", "machine", "runfolder", "training", "cli.talk", "cli.options", "cli.page", "cli.settings",
     "cli.watch", "cli.board", "cli.train", "cli.sample", "cli.surprises", "cli.following", "cli.evaluate",

@@ -113,22 +113,21 @@ def evaluate(
     if not as_json:
         tell_of_stale_kernels(native.is_stale())
     model = library.load(checkpoint, precision=precision, threads=threads)
-    symbols = model.vocabulary.kind
+    way: dict[str, Any] = {"symbols": model.vocabulary.kind, "boundary": model.vocabulary.boundary}
     if per_line:
-        parts = (
-            corpus.parts(text, encoding=encoding, symbols=symbols)
-            if text
-            else model.vocabulary.decode(model.validation_part())
-        )
-        surprises.show_lines(model.score_lines(parts, carry=carry, unknown=unknown), as_json)
+        parts = corpus.parts(text, encoding=encoding, **way) if text else model.validation_text()
+        lines = model.score_lines(parts, carry=carry, unknown=unknown)
+        surprises.show_lines(lines, model.vocabulary.boundary, as_json)
         return
-    read = corpus.read_text(text, encoding=encoding, symbols=symbols) if text else None
+    read = corpus.read_text(text, encoding=encoding, **way) if text else None
     if per_char:
         surprises.show_chars(model.score_chars(read, top=top, unknown=unknown), as_json)
     elif heat:
         ids, _ = model.symbols(read, unknown)
-        known = model.vocabulary.decode(ids)
-        surprises.show_heat(model.vocabulary.decode(ids[:1]), model.score_chars(known))
+        vocabulary = model.vocabulary
+        known = vocabulary.decode(ids if vocabulary.boundary is None else ids[1:])
+        first = vocabulary.decode(ids[:1]) if vocabulary.boundary is None else ""
+        surprises.show_heat(first, model.score_chars(known))
     elif against is not None:
         other = library.load(against, precision=precision, threads=threads)
         _show_comparison(model, other, read, unknown, as_json)

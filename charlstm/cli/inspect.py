@@ -46,6 +46,7 @@ def info(
         known |= {"parameters": found.model.parameters(), "vocabulary": _symbols(found.vocabulary)}
         known |= {
             "unit": found.vocabulary.unit,
+            "boundary": found.vocabulary.boundary,
             "step": found.step,
             "facts": found.facts,
             "resumable": found.training is not None,
@@ -59,6 +60,7 @@ def info(
         ("model", f"{model.cell} {model.layers} × {model.hidden}, embedding {model.embedding}"),
         ("parameters", f"{model.parameters():,}"),
         ("vocabulary", "all 256 bytes" if symbols is None else f"{model.vocab_size:,}: {_first(symbols)}"),
+        *_documents(found.vocabulary),
         ("text", _text(found.facts, unit)),
         ("steps", f"{found.step:,}"),
         *_validation_text(found.facts, unit),
@@ -74,6 +76,13 @@ def info(
 def _symbols(vocabulary: Vocabulary) -> str | None:
     """The characters of a vocabulary; None where its symbols are bytes."""
     return vocabulary.symbols if vocabulary.kind == "chars" else None
+
+
+def _documents(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """A row on what stands between the documents of its text, where it has several."""
+    from charlstm.documents import shown
+
+    return [] if vocabulary.boundary is None else [("documents", f"with {shown(vocabulary.boundary)} between them")]
 
 
 def _first(symbols: str) -> str:

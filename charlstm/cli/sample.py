@@ -114,7 +114,8 @@ def sample(
             "--length",
             "-n",
             metavar="N",
-            help=f"At N characters; 0 is without end. [default: {LENGTH}; with --lines or --stop 0]",
+            help=f"At N characters; 0 is without end. [default: {LENGTH}; with --lines or --stop 0; "
+            "of documents the end of one]",
             rich_help_panel=END,
             show_default=False,
         ),
@@ -243,7 +244,8 @@ def _facts(model: Model, config: SamplingConfig, drawn: Text) -> dict[str, Any]:
     """All that is to be said of a text."""
     chars = len(drawn.symbols)
     assert drawn.log_probability is not None
-    settings = {**asdict(config), "seed": drawn.begin.seed, "length": config.most or 0}
+    length = 0 if drawn.ended == "document" else config.most or 0
+    settings = {**asdict(config), "seed": drawn.begin.seed, "length": length}
     del settings["prime"]
     return {
         "text": drawn.text,

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 HEAT = ((2.0, 230), (3.5, 222), (5.0, 215), (7.0, 209), (10.0, 203))
 
 
-def show_lines(scores: Iterable[LineScore], as_json: bool) -> None:
-    """Bits per character, characters, number and text of each line: TSV or JSON lines, each handed on at once."""
+def show_lines(scores: Iterable[LineScore], boundary: str | None, as_json: bool) -> None:
+    """Bits per character, characters, number and text of each line: TSV or JSON lines, each handed on at once. The line
+    is shown without the line break or the boundary of documents that ended it.
+    """
     out = TextOut(1, buffering="line")
     with to_stdout():
         for score in scores:
-            text = score.text.removesuffix("\n")
+            end = boundary if boundary is not None and score.text.endswith(boundary) else "\n"
+            text = score.text.removesuffix(end)
             if as_json:
                 row = {
                     "bits_per_char": score.bits_per_char,

@@ -12,10 +12,11 @@ import typer
 
 from charlstm.cli import settings, watch
 from charlstm.cli.board import Board
-from charlstm.cli.options import Encoding
+from charlstm.cli.options import Encoding, unescaped
 from charlstm.cli.page import Option, options_of
 from charlstm.cli.talk import before_torch, tell_of_stale_kernels
 from charlstm.config import SymbolKind, TrainingOptions, parse_duration
+from charlstm.documents import RECORD_SEPARATOR
 from charlstm.errors import CheckpointError, CorpusError, UsageError
 from charlstm.events import Stopped
 from charlstm.recipe import DEFAULT_CELL, DEFAULT_SECONDS
@@ -30,6 +31,7 @@ charlstm train book.txt --time 90s -o runs/book  a quick one, into runs/book
 charlstm train notes/ diary.gz --cell gru        folders and .gz, too
 cat *.log | charlstm train - --epochs 3          stdin
 charlstm train *.wav --symbols bytes             anything that is a file
+charlstm train names.txt --lines-as-documents    each line for itself
 charlstm train book.txt --resume                 go on after Ctrl-C
 charlstm train poems.txt --from checkpoints/book go on with another text
 charlstm train book.txt --json > events.jsonl    for programs"""
@@ -125,6 +127,23 @@ def train(
             show_default=False,
         ),
     ] = None,
+    lines_as_documents: Annotated[
+        bool,
+        typer.Option("--lines-as-documents", help="Each line is a text of its own: lists of names, rows of a log."),
+    ] = False,
+    documents: Annotated[
+        bool,
+        typer.Option("--documents", help="Each file is a text of its own: nothing is carried to the next."),
+    ] = False,
+    boundary: Annotated[
+        str | None,
+        typer.Option(
+            "--boundary",
+            metavar="TEXT",
+            help=r"Within a file, too, this stands between documents: '\n\n\n', '<|endoftext|>'.",
+            show_default=False,
+        ),
+    ] = None,
     encoding: Encoding = "utf-8",
     max_chars: Annotated[
         int | None,
@@ -168,6 +187,13 @@ def train(
     if "seconds" in given:
         given["seconds"] = parse_duration(given["seconds"])
     chosen = TrainingOptions(**given)  # a bad option is reported before the text is read
+    divided = {"lines_as_documents": lines_as_documents, "documents": documents, "boundary": boundary is not None}
+    ways = settings.closest(context, [name for name, is_given in divided.items() if is_given])
+    if "lines_as_documents" in ways and len(ways) > 1:
+        raise UsageError("--lines-as-documents says what a document is: leave out --documents and --boundary")
+    between = "\n" if "lines_as_documents" in ways else None
+    if boundary is not None and "boundary" in ways:
+        between = unescaped(boundary, "--boundary")
     if allow_new_corpus and not resume:
         raise UsageError("--allow-new-corpus makes sense with --resume only")
     if valid == "-" and "-" in corpus:
@@ -181,11 +207,12 @@ def train(
     def read_for(model: Vocabulary | None, *sources: str) -> Corpus:
         """A text, read as that of a model was, but where an option says otherwise."""
         kind = symbols or ("chars" if model is None else model.kind)
-        return read(sources, encoding=encoding, symbols=kind, max_chars=max_chars)
+        known = between if ways or model is None else model.boundary
+        return read(sources, encoding=encoding, symbols=kind, documents=bool(ways), boundary=known, max_chars=max_chars)
 
     base, run = None if from_ is None else library.load(from_), output
     if resume and run is None:
-        run, text = _newest_run_of(corpus, symbols, read_for)
+        run, text = _newest_run_of(corpus, symbols, (between or RECORD_SEPARATOR) if ways else None, read_for)
     elif resume:
         saved = checkpoint.load(checkpoint.resolve(run, prefer="last"))
         text = read_for(saved.vocabulary, *corpus)
@@ -219,7 +246,7 @@ def train(
 
 
 def _newest_run_of(
-    sources: Sequence[str], symbols: SymbolKind | None, read_for: Callable[..., Corpus]
+    sources: Sequence[str], symbols: SymbolKind | None, boundary: str | None, read_for: Callable[..., Corpus]
 ) -> tuple[Path, Corpus]:
     """The newest run under checkpoints/ that was trained on this very text, and the text, read as it was for that run.
 
@@ -230,7 +257,7 @@ def _newest_run_of(
     """
     from charlstm import checkpoint
 
-    texts: dict[SymbolKind, Corpus | None] = {}
+    texts: dict[tuple[SymbolKind, str | None], Corpus | None] = {}
     refusal: CorpusError | None = None
     runs = sorted(checkpoint.ROOT.glob(f"*/{checkpoint.LAST}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in runs:
@@ -238,17 +265,17 @@ def _newest_run_of(
             found = checkpoint.load(file)
         except CheckpointError:  # a damaged run is not the one to go on with
             continue
-        kind, known = found.vocabulary.kind, found.facts.get("corpus")
-        if symbols not in (None, kind):
+        way, known = (found.vocabulary.kind, found.vocabulary.boundary), found.facts.get("corpus")
+        if symbols not in (None, way[0]) or boundary not in (None, way[1]):
             continue
-        if kind not in texts:
+        if way not in texts:
             if texts and "-" in sources:
-                raise UsageError("stdin is read once, and there are runs of characters and of bytes: name one with -o")
+                raise UsageError("stdin is read once, and there are runs that read it in other ways: name one with -o")
             try:
-                texts[kind] = read_for(found.vocabulary, *sources)
+                texts[way] = read_for(found.vocabulary, *sources)
             except CorpusError as error:  # no text of that kind, but perhaps of another
-                texts[kind], refusal = None, error
-        text = texts[kind]
+                texts[way], refusal = None, error
+        text = texts[way]
         if text is not None and isinstance(known, dict) and known.get("sha256") == text.sha256:
             return file.parent, text
     if refusal is not None and not any(texts.values()):

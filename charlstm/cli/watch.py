@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from charlstm.cli.talk import UNITS, Stderr, complain, duration, facts, is_plain, put, say
+from charlstm.documents import shown
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 from charlstm.terminal import escape
 
@@ -144,6 +145,7 @@ def _introduce(started: Started) -> None:
         ("run", str(started.run)),
         *([] if started.base is None else [("from", started.base)]),
         ("text", f"{started.chars:,} {unit}s, {started.vocab_size:,} distinct"),
+        *([] if started.boundary is None else [("documents", f"with {shown(started.boundary)} between them")]),
         ("split", _split(started)),
         ("model", f"{started.cell} {model}: {started.parameters:,} parameters"),
         ("training", f"{streams}, rate {started.lr:.3g}"),
