@@ -1,9 +1,13 @@
-"""Small models with random weights; the equations looped over a text in float64, the oracle of all that runs one."""
+"""Small models with random weights; the equations looped over a text in float64, the oracle of all that runs one; a
+training that is interrupted.
+"""
 
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +15,9 @@ from numpy.typing import NDArray
 from charlstm import bundled, cells
 from charlstm.config import Cell, ModelConfig
 from charlstm.vocab import Vocabulary
+
+if TYPE_CHECKING:  # it needs torch
+    from charlstm.training import Training
 
 CELLS: tuple[Cell, ...] = ("lstm", "peephole", "coupled", "gru", "rnn")
 Weights = dict[str, NDArray[np.float32]]
@@ -64,3 +71,15 @@ def surprises(logits: NDArray[np.float64], targets: NDArray[np.integer]) -> NDAr
     shifted = logits - logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(shifted, targets[..., None].astype(np.int64), axis=-1)[..., 0]
     return np.asarray(np.log(np.exp(shifted).sum(axis=-1)) - chosen)
+
+
+def interrupt(run: Training, at: int) -> None:
+    """Let a SIGINT come while the step `at` of a run, that is still to begin, is under way: it is its last."""
+    step = run._step
+
+    def stopping(share: float) -> float:
+        if run._tally.step + 1 == at:
+            signal.raise_signal(signal.SIGINT)
+        return step(share)
+
+    run._step = stopping  # type: ignore[method-assign]

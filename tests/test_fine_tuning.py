@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import Done, here
-from models import equations
+from models import equations, interrupt
 
 import charlstm
 from charlstm import checkpoint, corpus, library
@@ -127,14 +126,7 @@ def test_a_fine_tuned_run_that_is_resumed_ends_in_the_same_bytes(
     model = charlstm.train(corpus.read(["old.txt"]), "other", **SMALL, **{**SHAPE, "cell": cell}, steps=5)
     list(begin(model, new, "straight", dropout=0.2).events())
     run = begin(model, new, dropout=0.2)
-    step = run._step
-
-    def stopping(share: float) -> float:
-        if run._tally.step == 12:
-            signal.raise_signal(signal.SIGINT)
-        return step(share)
-
-    run._step = stopping  # type: ignore[method-assign]
+    interrupt(run, 13)
     list(run.events())
     assert checkpoint.load(Path("run", LAST)).step == 13
     resumed = Training.resume(new, "run")

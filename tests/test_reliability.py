@@ -22,7 +22,7 @@ import pytest
 import torch
 from commands import Done, here, model_file
 from faults import Forks
-from models import equations, random_weights, real_ids, surprises
+from models import equations, interrupt, random_weights, real_ids, surprises
 from test_checkpoint import DAMAGE, TEXTS, digest, put_together, take_apart, within, written
 from test_cli import OPTIONS
 
@@ -546,14 +546,7 @@ def test_on_a_gpu_two_runs_and_a_resumed_one_end_in_the_same_bytes(text: Path, m
         for name in ("one", "two"):
             list(run_of(text, name, steps=40, device="cuda").events())
         run = run_of(text, "three", steps=40, device="cuda")
-        step = run._step
-
-        def stopping(share: float) -> float:
-            if run._tally.step == 17:
-                signal.raise_signal(signal.SIGINT)
-            return step(share)
-
-        run._step = stopping  # type: ignore[method-assign]
+        interrupt(run, 18)
         list(run.events())
         list(Training.resume(corpus.read([text]), text.parent / "three").events())
     finally:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models import interrupt
 
 from charlstm import checkpoint, corpus, evaluation, library, machine, training
 from charlstm.cells import GATES
@@ -58,15 +59,8 @@ def text(tmp_path: Path) -> corpus.Corpus:
 
 def finish(run: Training, stop_at: int | None = None) -> list[Event]:
     """All events of a run; with `stop_at`, as if a signal came while that step was under way."""
-    step = run._step
     if stop_at is not None:
-
-        def stopping(share: float) -> float:
-            if run._tally.step + 1 == stop_at:
-                signal.raise_signal(signal.SIGINT)
-            return step(share)
-
-        run._step = stopping  # type: ignore[method-assign]
+        interrupt(run, stop_at)
     return list(run.events())
 
 

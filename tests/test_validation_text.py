@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Done, here
+from models import interrupt
 
 import charlstm
 from charlstm import checkpoint, corpus
@@ -87,14 +88,7 @@ def test_resume_checks_the_text_and_ends_in_the_same_bytes() -> None:
     text, dev = corpus.read(["text.txt"]), corpus.read(["dev.txt"])
     events("text.txt", "straight", "dev.txt")
     run = Training.start(text, "run", TrainingOptions(**SMALL, steps=30), valid=dev)
-    step = run._step
-
-    def stopping(share: float) -> float:
-        if run._tally.step == 12:
-            signal.raise_signal(signal.SIGINT)
-        return step(share)
-
-    run._step = stopping  # type: ignore[method-assign]
+    interrupt(run, 13)
     list(run.events())
     with pytest.raises(ResumeError, match=r"validated on dev\.txt of sha256 \w{16}…, not on a part of its text"):
         Training.resume(text, "run")
