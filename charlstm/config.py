@@ -110,7 +110,7 @@ class TrainingOptions:
     seconds: float | None = None
     batch_size: int | None = None  # parallel streams over the text
     seq_len: int | None = None  # truncated backpropagation through so many characters
-    lr: float | None = None  # at its peak; warms up to it and decays linearly to zero
+    lr: float | None = None  # at its peak; warms up to it, then falls to zero
     warmup: float = 0.02  # share of the budget
     weight_decay: float | None = None
     beta1: float = 0.0  # no momentum: docs/recipe.md says what it cost

@@ -1,4 +1,4 @@
-"""How weights move: AdamW on two groups of parameters, a clipped gradient, a rate that warms up and decays to zero."""
+"""How weights move: AdamW on two groups of parameters, a clipped gradient, a rate that warms up and falls to zero."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ class Optimiser:
         return rate
 
     def rate(self, share: float) -> float:
-        """The learning rate: linear from near zero over `warmup`, then linear down to zero at the budget's end."""
+        """The learning rate: linear from near zero over `warmup`, then with the square of the time down to zero."""
         warmup = self._options.warmup
         if share < warmup:
             return self._options.lr * (0.02 + 0.98 * share / warmup)
-        return self._options.lr * (1 - share) / (1 - warmup) if warmup < 1 else self._options.lr
+        return self._options.lr * (1 - ((share - warmup) / (1 - warmup)) ** 2) if warmup < 1 else self._options.lr
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter's moments as 'optim/exp_avg/<parameter>', for a checkpoint; none before the first step."""
