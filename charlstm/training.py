@@ -45,6 +45,8 @@ from charlstm.vocab import Vocabulary
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
 COUNTED_CHARS = 10_000_000  # of the text, for how frequent each symbol is
+VALIDATION_SHARE = 0.05  # of a run, besides the validation at its end
+SCORING_COST = 1 / 3  # of a character, where that of training on one is 1
 GOOD_STEPS = 100  # a run that diverges goes back at most so far
 MAX_ROLLBACKS = 3
 CHANGEABLE_ON_RESUME = {
@@ -78,7 +80,7 @@ class Training:
         self._base: Mapping[str, str | None] | None = None  # checkpoint and sha256 of the model that is fine-tuned
         self._tally = Tally()
         self._seconds_before = 0.0  # in earlier sittings
-        self._step_seconds = 0.0  # of this one, in training steps
+        self._steps_here, self._step_seconds = 0, 0.0  # training steps of this one, and the time in them
         self._validated_at = self._validation_took = 0.0  # seconds
         self._unseen: list[tuple[Tensor, Tensor]] = []  # loss and gradient norm of the steps not yet looked at
         self._good: Checkpoint | None = None
@@ -305,6 +307,7 @@ class Training:
             rate = self._step(share)
             now = clock.seconds()
             self._step_seconds += now - began
+            self._steps_here += 1
             show, validate = now - shown >= PROGRESS_SECONDS, self._validation_due(now)
             save, keep = now - saved >= SAVE_SECONDS, self._tally.step % GOOD_STEPS == 0
             if self._device.type == "cuda" and not (show or validate or save or keep or self._share(clock) >= 1):
@@ -398,7 +401,8 @@ class Training:
         if (steps := self._total_steps()) is not None:
             return min(1.0, self._tally.step / steps)
         assert self.options.seconds is not None
-        return min(1.0, (clock.seconds() + self._validation_took) / self.options.seconds)
+        kept_back = min(self._validation_seconds(), self.options.seconds / 2)
+        return min(1.0, (clock.seconds() + kept_back) / self.options.seconds)
 
     def _out_of_patience(self) -> bool:
         return self.options.patience is not None and self._tally.no_better >= self.options.patience
@@ -414,12 +418,19 @@ class Training:
             return False
         step, count = self._tally.step, self.options.validations
         if (steps := self._total_steps()) is not None:
-            # Scoring a character costs about a third of training on one; a twentieth of the run may go to it.
             chars = steps * self.options.batch_size * self.options.seq_len
-            count = max(1, min(count, int(0.15 * chars / len(self._valid_ids))))
+            count = max(1, min(count, int(VALIDATION_SHARE / SCORING_COST * chars / len(self._valid_ids))))
             return step < steps and step * count // steps > (step - 1) * count // steps
         assert self.options.seconds is not None
-        return seconds - self._validated_at >= max(self.options.seconds / count, 20 * self._validation_took)
+        rest = max(self.options.seconds / count, self._validation_seconds() / VALIDATION_SHARE)
+        return seconds - self._validated_at >= rest
+
+    def _validation_seconds(self) -> float:
+        """What a validation takes: as long as the latest, or, before there is one, as the steps so far let expect."""
+        if self._validation_took or not self._steps_here:
+            return self._validation_took
+        step_chars = self.options.batch_size * self.options.seq_len
+        return SCORING_COST * len(self._valid_ids) / step_chars * self._step_seconds / self._steps_here
 
     def _validate(self, clock: Clock) -> Iterator[Event]:
         """Score the validation part, draw a few lines, and save where it was never better."""

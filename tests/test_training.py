@@ -734,3 +734,32 @@ def test_a_validation_scores_the_first_characters_of_the_part_held_out_and_eval_
     assert score.chars == scored
     assert score == model.evaluate(TEXT[-443:][:scored])
     assert score.nats_per_char == pytest.approx(validated.valid_nats_per_char, rel=1e-6)
+
+
+def test_the_rate_warms_up_and_falls_to_nothing(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, "steps": 5, "lr": 2.0, "warmup": 0.2}))
+    rates = [run._optimiser.rate(share) for share in (0, 0.1, 0.2, 0.6, 1)]
+    assert rates == pytest.approx([0.04, 1.02, 2, 1.5, 0])
+    constant = Training.start(
+        text, tmp_path / "other", TrainingOptions(**{**SMALL, "steps": 5, "lr": 2.0, "warmup": 1})
+    )
+    assert constant._optimiser.rate(1) == 2
+
+
+def test_a_validation_is_foreseen_before_there_was_one(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**SMALL, "seconds": 10.0, "batch_size": 4, "seq_len": 5, "validations": 1000}
+    run = Training.start(text, tmp_path / "run", TrainingOptions(**options))
+    clock = training.Clock(0.0)
+    monkeypatch.setattr(clock, "seconds", lambda: 1.0)
+    assert run._validation_seconds() == 0
+    assert run._validation_due(1.0), "nothing is known yet"
+    run._valid_ids, run._steps_here, run._step_seconds = run.corpus.ids[:200], 3, 0.6
+    assert run._validation_seconds() == pytest.approx(200 / 20 * 0.2 / 3)
+    assert not run._validation_due(1.0)
+    assert run._share(clock) == pytest.approx((1 + 2 / 3) / 10), "the last one's time is kept back"
+    run._step_seconds = 600.0
+    assert run._share(clock) == pytest.approx((1 + 5) / 10), "but never more than half"
+    run._validation_took = 0.01
+    assert run._validation_due(1.0)
