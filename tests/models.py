@@ -1,5 +1,5 @@
-"""Small models with random weights; the equations looped over a text in float64, the oracle of all that runs one; a
-training that is interrupted.
+"""Small models with random weights; the equations looped over a text in float64, the oracle of all that runs one; how
+well draws fit a distribution; a training that is interrupted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from charlstm import bundled, cells
@@ -71,6 +72,22 @@ def surprises(logits: NDArray[np.float64], targets: NDArray[np.integer]) -> NDAr
     shifted = logits - logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(shifted, targets[..., None].astype(np.int64), axis=-1)[..., 0]
     return np.asarray(np.log(np.exp(shifted).sum(axis=-1)) - chosen)
+
+
+def chance(observed: NDArray[np.integer], weights: NDArray[np.float64]) -> float:
+    """That counts (V,) so far from those of a distribution turn up by themselves, by χ²; 0 if one cannot be.
+
+    Args:
+        weights: (V,), the distribution, not yet divided by its sum.
+    """
+    torch = pytest.importorskip("torch")
+    expected = weights / weights.sum() * observed.sum()
+    possible = expected > 0
+    if observed[~possible].any():
+        return 0.0
+    chi_square = ((observed - expected)[possible] ** 2 / expected[possible]).sum()
+    freedom = torch.tensor((possible.sum() - 1) / 2)
+    return float(torch.special.gammaincc(freedom, torch.tensor(chi_square / 2)))
 
 
 def interrupt(run: Training, at: int) -> None:

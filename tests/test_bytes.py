@@ -21,14 +21,16 @@ import pytest
 from commands import Done, here, model_file, spawn
 from hypothesis import given
 from hypothesis import strategies as st
-from models import equations, random_weights, surprises
+from models import chance, equations, random_weights, surprises
+from test_drawing import BACKENDS, ISAS, biased, engine_of
 
 import charlstm
-from charlstm import checkpoint, corpus, stored, utf8
+from charlstm import checkpoint, corpus, sampling, stored, utf8
 from charlstm.checkpoint import Checkpoint
 from charlstm.cli.surprises import characters
 from charlstm.config import ModelConfig, SamplingConfig, TrainingOptions
 from charlstm.errors import CharlstmError, ResumeError, UnknownSymbols, UsageError
+from charlstm.kernels.drawing import Rule
 from charlstm.library import Model
 from charlstm.surprise import CharScore
 from charlstm.training import Training
@@ -266,6 +268,41 @@ def test_what_next_shows_is_the_softmax_over_what_may_follow(data: bytes, may: i
     symbols = [ByteVocabulary().symbols[k] for k in np.flatnonzero(utf8.TABLE[may] != utf8.NEVER)]
     total = sum(own[symbol] for symbol in symbols)
     assert dict(model().next(prime)) == pytest.approx({symbol: own[symbol] / total for symbol in symbols})
+
+
+BEGUN = [b"", b"\xc3", b"\xe0", b"\xe2", b"\xed", b"\xf1", b"\xf0", b"\xf4"]  # one a state; neighbours differ
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_drawn_bytes_follow_the_softmax_over_what_may_follow(temperature: float, backend: str) -> None:
+    """χ² at each place in a character; of another temperature, of all bytes or after another byte it does not fit."""
+    logits = np.linspace(-2, 2, 256)[np.random.default_rng(3).permutation(256)]
+    count = 8_000 * len(BEGUN)
+    phases = np.tile([ByteVocabulary().phase(np.frombuffer(begun, np.uint8)) for begun in BEGUN], count // len(BEGUN))
+    engine, rule = biased(logits, backend), Rule(temperature, follows=ByteVocabulary.follows)
+    drawn, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), 1, rule, seed=5, phases=phases)
+    may = np.array([[place(begun + bytes([byte])) != "never" for byte in range(256)] for begun in BEGUN])
+    softmax, without_temperature = np.exp(logits / temperature), np.exp(logits)
+    for k, allowed in enumerate(may):
+        observed = np.bincount(drawn[0, k :: len(BEGUN)], minlength=256)
+        assert chance(observed, allowed * softmax) > 1e-4
+        for wrong in (allowed * without_temperature, softmax, may[k - 1] * softmax):
+            assert chance(observed, wrong) < 1e-9
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_texts_of_bytes_drawn_natively_are_those_of_numpy(isa: str) -> None:
+    ours, reference = (engine_of(CONFIG, UNTRAINED.weights, backend) for backend in (isa, "numpy"))
+    vocabulary, more = ByteVocabulary(), [{"best_of": 3}, {"lines": 2}, {"stop": ("a", "\udcbf"), "keep_stop": True}]
+    for seed, options in enumerate(WAYS + more):
+        config = SamplingConfig(**{"prime": "\udce2", "count": 3, "length": 200, "seed": seed, **options})
+        one, other = (list(sampling.texts(engine, vocabulary, config)) for engine in (ours, reference))
+        assert one == other
+        first = replace(config, count=1)
+        if config.best_of == 1:
+            assert "".join(sampling.Stream(ours, vocabulary, first)) == other[0].text
+        assert [*sampling.texts(ours, vocabulary, replace(first, raw=True))] != other[:1]  # without the automaton
 
 
 def test_rules_that_leave_nothing_that_may_follow_are_refused() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CELLS, Weights, random_weights
+from models import CELLS, Weights, chance, random_weights
 
 from charlstm.config import Cell, ModelConfig
 from charlstm.engine import Engine
@@ -314,7 +314,6 @@ def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule:
 )
 def test_drawn_symbols_follow_the_filtered_distribution(rule: Rule, backend: str) -> None:
     """χ² over what can be drawn; what cannot is never seen; and the distribution of another rule does not fit."""
-    torch = pytest.importorskip("torch")
     logits = np.linspace(-2, 2, 17)[np.random.default_rng(3).permutation(17)]
     recent = np.array([4, 11, 8])
     engine = biased(logits, backend)
@@ -329,16 +328,5 @@ def test_drawn_symbols_follow_the_filtered_distribution(rule: Rule, backend: str
         phases=np.full(count, phase),
     )
     observed = np.bincount(symbols.ravel(), minlength=17)
-
-    def chance(weights: np.ndarray[Any, Any]) -> float:
-        """That counts so far from those of a distribution turn up by themselves."""
-        expected = weights / weights.sum() * count
-        possible = expected > 0
-        if observed[~possible].any():
-            return 0.0
-        chi_square = ((observed - expected)[possible] ** 2 / expected[possible]).sum()
-        freedom = torch.tensor((possible.sum() - 1) / 2)
-        return float(torch.special.gammaincc(freedom, torch.tensor(chi_square / 2)))
-
-    assert chance(drawing.filtered(logits, rule, recent, phase)) > 1e-4
-    assert chance(drawing.filtered(logits, Rule(rule.temperature))) < 1e-9
+    assert chance(observed, drawing.filtered(logits, rule, recent, phase)) > 1e-4
+    assert chance(observed, drawing.filtered(logits, Rule(rule.temperature))) < 1e-9
