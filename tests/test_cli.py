@@ -56,8 +56,8 @@ OPTIONS = {
         "--dynamic", "--dynamic-rate", "--dynamic-decay", "--dynamic-segment", "--dynamic-save", "--unknown",
         "--precision", "--threads", "--encoding", "--json", "--help",
     },
-    "info": {"--verify", "--json", "--help"},
-    "verify": {"--help"},
+    "info": {"--checkpoint", "-c", "--verify", "--json", "--help"},
+    "verify": {"--checkpoint", "-c", "--help"},
     "corpus": {"--help"},
 }  # fmt: skip
 
@@ -652,6 +652,19 @@ def test_info_takes_facts_of_any_shape(facts: dict[str, object], in_folder: Path
     done = here(capfd, "info", "m")
     assert (done.status, done.err) == (0, "")
     assert done.text.count("not known") >= 2
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_a_checkpoint_is_taken_bare_or_as_the_other_commands_take_it(
+    command: str, in_folder: Path, capfd: Capture
+) -> None:
+    shown = here(capfd, command, model_file(in_folder / "m")).out
+    model_file(in_folder / "other", "ab")
+    assert here(capfd, command, "-c", in_folder / "m").out == here(capfd, command, "--checkpoint", in_folder / "m").out
+    assert here(capfd, command, "-c", in_folder / "m").out == shown != here(capfd, command, "-c", "other").out
+    refused = here(capfd, command, "m", "-c", "other")
+    assert (refused.status, refused.out) == (2, b"")
+    assert refused.err == "charlstm: m or --checkpoint other: give one of the two\n"
 
 
 def test_verify_names_each_file_of_a_run_that_is_whole(in_folder: Path, capfd: Capture) -> None:

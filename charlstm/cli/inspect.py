@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlstm.cli.options import CheckpointArgument, Json
+from charlstm.cli.options import CheckpointArgument, CheckpointToo, Json, one_checkpoint
 from charlstm.cli.talk import UNITS, facts, put
 from charlstm.config import to_json
 from charlstm.errors import CheckpointError
@@ -31,13 +31,14 @@ SHOWN_SYMBOLS = 200
 
 def info(
     checkpoint: CheckpointArgument = None,
+    named: CheckpointToo = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check the numbers of the training state, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a checkpoint is: cell, sizes, vocabulary, text, steps, bits per character, versions."""
     from charlstm import checkpoint as files
 
-    path = files.resolve(checkpoint)
+    path = files.resolve(one_checkpoint(checkpoint, named))
     found = files.load(path, allow_nonfinite=True)
     if verify:
         _refuse(files.verify(path))
@@ -103,11 +104,12 @@ def _kernels() -> str:
     return f"none for {' or '.join(missing)}: no C compiler was found at install; torch and numpy do it"
 
 
-def verify(checkpoint: CheckpointArgument = None) -> None:
+def verify(checkpoint: CheckpointArgument = None, named: CheckpointToo = None) -> None:
     """Tell whether a checkpoint, or each of a run's, is whole; exit with 1 if not."""
     from charlstm import checkpoint as files
     from charlstm import runfolder
 
+    checkpoint = one_checkpoint(checkpoint, named)
     path = files.resolve(checkpoint)
     whole = [path]
     if checkpoint is None or checkpoint.is_dir():

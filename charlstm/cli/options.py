@@ -22,6 +22,10 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\"}
 
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", "-c", metavar="CKPT", help=NEWEST, show_default=False)]
 CheckpointArgument = Annotated[Path | None, typer.Argument(metavar="CKPT", help=NEWEST, show_default=False)]
+CheckpointToo = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", "-c", metavar="CKPT", help="The same, as other commands take it.", show_default=False),
+]
 Precise = Annotated[
     config.Precision, typer.Option("--precision", help="Of the weights: fp32 is exact, int8 smaller and faster.")
 ]
@@ -83,6 +87,17 @@ Typical = Annotated[
         rich_help_panel=DRAWING,
     ),
 ]
+
+
+def one_checkpoint(bare: Path | None, named: Path | None) -> Path | None:
+    """The checkpoint of a command that takes it as an argument and as an option.
+
+    Raises:
+        UsageError: two.
+    """
+    if bare is not None and named is not None:
+        raise UsageError(f"{escape(str(bare))} or --checkpoint {escape(str(named))}: give one of the two")
+    return named if bare is None else bare
 
 
 def unescaped(text: str, flag: str) -> str:
