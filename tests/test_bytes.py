@@ -362,6 +362,21 @@ def test_sample_writes_whole_characters_and_with_raw_every_byte(
     assert values["bits_per_char"] == pytest.approx(-values["log_probability"] / math.log(2) / values["chars"])
 
 
+@pytest.mark.parametrize("boundary", ["\n", "é"])
+def test_a_document_of_bytes_is_utf8_and_ends_at_its_boundary(boundary: str) -> None:
+    vocabulary = ByteVocabulary(boundary)
+    end = vocabulary.boundary_id
+    of_documents = Model(replace(CONFIG, boundary=end), vocabulary, UNTRAINED.weights)
+    for prime in ("", "a" + boundary, "\udce2", "\udce2" + boundary):
+        begun = prime.encode("utf-8", "surrogateescape") if prime == "\udce2" else b""
+        for drawn in of_documents.draw(SamplingConfig(1.5, prime=prime, seed=1, count=5)):
+            assert drawn.ended == "document"
+            assert (begun + drawn.symbols.astype(np.uint8).tobytes()).decode().endswith(drawn.text)  # strict
+            assert end not in drawn.symbols
+            assert bool(begun) == (len(drawn.text.encode()) < len(drawn.symbols))
+    assert of_documents.sample(length=2000, temperature=1.5, seed=1).count(boundary) > 1
+
+
 def test_to_ban_a_part_of_a_character_is_refused() -> None:
     with pytest.raises(UsageError, match="ASCII"):
         model().sample("a", 3, ban="é")

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from commands import here, spawn
 from hypothesis import given
 from hypothesis import strategies as st
-from models import equations, random_weights, surprises
+from models import equations, interrupt, random_weights, surprises
 from torch.nn import functional
 
 import charlstm
@@ -235,14 +234,7 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes() -> None:
     text = charlstm.read(["names"], boundary="\n")
     list(Training.start(text, "whole", TrainingOptions(**ONCE)).events())
     stopped = Training.start(text, "parts", TrainingOptions(**ONCE))
-    step = stopped._step
-
-    def interrupted(share: float) -> float:
-        if stopped._tally.step == 2:
-            signal.raise_signal(signal.SIGINT)
-        return step(share)
-
-    stopped._step = interrupted  # type: ignore[method-assign]
+    interrupt(stopped, 3)
     (*_, last) = stopped.events()
     assert (last.reason, last.step) == ("interrupted", 3)  # type: ignore[union-attr]
     list(Training.resume(text, "parts").events())
