@@ -21,6 +21,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "int8"]
 Unknown = Literal["error", "skip", "replace"]  # what to do with a character that is not in the vocabulary
 SymbolKind = Literal["chars", "bytes"]  # what a text is cut into
+UNITS = {"char": "character", "byte": "byte"}  # one of them, as a person says it
 OnDivergence = Literal["rollback", "stop"]
 
 MAX_LAYERS = 64

@@ -23,7 +23,7 @@ from typing import IO, Any, BinaryIO, TypeVar
 import numpy as np
 
 from charlstm import bundled, documents, downloads, stored
-from charlstm.config import MAX_VOCABULARY, SymbolKind
+from charlstm.config import MAX_VOCABULARY, UNITS, SymbolKind
 from charlstm.errors import CorpusError, UnknownSymbols, UsageError
 from charlstm.stored import StoredIds
 from charlstm.terminal import escape
@@ -94,7 +94,8 @@ class Corpus:
         if len(self.ids) - cut < 2:
             cut = len(self.ids)
         if cut < 2:
-            raise CorpusError(f"of the text's {len(self.ids)} characters {cut} would train; it takes 2 or more")
+            unit = UNITS[self.vocabulary.unit]
+            raise CorpusError(f"of the text's {len(self.ids)} {unit}s {cut} would train; it takes 2 or more")
         return self.ids[:cut], self.ids[cut:]
 
 
@@ -259,7 +260,8 @@ class _Text:
         try:
             file = stored.nameless()
         except OSError as error:  # a folder for caches that may not be written, or cannot be made: the memory, then
-            self._refused = _not_kept(f"a text of more than {self._max_chars} characters", error)
+            unit = UNITS["char" if self._symbols == "chars" else "byte"]
+            self._refused = _not_kept(f"a text of more than {self._max_chars} {unit}s", error)
             return
         self.is_long = True
         if self._is_there_again:
@@ -507,12 +509,16 @@ def _as_they_are(sources: Sequence[str | Path], limit: int, mark: _Mark | None =
         return filter(None, _expanded(_blocks(path, limit), path))
 
     if mark is None:
-        return _joined(sources, octets, limit)
+        return _joined(sources, octets, limit, "byte")
     pair = (mark.boundary.encode(), mark.symbol.encode())
-    return _joined(sources, lambda path: documents.marked(mark.checked(octets(path), path, pair[1]), *pair), limit)
+    return _joined(
+        sources, lambda path: documents.marked(mark.checked(octets(path), path, pair[1]), *pair), limit, "byte"
+    )
 
 
-def _joined(sources: Sequence[str | Path], of_file: Callable[[str], Iterator[_P]], limit: int) -> Iterator[_P]:
+def _joined(
+    sources: Sequence[str | Path], of_file: Callable[[str], Iterator[_P]], limit: int, unit: str = "character"
+) -> Iterator[_P]:
     """The text of all sources in parts, none of them empty."""
     chars = 0
     for source in sources:
@@ -520,11 +526,11 @@ def _joined(sources: Sequence[str | Path], of_file: Callable[[str], Iterator[_P]
             for part in of_file(path):
                 chars += len(part)
                 if chars > limit:
-                    raise CorpusError(f"{_name(path)}: the text is longer than {limit} characters; raise --max-chars")
+                    raise CorpusError(f"{_name(path)}: the text is longer than {limit} {unit}s; raise --max-chars")
                 yield part
     if chars == 0:
         names = ", ".join(_name(source) for source in sources[:3]) or "no source"
-        raise CorpusError(f"{names}: the text is empty; it needs one character or more")
+        raise CorpusError(f"{names}: the text is empty; it needs one {unit} or more")
 
 
 def _files(source: str | Path) -> Iterator[str]:
@@ -621,7 +627,9 @@ def _check_kind(file: BinaryIO, path: str, limit: int) -> None:
     if stat.S_ISBLK(status.st_mode) or (stat.S_ISCHR(status.st_mode) and not file.isatty() and path != os.devnull):
         raise CorpusError(f"{_name(path)}: a device, not a text")
     if status.st_size > 4 * limit:  # no character of any encoding has more than four bytes in it
-        raise CorpusError(f"{_name(path)}: {status.st_size} bytes hold more than {limit} characters; raise --max-chars")
+        raise CorpusError(
+            f"{_name(path)}: {status.st_size} bytes are more than a limit of {limit} allows; raise --max-chars"
+        )
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:

@@ -36,10 +36,14 @@ def evaluate(
     weights: Mapping[str, NDArray[np.float32]],
     ids: np.ndarray[Any, Any],
     config: DynamicConfig,
+    unit: str = "character",
 ) -> tuple[Score, dict[str, NDArray[np.float32]]]:
     """The score of a text (N,) as one stream, by a model that learns from it; and what its weights have become.
 
     `weights` stay as they are.
+
+    Args:
+        unit: what a symbol is called in the protocol.
 
     Raises:
         CorpusError: fewer than two symbols.
@@ -59,11 +63,11 @@ def evaluate(
         surprise = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         nats += (found := float(surprise.detach()))
         if not np.isfinite(found):
-            raise DivergenceError(f"the model diverged at character {start + 1}; give a smaller --dynamic-rate")
+            raise DivergenceError(f"the model diverged at {unit} {start + 1}; give a smaller --dynamic-rate")
         learner.update(surprise / len(targets))
         state = state.detach()
     protocol = (
-        f"dynamic: one stream, learning every {config.segment} characters, rate {config.rate:g}, decay {config.decay:g}"
+        f"dynamic: one stream, learning every {config.segment} {unit}s, rate {config.rate:g}, decay {config.decay:g}"
     )
     learnt = network.weights()
     if not all(np.isfinite(array).all() for array in learnt.values()):  # no checkpoint may hold them

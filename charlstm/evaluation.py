@@ -118,7 +118,7 @@ def transitions_of(ids: NDArray[np.integer]) -> int:
         CorpusError: none.
     """
     if len(ids) < 2:
-        raise CorpusError(f"a text of {len(ids)} characters has no transition to score; at least 2 are needed")
+        raise CorpusError(f"a text of {len(ids)} symbols has no transition to score; at least 2 are needed")
     return len(ids) - 1
 
 

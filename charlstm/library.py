@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from charlstm import atomicfile, checkpoint, corpus, evaluation, sampling, surprise, terminal
 from charlstm.config import (
     MAX_REPEAT_WINDOW,
+    UNITS,
     ModelConfig,
     Precision,
     SamplingConfig,
@@ -235,7 +236,7 @@ class Model:
             CorpusError: fewer than two characters; without a text: the corpus is not there or not the same.
         """
         ids, foreign = self.symbols(text, unknown)
-        unit = "byte" if self.vocabulary.kind == "bytes" else "character"
+        unit = UNITS[self.vocabulary.unit]
         return replace(evaluation.evaluate(self.scorer, ids, exact=exact, unit=unit), unknown=foreign)
 
     def score_lines(

@@ -21,6 +21,7 @@ from charlstm import checkpoint, evaluation, library, machine, recipe, records, 
 from charlstm.atomicfile import FolderLock
 from charlstm.checkpoint import BEST, LAST, Checkpoint
 from charlstm.config import (
+    UNITS,
     ModelConfig,
     SamplingConfig,
     TrainingConfig,
@@ -191,8 +192,9 @@ class Training:
             sha256, chars = records.text_of(saved)
             same_text = corpus.sha256 == sha256
             if not same_text and not allow_new_corpus:
+                known = f"{chars} {UNITS[saved.vocabulary.unit]}s and sha256 {sha256[:16]}…"
                 raise ResumeError(
-                    f"this run began with another text, of {chars} characters and sha256 {sha256[:16]}…; "
+                    f"this run began with another text, of {known}; "
                     f"given are {len(corpus.ids)}, {corpus.sha256[:16]}…: give the same text, or --allow-new-corpus"
                 )
             if corpus.vocabulary.kind != saved.vocabulary.kind:

@@ -25,11 +25,11 @@ from models import chance, equations, random_weights, surprises
 from test_drawing import BACKENDS, ISAS, biased, engine_of
 
 import charlstm
-from charlstm import checkpoint, corpus, sampling, stored, utf8
+from charlstm import checkpoint, corpus, dynamic, sampling, stored, utf8
 from charlstm.checkpoint import Checkpoint
 from charlstm.cli.surprises import characters
-from charlstm.config import ModelConfig, SamplingConfig, TrainingOptions
-from charlstm.errors import CharlstmError, ResumeError, UnknownSymbols, UsageError
+from charlstm.config import DynamicConfig, ModelConfig, SamplingConfig, TrainingOptions
+from charlstm.errors import CharlstmError, DivergenceError, ResumeError, UnknownSymbols, UsageError
 from charlstm.kernels.drawing import Rule
 from charlstm.library import Model
 from charlstm.surprise import CharScore
@@ -180,6 +180,31 @@ def test_eval_reports_per_byte(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     refused = here(capfd, "eval", text, "-c", path, "--encoding", "latin-1")
     assert refused.status
     assert "leave out --encoding" in refused.err
+
+
+def test_refusals_speak_of_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for data, more, said in (
+        (b"", (), "it needs one byte or more"),
+        (b"x", (), "of the text's 1 bytes 1 would train"),
+        (b"x" * 30, ("--max-chars", 20), "longer than 20 bytes"),
+        (b"x" * 99, ("--max-chars", 20), "99 bytes are more than a limit of 20 allows"),
+    ):
+        (tmp_path / "t").write_bytes(data)
+        refused = here(capfd, "train", tmp_path / "t", "--symbols", "bytes", "-o", tmp_path / "run", *more)
+        assert said in refused.err
+        assert (refused.status, refused.err.count("\n"), "character" in refused.err) == (1, 1, False)
+
+
+def test_a_model_of_bytes_learns_as_it_reads_every_so_many_bytes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t").write_bytes(NOT_UTF8)
+    path = saved(tmp_path / "m")
+    assert "learning every 32 bytes" in here(capfd, "eval", tmp_path / "t", "-c", path, "--dynamic").text
+    diverging = random_weights(CONFIG)
+    diverging["projection.bias"][:] = math.inf
+    with pytest.raises(DivergenceError, match="at byte 1;"):
+        dynamic.evaluate(CONFIG, diverging, np.arange(9), DynamicConfig(), "byte")
 
 
 def test_rows_of_lines_and_bytes_are_well_formed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

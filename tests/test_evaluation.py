@@ -89,7 +89,7 @@ def test_the_three_units_are_one_surprise() -> None:
 @pytest.mark.parametrize("chars", [0, 1])
 def test_a_text_without_transition_is_refused(chars: int) -> None:
     config = ModelConfig(3, hidden=3, embedding=2)
-    with pytest.raises(CorpusError, match=f"a text of {chars} characters"):
+    with pytest.raises(CorpusError, match=f"a text of {chars} symbols"):
         evaluation.evaluate(Engine(config, random_weights(config)), np.zeros(chars, np.uint8))
 
 

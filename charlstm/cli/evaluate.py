@@ -12,8 +12,8 @@ import typer
 
 from charlstm.cli import surprises
 from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads, UnknownChars
-from charlstm.cli.talk import UNITS, before_torch, facts, put, tell_of_stale_kernels
-from charlstm.config import DynamicConfig, Unknown
+from charlstm.cli.talk import before_torch, facts, put, tell_of_stale_kernels
+from charlstm.config import UNITS, DynamicConfig, Unknown
 from charlstm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _learn(model: Model, read: str | None, unknown: Unknown, learning: DynamicCo
     before_torch()
     from charlstm import checkpoint, dynamic
 
-    score, weights = dynamic.evaluate(model.config, model.weights, ids, learning)
+    score, weights = dynamic.evaluate(model.config, model.weights, ids, learning, UNITS[model.vocabulary.unit])
     if keep is not None:
         facts = {"corpus": model.facts["corpus"]} if "corpus" in model.facts else {}
         checkpoint.save(keep, checkpoint.Checkpoint(model.config, model.vocabulary, weights, facts=facts))

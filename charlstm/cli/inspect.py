@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlstm.cli.options import CheckpointArgument, CheckpointToo, Json, one_checkpoint
-from charlstm.cli.talk import UNITS, facts, put
-from charlstm.config import to_json
+from charlstm.cli.talk import facts, put
+from charlstm.config import UNITS, to_json
 from charlstm.errors import CheckpointError
 from charlstm.terminal import escape
 

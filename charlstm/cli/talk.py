@@ -11,8 +11,6 @@ from typing import IO, cast
 from charlstm.errors import CharlstmError
 from charlstm.terminal import TextOut, escape, is_terminal
 
-UNITS = {"char": "character", "byte": "byte"}  # as a person says it
-
 
 class Stderr:
     """sys.stderr, as rich and tqdm want a file, that never fails: a run must not die of a terminal that was closed."""

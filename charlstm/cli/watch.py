@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from charlstm.cli.talk import UNITS, Stderr, complain, duration, facts, is_plain, put, say
+from charlstm.cli.talk import Stderr, complain, duration, facts, is_plain, put, say
+from charlstm.config import UNITS
 from charlstm.documents import shown
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 from charlstm.terminal import escape
