@@ -14,7 +14,7 @@ from charlstm.errors import UsageError
 DEFAULT_CELL: Cell = "lstm"
 DEFAULT_SECONDS = 240.0
 NOMINAL_SPEED = 2.5e11  # floating-point operations a second, where none was measured
-WIDTHS = {512: 1_000_000, 256: 400_000, 128: 0, 64: 0}  # each is worth its slower steps from so many characters read
+WIDTHS = {512: 1_000_000, 256: 1_000_000, 128: 0, 64: 0}  # each is worth its slower steps from so many characters read
 BATCH_SIZE = 32
 FINE_TUNING = 0.7  # of the rate that suits fresh weights: the best of 0.1 to 1 in docs/training.md
 
@@ -43,7 +43,7 @@ def choose(
         options = TrainingOptions(**{**to_json(options), "seconds": DEFAULT_SECONDS})
     shape = _shape(options, train_chars, vocab_size, speed) if base is None else _shape_of(base, options)
     hidden = shape["hidden"]
-    dropout = _dropout(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
+    dropout, weight_decay = _regularisation(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
     rate = 1e-2 * min(1.0, (256 / hidden) ** 0.5) * (1.0 if base is None else FINE_TUNING)
     chosen = {
         **shape,
@@ -51,7 +51,7 @@ def choose(
         "batch_size": options.batch_size or BATCH_SIZE,
         "seq_len": options.seq_len or _seq_len(hidden),
         "lr": rate if options.lr is None else options.lr,
-        "weight_decay": 0.02 if options.weight_decay is None else options.weight_decay,
+        "weight_decay": weight_decay if options.weight_decay is None else options.weight_decay,
     }
     return TrainingConfig(**{**to_json(options), **chosen})
 
@@ -102,6 +102,8 @@ def _seq_len(hidden: int) -> int:
     return 32 if hidden <= 256 else 48
 
 
-def _dropout(epochs: float) -> float:
-    """Regularisation begins to pay once the text is read several times."""
-    return 0.0 if epochs < 4 else 0.1 if epochs < 8 else 0.3 if epochs < 20 else 0.5
+def _regularisation(epochs: float) -> tuple[float, float]:
+    """Dropout and weight decay: both begin to pay once the text is read several times."""
+    if epochs < 4:
+        return 0.0, 0.02
+    return 0.1 if epochs < 8 else 0.3 if epochs < 20 else 0.5, 0.1

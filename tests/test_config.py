@@ -104,12 +104,13 @@ def test_a_budget_in_steps_or_epochs_gets_the_same_choices_on_every_machine(budg
     assert recipe.choose(TrainingOptions(seconds=60), 10**6, 65, speed=1e9).hidden == 128, "a time does not"
 
 
-def test_dropout_begins_where_a_text_is_read_often() -> None:
-    def dropout(steps: int) -> float:
-        return recipe.choose(TrainingOptions(steps=steps, hidden=256), 10**6, 65).dropout
+def test_dropout_and_more_decay_begin_where_a_text_is_read_often() -> None:
+    def chosen(steps: int) -> TrainingConfig:
+        return recipe.choose(TrainingOptions(steps=steps, hidden=256), 10**6, 65)
 
-    assert dropout(1000) == 0.0, "one epoch"
-    assert dropout(1000) < dropout(10_000) < dropout(50_000)
+    assert chosen(1000).dropout == 0.0, "one epoch"
+    assert chosen(1000).dropout < chosen(10_000).dropout < chosen(50_000).dropout
+    assert chosen(1000).weight_decay < chosen(10_000).weight_decay
 
 
 @pytest.mark.parametrize("missing", [field.name for field in fields(TrainingConfig) if field.name in ("hidden", "lr")])
