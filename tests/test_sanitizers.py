@@ -72,7 +72,7 @@ def test_the_engine_passes_its_tests_under_both_sanitizers(tmp_path: Path) -> No
 
 def test_a_buffer_one_vector_too_short_is_seen(tmp_path: Path) -> None:
     """The negative control: the last buffer of the handle, which engine.c makes, loses a cache line."""
-    short = ("(uint64_t)o->batch * e->padded * 8)", "(uint64_t)o->batch * e->padded * 8 - 64)")
+    short = ("o->batch : threads) * e->padded * 8)", "o->batch : threads) * e->padded * 8 - 64)")
     result = run_sanitized(tmp_path, [f"{TESTS[0]}::test_drawn_symbols_follow_the_softmax"], short)
     assert result.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in result.stdout + result.stderr
