@@ -22,18 +22,20 @@ class Optimiser:
     Args:
         network: its parameters are updated in place.
         options: filled in by `recipe.choose`.
+
+    Attributes:
+        weight_decay: of the matrices; may be changed between steps.
     """
 
     def __init__(self, network: nn.Module, options: TrainingConfig) -> None:
         self._options = options
+        self.weight_decay = options.weight_decay
         self._named = dict(network.named_parameters())
         self._parameters = list(self._named.values())
         self._fused = self._parameters[0].device.type in ("cpu", "cuda")
         matrices = {name: p.ndim > 1 and "peephole" not in name for name, p in self._named.items()}
-        self._groups = [
-            ([name for name, is_matrix in matrices.items() if is_matrix], options.weight_decay),
-            ([name for name, is_matrix in matrices.items() if not is_matrix], 0.0),
-        ]
+        self._matrices = [name for name, is_matrix in matrices.items() if is_matrix]
+        self._others = [name for name, is_matrix in matrices.items() if not is_matrix]
         self._moments: dict[str, dict[str, Tensor]] = {}  # of each parameter; none before the first step
         self._steps: dict[str, Tensor] = {}  # how many each has behind it, in float32, as the kernels want it
 
@@ -54,7 +56,7 @@ class Optimiser:
         rate = factor * self.rate(share)
         if not self._moments:
             self._begin(0)
-        for names, weight_decay in self._groups:
+        for names, weight_decay in ((self._matrices, self.weight_decay), (self._others, 0.0)):
             adamw(
                 [self._named[name] for name in names],
                 [self._named[name].grad for name in names],  # type: ignore[misc]

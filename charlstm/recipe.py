@@ -43,7 +43,7 @@ def choose(
         options = TrainingOptions(**{**to_json(options), "seconds": DEFAULT_SECONDS})
     shape = _shape(options, train_chars, vocab_size, speed) if base is None else _shape_of(base, options)
     hidden = shape["hidden"]
-    dropout, weight_decay = _regularisation(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
+    dropout, weight_decay = regularisation(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
     rate = 1e-2 * min(1.0, (256 / hidden) ** 0.5) * (1.0 if base is None else FINE_TUNING)
     chosen = {
         **shape,
@@ -54,6 +54,13 @@ def choose(
         "weight_decay": weight_decay if options.weight_decay is None else options.weight_decay,
     }
     return TrainingConfig(**{**to_json(options), **chosen})
+
+
+def regularisation(epochs: float) -> tuple[float, float]:
+    """Dropout and weight decay for a text that is read so many times: both begin to pay with several."""
+    if epochs < 4:
+        return 0.0, 0.02
+    return 0.1 if epochs < 8 else 0.3 if epochs < 20 else 0.5, 0.1
 
 
 def _shape_of(base: ModelConfig, options: TrainingOptions) -> dict[str, Any]:
@@ -100,10 +107,3 @@ def _chars_read(
 
 def _seq_len(hidden: int) -> int:
     return 32 if hidden <= 256 else 48
-
-
-def _regularisation(epochs: float) -> tuple[float, float]:
-    """Dropout and weight decay: both begin to pay once the text is read several times."""
-    if epochs < 4:
-        return 0.0, 0.02
-    return 0.1 if epochs < 8 else 0.3 if epochs < 20 else 0.5, 0.1

@@ -50,6 +50,7 @@ VALIDATION_SHARE = 0.05  # of a run, besides the validation at its end
 SCORING_COST = 1 / 3  # of a character, where that of training on one is 1
 GOOD_STEPS = 100  # a run that diverges goes back at most so far
 MAX_ROLLBACKS = 3
+SETTLED_AT = 0.1  # of the budget: by then a run's own speed is known
 CHANGEABLE_ON_RESUME = {
     *("epochs", "steps", "seconds", "lr", "warmup", "weight_decay", "beta1", "beta2", "clip"),
     *("dropout", "reset", "on_divergence", "validations", "sample_chars", "patience", "keep", "device", "threads"),
@@ -87,6 +88,7 @@ class Training:
         self._good: Checkpoint | None = None
         self._lock: FolderLock | None = None
         self._warnings: list[str] = []
+        self._unsettled: set[str] = set()  # choices that rest on how often the text will be read, as far as is foreseen
 
     @classmethod
     def start(
@@ -143,6 +145,10 @@ class Training:
             runfolder.check_free(run)
             with machine.enough_memory(model):
                 training = cls(corpus, valid, run, chosen, model)
+            if chosen.seconds is not None:
+                training._unsettled = {"dropout", "weight_decay"} - {
+                    k for k, v in to_json(options).items() if v is not None
+                }
             if from_ is None:
                 counts = np.bincount(train_ids[:COUNTED_CHARS], minlength=len(vocabulary))
                 training._network.initialise(training._generator, chosen.forget_bias, counts)
@@ -317,6 +323,8 @@ class Training:
             if trouble := self._trouble():
                 yield self._roll_back(trouble)
                 continue
+            if self._unsettled and share >= SETTLED_AT and (change := self._settle(share)):
+                yield Warned(self._tally.step, change)
             if keep and not self._tally.raised():
                 self._good = self._checkpoint(clock)
             if show:
@@ -339,6 +347,21 @@ class Training:
             yield self._stopped(clock, "interrupted", signals.received)
         else:
             yield self._stopped(clock, "finished" if self._share(clock) >= 1 else "patience")
+
+    def _settle(self, share: float) -> str | None:
+        """Choose again, by the speed of this run, what rested on that of a moment before it; says what has changed."""
+        epochs = self._tally.chars_seen / share / self._train_chars
+        chosen = dict(zip(("dropout", "weight_decay"), recipe.regularisation(epochs), strict=True))
+        changes: dict[str, Any] = {
+            name: chosen[name] for name in sorted(self._unsettled) if chosen[name] != getattr(self.options, name)
+        }
+        self._unsettled.clear()
+        if not changes:
+            return None
+        self.options = replace(self.options, **changes)
+        self._optimiser.weight_decay = self.options.weight_decay
+        words = ", ".join(f"{flag(name)} {value:g}" for name, value in changes.items())
+        return f"at this speed {epochs:.1f} epochs will be read, which was not foreseen: {words} from now on"
 
     def _step(self, share: float) -> float:
         """One window of every stream: forward, backward, update. Returns the learning rate."""

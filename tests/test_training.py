@@ -763,3 +763,26 @@ def test_a_validation_is_foreseen_before_there_was_one(
     assert run._share(clock) == pytest.approx((1 + 5) / 10), "but never more than half"
     run._validation_took = 0.01
     assert run._validation_due(1.0)
+
+
+def test_what_rests_on_the_machines_speed_is_chosen_again_once_it_is_known(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.machine, "speed", lambda _: 1.0)  # nothing will be read, it seems
+    monkeypatch.setattr(Training, "_share", lambda self, _: self._tally.step / 40)  # but forty steps are made
+    monkeypatch.setattr(Training, "_validation_due", lambda *_: False)
+    options = {**SMALL, "dropout": None, "seconds": 1e6}
+    for given, expected in (({}, (0.5, 0.1)), ({"dropout": 0.2}, (0.2, 0.1)), ({"weight_decay": 0.0}, (0.5, 0.0))):
+        run = Training.start(text, tmp_path / str(given), TrainingOptions(**{**options, **given}))
+        run._train_chars = 20  # of which each step reads some
+        before = run.options
+        assert (before.dropout, before.weight_decay) == (given.get("dropout", 0.0), given.get("weight_decay", 0.02))
+        (told,) = [event.message for event in run.events() if isinstance(event, Warned)]
+        assert "epochs will be read" in told
+        assert (run.options.dropout, run.options.weight_decay) == expected
+        assert run._optimiser.weight_decay == expected[1]
+        saved = checkpoint.load(tmp_path / str(given) / LAST, training=True)
+        assert saved.training is not None
+        assert saved.training["options"]["weight_decay"] == expected[1]
+    both = Training.start(text, tmp_path / "both", TrainingOptions(**{**options, "dropout": 0.2, "weight_decay": 0.5}))
+    assert not [event for event in both.events() if isinstance(event, Warned)]
