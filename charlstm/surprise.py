@@ -140,10 +140,10 @@ def chars(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int = 0) -> Ite
         CorpusError: fewer than two symbols.
     """
     transitions_of(ids)
+    first = 1 if vocabulary.boundary is None else 0  # the place of ids[0]
     if top:
-        yield from _chars_with_likeliest(engine, vocabulary, ids, min(top, len(vocabulary)))
+        yield from _chars_with_likeliest(engine, vocabulary, ids, min(top, len(vocabulary)), first)
         return
-    first = 1 if vocabulary.boundary is None else 0
     place = _Place(None, engine.zero_state())
     place.read(engine, ids[:1])
     for start in range(1, len(ids), CHUNK):
@@ -153,9 +153,10 @@ def chars(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int = 0) -> Ite
             yield CharScore(start + offset + first, vocabulary.name(symbol), float(bits[offset]))
 
 
-def _chars_with_likeliest(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int) -> Iterator[CharScore]:
+def _chars_with_likeliest(
+    engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int, first: int
+) -> Iterator[CharScore]:
     name, state = vocabulary.name, engine.zero_state()
-    first = 1 if vocabulary.boundary is None else 0
     for place in range(1, len(ids)):
         logits, state = engine.step(ids[place - 1 : place], state)
         scores = logits[0].astype(np.float64)

@@ -66,9 +66,8 @@ class Board(Watcher):
         """Here a folder that cannot be written is an error: nothing was trained yet."""
         from torch.utils.tensorboard import SummaryWriter
 
-        after = (
-            resumed_step + 1 if resumed_step else None
-        )  # what an earlier sitting has written from there on is hidden
+        # What an earlier sitting has written from there on is hidden.
+        after = resumed_step + 1 if resumed_step else None
         self._writer = SummaryWriter(str(self._folder), purge_step=after, flush_secs=FLUSH_SECONDS)
 
     def _add(self, step: int, name: str, value: float) -> None:
