@@ -67,6 +67,11 @@ def _beginning(text: _P, boundary: _P) -> int:
     return next((n for n in range(most, 0, -1) if text.endswith(boundary[:n])), 0)
 
 
+def divided(boundary: str | None) -> str:
+    """How a text is divided, within a sentence."""
+    return "one text" if boundary is None else f"documents with {shown(boundary)} between"
+
+
 def shown(boundary: str) -> str:
     """A boundary within a sentence."""
     spelled = boundary.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")

@@ -31,7 +31,7 @@ from charlstm.config import (
     to_json,
 )
 from charlstm.corpus import Corpus, Streams, Symbols, fit
-from charlstm.documents import shown
+from charlstm.documents import divided
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, DivergenceError, ResumeError, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
@@ -41,7 +41,6 @@ from charlstm.optimisation import Optimiser
 from charlstm.signals import Signals
 from charlstm.tally import Clock, Speed, Tally
 from charlstm.terminal import escape
-from charlstm.vocab import Vocabulary
 
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
@@ -208,7 +207,8 @@ class Training:
                     f"this run's symbols are {saved.vocabulary.kind}: give --symbols {saved.vocabulary.kind}"
                 )
             if corpus.vocabulary.boundary != saved.vocabulary.boundary:
-                raise ResumeError(f"this run's text is {_divided(saved.vocabulary)}, not {_divided(corpus.vocabulary)}")
+                theirs, ours = divided(saved.vocabulary.boundary), divided(corpus.vocabulary.boundary)
+                raise ResumeError(f"this run's text is {theirs}, not {ours}")
             base = records.base_of(saved)
             _check_base(base, from_)
             _check_validation(records.validation_of(saved), valid)
@@ -659,11 +659,6 @@ def _split(corpus: Corpus, valid: Corpus | None, options: TrainingOptions) -> tu
         return corpus.split(options.valid_share)
     evaluation.transitions_of(np.asarray(valid.ids[:2]))  # refuses a text without
     return corpus.ids, valid.ids
-
-
-def _divided(vocabulary: Vocabulary) -> str:
-    """How a text is told into documents."""
-    return "one text" if vocabulary.boundary is None else f"documents with {shown(vocabulary.boundary)} between"
 
 
 def _escaped(boundary: str) -> str:

@@ -118,9 +118,8 @@ class Vocabulary:
         if {other.kind for other in others} - {self.kind}:
             raise UsageError("bytes and characters do not go together: give --symbols as the model was trained with")
         for boundary in {other.boundary for other in others if other.boundary is not None} - {self.boundary}:
-            ours = "one text" if self.boundary is None else f"documents with {documents.shown(self.boundary)} between"
             raise UsageError(
-                f"{ours} and documents with {documents.shown(boundary)} between do not go together: "
+                f"{documents.divided(self.boundary)} and {documents.divided(boundary)} do not go together: "
                 "read both with the same --boundary"
             )
 
@@ -196,10 +195,9 @@ class Vocabulary:
     def framed(self, text: str) -> str:
         """A text as it is trained on and scored: documents have a boundary in front and behind."""
         symbol = self.boundary_symbol
-        if symbol is None:
+        if self._boundary is None or symbol is None:
             return text
-        text = self.marked(text)
-        return symbol + text + ("" if not text or text.endswith(symbol) else symbol)
+        return symbol + "".join(documents.marked([text], self._boundary, symbol))
 
     def lookup(self, symbols: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
         """As `encode_known`, of what stands for itself: no boundary is looked for."""
