@@ -43,24 +43,23 @@ def choose(
         options = TrainingOptions(**{**to_json(options), "seconds": DEFAULT_SECONDS})
     shape = _shape(options, train_chars, vocab_size, speed) if base is None else _shape_of(base, options)
     hidden = shape["hidden"]
-    dropout, weight_decay = regularisation(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
+    regular = regularisation(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
     rate = 1e-2 * min(1.0, (256 / hidden) ** 0.5) * (1.0 if base is None else FINE_TUNING)
     chosen = {
         **shape,
-        "dropout": dropout if options.dropout is None else options.dropout,
+        **{name: value for name, value in regular.items() if getattr(options, name) is None},
         "batch_size": options.batch_size or BATCH_SIZE,
         "seq_len": options.seq_len or _seq_len(hidden),
         "lr": rate if options.lr is None else options.lr,
-        "weight_decay": weight_decay if options.weight_decay is None else options.weight_decay,
     }
     return TrainingConfig(**{**to_json(options), **chosen})
 
 
-def regularisation(epochs: float) -> tuple[float, float]:
+def regularisation(epochs: float) -> dict[str, float]:
     """Dropout and weight decay for a text that is read so many times: both begin to pay with several."""
     if epochs < 4:
-        return 0.0, 0.02
-    return 0.1 if epochs < 8 else 0.3 if epochs < 20 else 0.5, 0.1
+        return {"dropout": 0.0, "weight_decay": 0.02}
+    return {"dropout": 0.1 if epochs < 8 else 0.3 if epochs < 20 else 0.5, "weight_decay": 0.1}
 
 
 def _shape_of(base: ModelConfig, options: TrainingOptions) -> dict[str, Any]:

@@ -145,9 +145,7 @@ class Training:
             with machine.enough_memory(model):
                 training = cls(corpus, valid, run, chosen, model)
             if chosen.seconds is not None:
-                training._unsettled = {"dropout", "weight_decay"} - {
-                    k for k, v in to_json(options).items() if v is not None
-                }
+                training._unsettled = {n for n in ("dropout", "weight_decay") if getattr(options, n) is None}
             if from_ is None:
                 counts = np.bincount(train_ids[:COUNTED_CHARS], minlength=len(vocabulary))
                 training._network.initialise(training._generator, chosen.forget_bias, counts)
@@ -351,9 +349,10 @@ class Training:
     def _settle(self, share: float) -> str | None:
         """Choose again, by the speed of this run, what rested on that of a moment before it; says what has changed."""
         epochs = self._tally.chars_seen / share / self._train_chars
-        chosen = dict(zip(("dropout", "weight_decay"), recipe.regularisation(epochs), strict=True))
         changes: dict[str, Any] = {
-            name: chosen[name] for name in sorted(self._unsettled) if chosen[name] != getattr(self.options, name)
+            name: value
+            for name, value in recipe.regularisation(epochs).items()
+            if name in self._unsettled and value != getattr(self.options, name)
         }
         self._unsettled.clear()
         if not changes:
