@@ -29,7 +29,7 @@ from charlstm.evaluation import CHUNK, Reader, transitions_of
 from charlstm.sampling import read
 from charlstm.vocab import Vocabulary
 
-SIDE_BY_SIDE = 64  # lines scored as one batch
+SIDE_BY_SIDE = 96  # lines scored as one batch
 BLOCK = 1000  # characters that count as one observation where two models are compared
 
 Ids = np.ndarray[Any, Any]

@@ -157,7 +157,7 @@ int engine_isa_has_int8(int isa) { return isa >= 0 && isa < ISAS && isas[isa].ha
 
 /* ---- the handle ---- */
 
-/* A matrix in blocks of R groups of rows: fp32 [block][K][R][16], or int8 [block][K/4][R][16][4] with a scale a row. */
+/* A matrix in blocks of R groups of rows: fp32 [block][R][K][16], or int8 [block][R][K/4][16][4] with a scale a row. */
 typedef struct {
     void *w;
     float *scale;    /* of a row, times 1/127 for the activation's; int8 only */
@@ -307,12 +307,11 @@ static void lay(arena *a, engine *e)
 /* Copy `count` ≤ 16 rows, (count, K) in memory, into slot r of a block. */
 static void pack(const matrix *m, int block, int r, const float *rows, int count)
 {
-    const int R = block == m->blocks - 1 ? m->last_R : m->R;
-    char *w = (char *)m->w + block * block_bytes(m);
+    char *w = (char *)m->w + block * block_bytes(m) + (size_t)r * (block_bytes(m) / (size_t)m->R);
     for (int j = 0; j < count; j++) {
         const float *row = rows + (size_t)j * m->K;
         if (!m->scale) {
-            for (int k = 0; k < m->K; k++) ((float *)w)[((size_t)k * R + r) * GROUP + j] = row[k];
+            for (int k = 0; k < m->K; k++) ((float *)w)[(size_t)k * GROUP + j] = row[k];
             continue;
         }
         float largest = 0;
@@ -321,7 +320,7 @@ static void pack(const matrix *m, int block, int r, const float *rows, int count
         int32_t sum = 0;
         for (int k = 0; k < m->K; k++) {
             const int8_t rounded = (int8_t)lrintf(row[k] * inverse);
-            ((int8_t *)w)[((size_t)(k / 4) * R + r) * 4 * GROUP + 4 * j + k % 4] = rounded;
+            ((int8_t *)w)[(size_t)(k / 4) * 4 * GROUP + 4 * j + k % 4] = rounded;
             sum += rounded;
         }
         const size_t at = ((size_t)block * m->R + r) * GROUP + j;
@@ -551,10 +550,9 @@ static void relax(void)
 #endif
 }
 
-/* Wait until all threads of the job are here. What each wrote before, all see after. */
-static void meet(engine *e)
+/* Wait until `threads` of the job are here, itself among them. What each wrote before, all see after. */
+static void meet(engine *e, int threads)
 {
-    const int threads = e->job.threads;
     if (threads == 1) return;
     const int now = atomic_load_explicit(&e->meeting, memory_order_relaxed);
     if (atomic_fetch_add(&e->arrived, 1) == threads - 1) {
@@ -580,43 +578,47 @@ static void multiply(const engine *e, const matrix *m, int block, const float *x
     else e->kernels->product32((const float *)w, x, stride, m->K, z, texts, R);
 }
 
-static int is_among(int32_t symbol, const int32_t *ids, int count)
+static int is_among(int32_t symbol, const int32_t *ids, range texts)
 {
-    for (int i = 0; i < count; i++)
-        if (ids[i] == symbol) return 1;
+    for (int b = texts.begin; b < texts.end; b++)
+        if (ids[b] == symbol) return 1;
     return 0;
 }
 
-/* Units of blocks [first, last), all layers: zeros for the texts that are to read the boundary. */
-static void begin_afresh(engine *e, int turn, const int32_t *ids, int first, int last)
+/* From `begin` on, before `end`. */
+typedef struct {
+    int begin, end;
+} range;
+
+/* Units of these blocks, all layers: zeros for those of the texts that are to read the boundary. */
+static void begin_afresh(engine *e, int turn, const int32_t *ids, range blocks, range texts)
 {
-    const size_t units = (size_t)(last - first) * GROUP;
+    const size_t units = (size_t)(blocks.end - blocks.begin) * GROUP;
     for (int l = 0; l < e->options.layers; l++)
-        for (int b = 0; b < e->job.batch; b++) {
+        for (int b = texts.begin; b < texts.end; b++) {
             if (ids[b] != e->options.boundary) continue;
             const layer *y = &e->layers[l];
-            const size_t at = (size_t)b * e->width + (size_t)first * GROUP;
+            const size_t at = (size_t)b * e->width + (size_t)blocks.begin * GROUP;
             memset(y->h[turn] + at, 0, units * sizeof *y->c);
             memset(y->c + at, 0, units * sizeof *y->c);
             if (y->q[turn]) memset(y->q[turn] + at, 128, units); /* 0 in 8 bits */
         }
 }
 
-/* Blocks [first, last) of a layer, all texts: from h[turn] to h[!turn]. */
-static void run_layer(engine *e, int l, int turn, const int32_t *ids, int first, int last)
+/* These blocks of a layer for these texts: from h[turn] to h[!turn]. */
+static void run_layer(engine *e, int l, int turn, const int32_t *ids, range blocks, range all_texts)
 {
     const engine_options *o = &e->options;
     const size_t width = (size_t)e->width;
-    const int batch = e->job.batch, blocks = e->width / GROUP;
     layer *y = &e->layers[l];
     _Alignas(64) float z[BATCH_TILE * Z_STRIDE];
-    for (int block = first; block < last; block++)
-        for (int m = 0; m < batch; m += BATCH_TILE) {
-            const int texts = batch - m < BATCH_TILE ? batch - m : BATCH_TILE;
+    for (int block = blocks.begin; block < blocks.end; block++)
+        for (int m = all_texts.begin; m < all_texts.end; m += BATCH_TILE) {
+            const int left = all_texts.end - m, texts = left < BATCH_TILE ? left : BATCH_TILE;
             const size_t at = m * width, unit = at + (size_t)block * GROUP;
             for (int i = 0; i < texts; i++)
                 memcpy(z + i * Z_STRIDE,
-                       l == 0 && e->table ? e->table + ((size_t)ids[m + i] * blocks + block) * Z_STRIDE
+                       l == 0 && e->table ? e->table + ((size_t)ids[m + i] * (width / GROUP) + block) * Z_STRIDE
                                           : y->bias + (size_t)block * Z_STRIDE,
                        Z_STRIDE * 4);
             if (l > 0) multiply(e, &y->input, block, y[-1].h[!turn] + at, y[-1].q[!turn] + at, width, z, texts);
@@ -631,16 +633,16 @@ static void run_layer(engine *e, int l, int turn, const int32_t *ids, int first,
         }
 }
 
-/* Blocks [first, last) of the logits after h[turn] of the last layer. */
-static void project(engine *e, int turn, int first, int last)
+/* These blocks of the logits of these texts, after h[turn] of the last layer. */
+static void project(engine *e, int turn, range blocks, range all_texts)
 {
     const layer *y = &e->layers[e->options.layers - 1];
     const size_t width = (size_t)e->width;
     const matrix *p = &e->projection;
     _Alignas(64) float z[BATCH_TILE * Z_STRIDE];
-    for (int block = first; block < last; block++)
-        for (int m = 0; m < e->job.batch; m += BATCH_TILE) {
-            const int texts = e->job.batch - m < BATCH_TILE ? e->job.batch - m : BATCH_TILE;
+    for (int block = blocks.begin; block < blocks.end; block++)
+        for (int m = all_texts.begin; m < all_texts.end; m += BATCH_TILE) {
+            const int left = all_texts.end - m, texts = left < BATCH_TILE ? left : BATCH_TILE;
             const int row = block * p->R * GROUP, rows = (block == p->blocks - 1 ? p->last_R : p->R) * GROUP;
             for (int i = 0; i < texts; i++) memcpy(z + i * Z_STRIDE, e->projection_bias + row, rows * 4);
             multiply(e, p, block, y->h[turn] + m * width, y->q[turn] + m * width, width, z, texts);
@@ -820,13 +822,24 @@ static uint8_t after(const engine *e, uint8_t phase, int32_t symbol)
 
 /* ---- a job, and the threads that do it together ---- */
 
-/* This thread's share of n pieces. */
-#define SHARE(n) (int)((int64_t)(n) * index / threads), (int)((int64_t)(n) * (index + 1) / threads)
+/* The share of n pieces that one thread of `threads` does. */
+static range share(int n, int index, int threads)
+{
+    return (range){(int)((int64_t)n * index / threads), (int)((int64_t)n * (index + 1) / threads)};
+}
 
+/* A thread's part of a job's slice. Either each thread does all there is for texts of its own, and meets the others only
+ * at the end; or, where the texts are too few to fill the tiles of all threads, each does its share of every product for
+ * all texts, and they meet after each. Every sum is the same in both, to the bit. */
 static void work(engine *e, int index)
 {
     const job *j = &e->job;
-    const int threads = j->threads, B = j->batch, layers = e->options.layers;
+    const int threads = j->threads, B = j->batch, layers = e->options.layers, apart = B >= MOST_TEXTS * threads;
+    const int others = apart ? 1 : threads;      /* that share the products */
+    const int place = apart ? 0 : index;         /* among them */
+    const range units = share(e->width / GROUP, place, others), symbols = share(e->projection.blocks, place, others);
+    const range own = share(B, index, threads);  /* texts whose logits this thread reads */
+    const range texts = apart ? own : (range){0, B};
     int32_t drawn; /* a single text's: each thread draws it for itself, which spares a meeting */
     uint8_t phase = e->phases[0]; /* likewise */
     const int32_t *ids = NULL;
@@ -834,21 +847,19 @@ static void work(engine *e, int index)
         const int turn = t % 2;
         if (j->kind != GENERATE || t == 0) ids = j->ids + (size_t)t * B;
         else if (t == j->begin) ids = j->symbols + (size_t)(t - 1) * B;
-        const int units[] = {SHARE(e->width / GROUP)};
-        if (is_among(e->options.boundary, ids, B)) {
-            begin_afresh(e, turn, ids, units[0], units[1]);
-            meet(e);
+        if (is_among(e->options.boundary, ids, texts)) {
+            begin_afresh(e, turn, ids, units, texts);
+            meet(e, others);
         }
         for (int l = 0; l < layers; l++) {
-            run_layer(e, l, turn, ids, units[0], units[1]);
-            meet(e);
+            run_layer(e, l, turn, ids, units, texts);
+            meet(e, others);
         }
         if (j->kind == READ && !(j->logits && t == j->length - 1)) continue;
-        const int range[] = {SHARE(e->projection.blocks)}, texts[] = {SHARE(B)};
-        project(e, !turn, range[0], range[1]);
-        meet(e);
+        project(e, !turn, symbols, texts);
+        meet(e, others);
         if (j->kind == SCORE)
-            for (int b = texts[0]; b < texts[1]; b++) j->nats[(size_t)t * B + b] = surprise(e, b, ids[B + b]);
+            for (int b = own.begin; b < own.end; b++) j->nats[(size_t)t * B + b] = surprise(e, b, ids[B + b]);
         if (j->kind == GENERATE && B == 1) {
             drawn = draw(e, 0, index, index, t, phase);
             phase = after(e, phase, drawn);
@@ -856,17 +867,17 @@ static void work(engine *e, int index)
             ids = &drawn;
         }
         if (j->kind == GENERATE && B > 1) {
-            int32_t *symbols = j->symbols + (size_t)t * B;
-            for (int b = texts[0]; b < texts[1]; b++) {
-                symbols[b] = draw(e, b, b, index, t, e->phases[b]);
-                e->phases[b] = after(e, e->phases[b], symbols[b]);
+            int32_t *row = j->symbols + (size_t)t * B;
+            for (int b = own.begin; b < own.end; b++) {
+                row[b] = draw(e, b, b, index, t, e->phases[b]);
+                e->phases[b] = after(e, e->phases[b], row[b]);
             }
-            meet(e);
-            ids = symbols;
+            meet(e, others);
+            ids = row;
         }
     }
     if (j->kind == GENERATE && B == 1 && index == 0) e->phases[0] = phase; /* all have met since they read it */
-    meet(e);
+    meet(e, threads);
 }
 
 static void *work_for_ever(void *argument)

@@ -6,12 +6,14 @@
  *     REGISTERS    how many registers a product may use for its sums
  *     DOT          how bytes are multiplied: one of the DOT_… of engine.c
  *
- * All is written in vector types, so that the instances are one text; only the product of bytes needs intrinsics.
+ * All is written in vector types, so that the instances are one text; only the product of bytes and
+ * the smaller of two numbers need intrinsics.
  *
  * Rows of weights are packed in groups of GROUP = 16: lane j of a vector belongs to row j, and step k multiplies column
  * k of all rows with the one activation x[k]. So nothing is summed across lanes, a sum stays in its register until it
  * is done, and it is added up in the order of k whatever the batch or the number of threads: the results are the same
- * bits.
+ * bits. A group's columns follow one another in memory: what a tile of texts reads again lies in the first cache, and
+ * all of the cache's sets have a share of it.
  */
 
 #define JOIN_(a, b) a##_##b
@@ -48,14 +50,18 @@ typedef uint64_t NAME(wide) __attribute__((vector_size(4 * LANES)));
 INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K, float *z, const int M, const int R)
 {
     const int rows = AT_ONCE(M, R, VECTORS);
+    const size_t group = (size_t)K * GROUP;
     for (int first = 0; first < R * VECTORS; first += rows) {
         floats sum[MOST_TEXTS][4 * VECTORS];
         for (int m = 0; m < M; m++)
             for (int r = 0; r < rows; r++) sum[m][r] = *(const floats *)(z + m * Z_STRIDE + (first + r) * LANES);
-        const float *column = w + first * LANES;
-        for (int k = 0; k < K; k++, column += R * GROUP)
+        const float *column = w + first / VECTORS * group + first % VECTORS * LANES;
+        for (int k = 0; k < K; k++, column += GROUP)
             for (int m = 0; m < M; m++)
-                for (int r = 0; r < rows; r++) sum[m][r] += *(const floats *)(column + r * LANES) * x[m * x_stride + k];
+                for (int r = 0; r < rows; r++) {
+                    const float *rows_of_w = column + r / VECTORS * group + r % VECTORS * LANES;
+                    sum[m][r] += *(const floats *)rows_of_w * x[m * x_stride + k];
+                }
         for (int m = 0; m < M; m++)
             for (int r = 0; r < rows; r++) *(floats *)(z + m * Z_STRIDE + (first + r) * LANES) = sum[m][r];
     }
@@ -101,15 +107,19 @@ INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offs
                         int K, float *z, const int M, const int R)
 {
     const int rows = AT_ONCE(M, R, VECTORS), bytes = 4 * LANES;
+    const size_t group = (size_t)(K + 3) / 4 * 4 * GROUP;
     for (int first = 0; first < R * VECTORS; first += rows) {
         ints sum[MOST_TEXTS][4 * VECTORS] = {{{0}}};
-        const int8_t *column = w + first * bytes;
-        for (int k = 0; k < K; k += 4, column += 4 * R * GROUP)
+        const int8_t *column = w + first / VECTORS * group + first % VECTORS * bytes;
+        for (int k = 0; k < K; k += 4, column += 4 * GROUP)
             for (int m = 0; m < M; m++) {
                 int32_t four;
                 memcpy(&four, x + m * x_stride + k, 4);
                 const ints spread = SPREAD(four);
-                for (int r = 0; r < rows; r++) sum[m][r] = ADD_DOT(sum[m][r], column + r * bytes, spread);
+                for (int r = 0; r < rows; r++) {
+                    const int8_t *rows_of_w = column + r / VECTORS * group + r % VECTORS * bytes;
+                    sum[m][r] = ADD_DOT(sum[m][r], rows_of_w, spread);
+                }
             }
         for (int m = 0; m < M; m++)
             for (int r = 0; r < rows; r++) {
@@ -152,14 +162,35 @@ static TARGET void NAME(product8)(const int8_t *w, const float *scale, const int
 
 /* ---- the cells' equations, for the 16 units of a group ---- */
 
-#define SELECT(mask, a, b) ((((bits)(mask)) & (bits)(a)) | (~((bits)(mask)) & (bits)(b)))
+/* x between low and high; NaN stays NaN. */
+#if DOT == DOT_VNNI512
+INLINE floats NAME(between)(float low, float high, floats x)
+{
+    return (floats)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)x));
+}
+#elif DOT == DOT_VNNI256 || DOT == DOT_AVX2
+INLINE floats NAME(between)(float low, float high, floats x)
+{
+    return (floats)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)x));
+}
+#elif DOT == DOT_NEON
+INLINE floats NAME(between)(float low, float high, floats x)
+{
+    return (floats)vminq_f32(vdupq_n_f32(high), vmaxq_f32(vdupq_n_f32(low), (float32x4_t)x));
+}
+#else
+INLINE floats NAME(between)(float low, float high, floats x)
+{
+    const bits under = (bits)(x < low), over = (bits)(x > high);
+    return (floats)((under & (bits)((floats){} + low)) | (over & (bits)((floats){} + high)) | (~under & ~over & (bits)x));
+}
+#endif
 
 /* 2^x to 1e-8 of itself, for any x: the whole part of x goes into the exponent's bits, the rest, in [-1/2, 1/2],
  * through the Taylor series of e^(x ln 2). NaN stays NaN. */
 INLINE floats NAME(exp2)(floats x)
 {
-    x = (floats)SELECT(x < -126, (floats){} - 126, x);
-    x = (floats)SELECT(x > 126, (floats){} + 126, x);
+    x = NAME(between)(-126, 126, x);
     const floats shifted = x + 0x1.8p23f; /* the sum has no room for a fraction: its last bits are the rounded x */
     const floats f = x - (shifted - 0x1.8p23f);
     floats p = (floats){} + 1.5252734e-5f;
@@ -271,7 +302,6 @@ static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cell
 #undef ADD_DOT
 #undef EACH_R
 #undef EACH_TILE
-#undef SELECT
 #undef floats
 #undef ints
 #undef bits
