@@ -81,6 +81,7 @@ class Recurrence(nn.Module):
             dropout, generator: see `model.Network.forward`.
         """
         path, cell = self.path, self.config.cell
+        ids = ids.contiguous()
         fresh = self._fresh(ids)
         x: Tensor | None = None  # the first layer's input is embedding[ids]
         finals = []

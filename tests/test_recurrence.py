@@ -144,6 +144,17 @@ def test_every_path_begins_afresh_at_a_boundary_as_the_equations_do(
     assert worst(outcome(single, path, *case_32), outcome(single, "reference", *case_32)) < 2e-5
 
 
+@pytest.mark.parametrize("path", ["plain", "native"])
+def test_ids_may_lie_in_memory_in_any_order(path: str) -> None:
+    if path == "native" and training.NATIVE is None:
+        pytest.skip("no compiler at install")
+    layer, table, ids, state = problem("lstm", (9, 4, 7, 4, 6, 2), torch.float32)
+    turned = ids.t().contiguous().t()
+    assert not turned.is_contiguous() and turned.equal(ids)
+    with_boundary(layer, 3)
+    assert worst(outcome(layer, path, table, turned, state), outcome(layer, path, table, ids, state)) == 0
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_window_with_a_boundary_is_two_texts_side_by_side(cell: str) -> None:
     """The reference itself: outputs and gradients behind a boundary are those of a text that begins with it."""
