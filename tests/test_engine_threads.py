@@ -1,11 +1,11 @@
-"""Threads that draw one text together must draw the same symbols as one alone."""
+"""Threads that work together must come to what one alone comes to, to the bit."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from charlstm.config import ModelConfig
+from charlstm.config import ModelConfig, Precision
 from charlstm.engine import Engine
 from charlstm.kernels import native
 from charlstm.kernels.drawing import Rule
@@ -24,3 +24,23 @@ def test_a_text_does_not_depend_on_the_threads_that_draw_it() -> None:
         return symbols.tobytes()
 
     assert [drawn(2, seed) for seed in range(150)] == [drawn(1, seed) for seed in range(150)]
+
+
+@pytest.mark.skipif(native.library() is None, reason="no compiler at install")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("texts", [11, 12, 31])  # with two threads: all share each product, or each has its own texts
+def test_texts_side_by_side_do_not_depend_on_the_threads(precision: Precision, texts: int) -> None:
+    config = ModelConfig(65, 256, 2, 16, boundary=7)
+    rng = np.random.default_rng(5)
+    weights = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in config.shapes().items()}
+    ids = rng.integers(0, 65, (60, texts))
+    assert (ids == 7).any()
+
+    def outcomes(threads: int) -> list[bytes]:
+        engine = Engine(config, weights, precision=precision, threads=threads, backend="native")
+        nats, state = engine.score(ids, engine.zero_state(texts))
+        symbols, last = engine.generate(ids[-1], state, 40, Rule(1.0), seed=3)
+        return [array.tobytes() for array in (nats, state, symbols, last)]
+
+    alone = outcomes(1)
+    assert all(outcomes(2) == alone for _ in range(20))
