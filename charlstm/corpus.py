@@ -52,12 +52,14 @@ class Corpus:
         vocabulary: that of the whole text.
         sha256: of the text in UTF-8, or of its bytes as they are; all sources joined.
         names: the sources as they were given, safe to print.
+        encoding: in which they were read.
     """
 
     ids: Symbols
     vocabulary: Vocabulary
     sha256: str
     names: tuple[str, ...]
+    encoding: str = "utf-8"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -139,7 +141,7 @@ def read(
     key = _key(sources, codec.name, symbols, mark)
     found = None if key is None else stored.find(key)
     if found is not None and len(found[0]) <= limit:
-        return Corpus(*found, names)
+        return Corpus(*found, names, codec.name)
     digest = hashlib.sha256()
     seen = np.zeros(MAX_VOCABULARY, dtype=bool)
     in_memory = _default_max_chars() if max_chars is None else max_chars
@@ -164,7 +166,7 @@ def read(
         vocabulary = vocabulary if mark is None else vocabulary.with_boundary(mark.boundary)
         sha256 = digest.hexdigest()
         ids = _ids(text, vocabulary, sha256, key) if text.is_long else _ids_in_memory(text, vocabulary)
-    return Corpus(ids, vocabulary, sha256, names)
+    return Corpus(ids, vocabulary, sha256, names, codec.name)
 
 
 def _ids_in_memory(text: _Text, vocabulary: Vocabulary) -> Ids:

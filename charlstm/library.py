@@ -324,7 +324,8 @@ class Model:
         if not isinstance(names, list) or not names or "-" in names or not all(isinstance(name, str) for name in names):
             raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
         try:
-            text = corpus.read(names, symbols=self.vocabulary.kind, boundary=self.vocabulary.boundary)
+            vocabulary, encoding = self.vocabulary, str(source.get("encoding", "utf-8"))
+            text = corpus.read(names, encoding=encoding, symbols=vocabulary.kind, boundary=vocabulary.boundary)
         except CorpusError as error:
             raise CorpusError(f"{error}; give the text to evaluate") from error
         if text.sha256 != source.get("sha256"):

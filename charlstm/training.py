@@ -293,6 +293,7 @@ class Training:
             "from": None if self._base is None else self._base["checkpoint"],
             "valid": None if self.valid is None else self.valid.names[0],
             "symbols": None if self.corpus.vocabulary.kind == "chars" else self.corpus.vocabulary.kind,
+            "encoding": None if self.corpus.encoding == "utf-8" else self.corpus.encoding,
             "boundary": None if self.corpus.vocabulary.boundary is None else _escaped(self.corpus.vocabulary.boundary),
         }
         if complaint := runfolder.write_settings(self.run, self.options, **others):
@@ -667,7 +668,8 @@ def _escaped(boundary: str) -> str:
 
 def _identity(corpus: Corpus) -> dict[str, Any]:
     """By what a text is known again."""
-    return {"names": list(corpus.names), "chars": len(corpus.ids), "sha256": corpus.sha256}
+    how = {"encoding": corpus.encoding} if corpus.encoding != "utf-8" else {}
+    return {"names": list(corpus.names), "chars": len(corpus.ids), "sha256": corpus.sha256, **how}
 
 
 def _check_base(saved: Mapping[str, str | None] | None, given: library.Model | None) -> None:

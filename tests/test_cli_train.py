@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from commands import Done, here
 
-from charlstm import checkpoint
+from charlstm import checkpoint, library
 from charlstm.cli import watch
 
 TEXT = "the cat sat on the mat.\n" * 60
@@ -82,6 +82,21 @@ def test_json_is_one_event_a_line_on_stdout_and_silence_on_stderr(train: Train) 
     assert events[-1]["reason"] == "finished"
     assert events[-1]["last"] == "run/last.safetensors"
     assert {"validated", "saved"} <= {event["event"] for event in events}
+
+
+def test_eval_reads_the_held_out_part_in_the_encoding_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "Être ou ne pas être, déjà. " * 40
+    Path("text").write_bytes(text.encode("latin-1"))
+    options = ("--encoding", "latin1", "--steps", 2, "--hidden", 4)
+    assert here(capfd, "train", "text", "-o", "run", *options).status == 0
+    scored = json.loads(here(capfd, "eval", "-c", "run", "--json").out)
+    assert scored["bits_per_char"] == library.load("run").evaluate(text[-108:]).bits_per_char
+    Path("text").write_bytes(text.encode())
+    assert here(capfd, "train", "text", "-o", "again", "--config", "run/config.toml").status == 0
+    assert here(capfd, "sample", "-c", "again", "-n", 3, "--prime", "é").status == 1  # it was read as latin-1 again
 
 
 def test_what_a_validation_scores_of_the_part_held_out_stands_in_the_table_and_in_eval(
