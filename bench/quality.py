@@ -3,7 +3,8 @@
     python bench/quality.py TEXT --time 10s 60s --seeds 1 2 3      charlstm, medians and spread; options after `--`
     python bench/quality.py TEXT --time 60s --beside char-rnn      and char-rnn's defaults, as long
     python bench/quality.py TEXT --plot quality.png                the curve over time of all three
-    python bench/quality.py TEXT --ablate 2000 --seeds 1 2 3       what each choice of the recipe is worth, in steps
+    python bench/quality.py TEXT --ablate 1000 --seeds 1 2 3       what each choice of the recipe is worth, in steps
+    python bench/quality.py TEXT --ablate 1000 --only soap muon    and some of them (the table is in bench/ablations.py)
 
 Every figure is nats per character on all of the last tenth, state carried, each transition once. charlstm runs as its
 command; its seconds are those from the start of the process to its end, with the import of torch, the reading of the
@@ -14,21 +15,25 @@ favour. `outside` is the share of charlstm's run in which it does not train.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ablations
 import rivals
 import torch
 
 from charlstm import __version__, corpus
-from charlstm.config import parse_duration
+from charlstm.config import TrainingOptions, parse_duration
+from charlstm.events import Validated
+from charlstm.training import Training
 
 CURVE_SECONDS = (2, 5, 10, 20, 40, 80, 150)  # of charlstm's own runs, each with its schedule
 
@@ -41,34 +46,6 @@ class Run(NamedTuple):
     outside: float  # share of the run
     steps: int
     model: str
-
-
-ABLATIONS = {
-    "the defaults": "",
-    "momentum 0.9": "--beta1 0.9",
-    "momentum 0.5": "--beta1 0.5",
-    "shorter memory of squares": "--beta2 0.98",
-    "longer memory of squares": "--beta2 0.995",
-    "rate x 1.5": "--lr 0.015",
-    "rate / 1.5": "--lr 0.0067",
-    "half the streams, twice the window": "--batch-size 16 --seq-len 64",
-    "twice the streams, half the window": "--batch-size 64 --seq-len 16",
-    "no weight decay": "--weight-decay 0",
-    "weight decay 0.1": "--weight-decay 0.1",
-    "gradient clipped at 0.3": "--clip 0.3",
-    "gradient clipped at 5": "--clip 5",
-    "states never reset": "--reset 0",
-    "forget bias 0": "--forget-bias 0",
-    "forget bias 2": "--forget-bias 2",
-    "embedding of 32": "--embedding 32",
-    "dropout 0.1": "--dropout 0.1",
-    "dropout 0.3": "--dropout 0.3",
-    "peepholes": "--cell peephole",
-    "coupled gates": "--cell coupled",
-    "gru": "--cell gru",
-    "no gates": "--cell rnn",
-}
-"""What differs from the defaults at 1 x 256, as options of `charlstm train`."""
 
 
 def ours(text: str, budget: Sequence[str], seed: int, options: Sequence[str]) -> Run:
@@ -110,15 +87,24 @@ def show(text: str, budgets: Sequence[str], seeds: Sequence[int], beside: str | 
 
 def ablate(text: str, steps: int, seeds: Sequence[int], only: Sequence[str]) -> None:
     """A row a change: its figure, and how far it is from the defaults' with the same seeds."""
-    budget = ("--steps", str(steps), "--hidden", "256", "--validations", "1", "--sample-chars", "0")
+    read = corpus.read([text])
     reference: list[float] = []
-    for name, change in ABLATIONS.items():
+    for name, (options, change) in ablations.ABLATIONS.items():
         if only and reference and not any(part in name for part in only):
             continue
-        nats = [ours(text, budget, seed, change.split()).nats for seed in seeds]
+        with change() if change is not None else contextlib.nullcontext():
+            nats = [trained(read, {"steps": steps, "seed": seed, **options}) for seed in seeds]
         reference = reference or nats
         apart = statistics.median(found - default for found, default in zip(nats, reference, strict=True))
-        print(f"{name:36} {statistics.median(nats):.4f} nats  {apart:+.4f}  {change}", flush=True)
+        print(f"{name:40} {statistics.median(nats):.4f} nats  {apart:+.4f}", flush=True)
+
+
+def trained(text: corpus.Corpus, options: Mapping[str, Any]) -> float:
+    """Nats at the end of a training in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = TrainingOptions(hidden=256, validations=1, sample_chars=0, **options)
+        events = Training.start(text, Path(folder, "run"), chosen).events()
+        return [event.valid_nats_per_char for event in events if isinstance(event, Validated)][-1]
 
 
 def rival(name: str, text: str, seconds: list[float], seed: int = 1) -> Iterator[tuple[float, float]]:

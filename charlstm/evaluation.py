@@ -83,7 +83,7 @@ def evaluate(
     part = -(-transitions // count)  # part k scores the transitions into symbols k·part + 1 … (k + 1)·part
     count = -(-transitions // part)
     cuts = np.arange(count) * part
-    state = np.zeros(engine.config.state_shape(count), np.float32)
+    state = engine.zero_state(count)
     if warm_up:
         before = ids[cuts[1:] + np.arange(-warm_up, 0)[:, None]]  # (warm_up, streams but the first)
         state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
