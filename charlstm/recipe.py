@@ -17,6 +17,9 @@ NOMINAL_SPEED = 2.5e11  # floating-point operations a second, where none was mea
 WIDTHS = {512: 2_500_000, 384: 1_600_000, 256: 1_000_000, 128: 0, 64: 0}
 """Each is worth its slower steps from so many characters read. Neighbours are nearly equal there, so that a speed which
 was measured in a bad moment costs little."""
+FILLED_FROM = {64: 0, 128: 10_000, 256: 100_000, 384: 300_000, 512: 800_000}
+"""Each can be filled by a text of so many characters: a wider one learns it by heart, however much of it is dropped."""
+DROPPED_FROM = {0.0: 0, 0.1: 4, 0.3: 8, 0.4: 12, 0.5: 20}  # this share of a layer's output, from so many epochs on
 BATCH_SIZE = 32
 FINE_TUNING = 0.7  # of the rate that suits fresh weights: the best of 0.1 to 1 in docs/training.md
 
@@ -59,9 +62,8 @@ def choose(
 
 def regularisation(epochs: float) -> dict[str, float]:
     """Dropout and weight decay for a text that is read so many times: both begin to pay with several."""
-    if epochs < 4:
-        return {"dropout": 0.0, "weight_decay": 0.02}
-    return {"dropout": 0.1 if epochs < 8 else 0.3 if epochs < 20 else 0.5, "weight_decay": 0.1}
+    dropout = max(share for share, least in DROPPED_FROM.items() if epochs >= least)
+    return {"dropout": dropout, "weight_decay": 0.1 if dropout else 0.02}
 
 
 def _shape_of(base: ModelConfig, options: TrainingOptions) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def _shape_of(base: ModelConfig, options: TrainingOptions) -> dict[str, Any]:
 
 def _shape(options: TrainingOptions, train_chars: int, vocab_size: int, speed: float) -> dict[str, Any]:
     """As wide as is worth its slower steps in this budget, and no wider than the text can fill."""
-    filled = 64 if train_chars < 10_000 else 128 if train_chars < 100_000 else 256 if train_chars < 400_000 else 512
+    filled = max(hidden for hidden, least in FILLED_FROM.items() if train_chars >= least)
     for hidden, worth in WIDTHS.items():
         shape = {
             "cell": options.cell or DEFAULT_CELL,
