@@ -21,6 +21,7 @@ FILLED_FROM = {64: 0, 128: 10_000, 256: 100_000, 384: 300_000, 512: 800_000}
 """Each can be filled by a text of so many characters: a wider one learns it by heart, however much of it is dropped."""
 DROPPED_FROM = {0.0: 0, 0.1: 3, 0.3: 8, 0.5: 12}  # this share of a layer's output, from so many epochs on
 BATCH_SIZE = 32
+GRU_RATE = 0.5  # of the rate that suits the other cells
 FINE_TUNING = 0.7  # of the rate that suits fresh weights: the best of 0.1 to 1 in docs/training.md
 
 
@@ -49,7 +50,8 @@ def choose(
     shape = _shape(options, train_chars, vocab_size, speed) if base is None else _shape_of(base, options)
     hidden = shape["hidden"]
     regular = regularisation(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
-    rate = 1e-2 * min(1.0, (256 / hidden) ** 0.5) * (1.0 if base is None else FINE_TUNING)
+    rate = 1e-2 * min(1.0, (256 / hidden) ** 0.5)
+    rate *= (GRU_RATE if shape["cell"] == "gru" else 1.0) * (1.0 if base is None else FINE_TUNING)
     chosen = {
         **shape,
         **{name: value for name, value in regular.items() if getattr(options, name) is None},

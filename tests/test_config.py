@@ -104,6 +104,11 @@ def test_a_budget_in_steps_or_epochs_gets_the_same_choices_on_every_machine(budg
     assert recipe.choose(TrainingOptions(seconds=60), 10**6, 65, speed=1e9).hidden == 128, "a time does not"
 
 
+def test_a_gru_learns_at_half_the_rate_of_an_lstm() -> None:
+    lstm, gru = (recipe.choose(TrainingOptions(steps=1000, cell=cell), 10**6, 65).lr for cell in ("lstm", "gru"))
+    assert gru == lstm / 2
+
+
 def test_dropout_and_more_decay_begin_where_a_text_is_read_often() -> None:
     def chosen(steps: int) -> TrainingConfig:
         return recipe.choose(TrainingOptions(steps=steps, hidden=256), 10**6, 65)
