@@ -19,7 +19,7 @@ WIDTHS = {512: 2_500_000, 384: 1_600_000, 256: 1_000_000, 128: 0, 64: 0}
 was measured in a bad moment costs little."""
 FILLED_FROM = {64: 0, 128: 10_000, 256: 100_000, 384: 300_000, 512: 800_000}
 """Each can be filled by a text of so many characters: a wider one learns it by heart, however much of it is dropped."""
-DROPPED_FROM = {0.0: 0, 0.1: 3, 0.3: 8, 0.5: 12}  # this share of a layer's output, from so many epochs on
+DROPPED_FROM = {0.0: 0, 0.1: 3, 0.3: 8, 0.4: 12, 0.5: 20}  # this share of a layer's output, from so many epochs on
 BATCH_SIZE = 32
 GRU_RATE = 0.5  # of the rate that suits the other cells
 FINE_TUNING = 0.7  # of the rate that suits fresh weights: the best of 0.1 to 1 in docs/training.md
