@@ -578,17 +578,17 @@ static void multiply(const engine *e, const matrix *m, int block, const float *x
     else e->kernels->product32((const float *)w, x, stride, m->K, z, texts, R);
 }
 
+/* From `begin` on, before `end`. */
+typedef struct {
+    int begin, end;
+} range;
+
 static int is_among(int32_t symbol, const int32_t *ids, range texts)
 {
     for (int b = texts.begin; b < texts.end; b++)
         if (ids[b] == symbol) return 1;
     return 0;
 }
-
-/* From `begin` on, before `end`. */
-typedef struct {
-    int begin, end;
-} range;
 
 /* Units of these blocks, all layers: zeros for those of the texts that are to read the boundary. */
 static void begin_afresh(engine *e, int turn, const int32_t *ids, range blocks, range texts)
