@@ -40,6 +40,17 @@ def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None
         setattr(owner, name, before)
 
 
+def copies(network: Network) -> dict[str, Tensor]:
+    """Its weights as they are now."""
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+def put(network: Network, weights: Mapping[str, Tensor]) -> None:
+    """Give it these weights."""
+    for name, parameter in network.named_parameters():
+        parameter.data.copy_(weights[name])
+
+
 # ---- the start ----
 
 
@@ -227,13 +238,10 @@ def validated_with(weights_of: Callable[[Training], Mapping[str, Tensor]]) -> Ab
 
     def make(validate: Any) -> Any:
         def with_others(self: Training, clock: Any) -> Iterator[Any]:
-            parameters = dict(self._network.named_parameters())
-            kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-            for weights in (weights_of(self), kept):
-                for name, parameter in parameters.items():
-                    parameter.data.copy_(weights[name])
-                if weights is not kept:
-                    yield from validate(self, clock)
+            kept = copies(self._network)
+            put(self._network, weights_of(self))
+            yield from validate(self, clock)
+            put(self._network, kept)
 
         return with_others
 
@@ -280,7 +288,7 @@ def ensemble(count: int, apart: float) -> Iterator[None]:
     def look(run: Training, _: float) -> None:
         steps = run._total_steps() or 1
         if (steps - run._tally.step) % max(1, round(apart * steps)) == 0:
-            snapshots.append({name: p.detach().clone() for name, p in run._network.named_parameters()})
+            snapshots.append(copies(run._network))
             del snapshots[:-count]
 
     class Together(Scorer):
@@ -290,8 +298,7 @@ def ensemble(count: int, apart: float) -> Iterator[None]:
         def _run(self, ids: Any, state: Any) -> Any:
             shares, states = [], []
             for weights, own in zip(snapshots, np.split(state, len(snapshots)), strict=True):
-                for name, parameter in self._network.named_parameters():
-                    parameter.data.copy_(weights[name])
+                put(self._network, weights)
                 logits, after = super()._run(ids, np.ascontiguousarray(own))
                 shares.append(logits.softmax(-1))
                 states.append(after)
