@@ -3,7 +3,8 @@
 `evaluation` says how well a text is foreseen as a whole, this room says where it is not. Lines are scored in two ways:
 
     reset     each line is a text of its own that begins, as sampling does, after a line break: all of its characters
-              are scored, its own line break too. Many lines are scored side by side.
+              are scored, its own line break too. Many lines are scored side by side, and what several begin with in
+              common is read once.
     carried   the lines are one text: the state goes on from line to line. Its first character has nothing before it and
               is only read, so that the bits of all lines together are those of `evaluation`, with one stream.
 
@@ -29,7 +30,8 @@ from charlstm.evaluation import CHUNK, Reader, transitions_of
 from charlstm.sampling import read
 from charlstm.vocab import Vocabulary
 
-SIDE_BY_SIDE = 96  # lines scored as one batch
+SIDE_BY_SIDE = 1024  # lines scored together
+STEPS = 8  # symbols of each, before those that have ended or parted are looked for
 BLOCK = 1000  # characters that count as one observation where two models are compared
 
 Ids = np.ndarray[Any, Any]
@@ -193,21 +195,42 @@ class _Place:
 
 
 def _side_by_side(engine: Reader, texts: Sequence[Ids]) -> NDArray[np.float64]:
-    """Sum of nats of each text but its first symbol, each from the zero state; texts of like length share a batch."""
+    """Sum of nats of each text but its first symbol, each from the zero state."""
     sums = np.zeros(len(texts))
-    order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
+    order = sorted(range(len(texts)), key=lambda k: texts[k].tobytes())  # those that begin alike are neighbours
     for batch in np.array_split(order, -(-len(order) // SIDE_BY_SIDE)):
-        lengths = np.array([len(texts[k]) - 1 for k in batch])  # ascending
-        ids = np.zeros((lengths[-1] + 1, len(batch)), np.int32)  # what is behind a text's end changes nothing before it
-        for column, k in enumerate(batch):
-            ids[: len(texts[k]), column] = texts[k]
-        state = engine.zero_state(len(batch))
-        steps = max(1, CHUNK // len(batch))
-        begun = 0
-        for t in range(0, int(lengths[-1]), steps):
-            ended = int(np.searchsorted(lengths, t, side="right"))  # these texts need no more steps
-            state, begun = np.ascontiguousarray(state[:, :, ended - begun :]), ended
-            nats, state = engine.score(ids[t : t + steps + 1, ended:], state)
-            inside = np.arange(t, t + len(nats))[:, None] < lengths[ended:]
-            sums[batch[ended:]] += np.where(inside, nats, 0.0).sum(axis=0)
+        sums[batch] = _neighbours(engine, [texts[k] for k in batch])
     return sums
+
+
+def _neighbours(engine: Reader, texts: Sequence[Ids]) -> NDArray[np.float64]:
+    """The same of sorted texts, STEPS symbols at a time: of those that have been the same up to there, one is read for
+    all of them.
+    """
+    lengths = np.array([len(text) - 1 for text in texts])
+    begins = np.cumsum([0, *lengths[:-1] + 1])
+    joined = np.concatenate([*texts, np.zeros(STEPS, texts[0].dtype)])
+    alike = np.array([0, *map(_alike, texts, texts[1:])])
+    sums = np.zeros(len(texts))
+    state = engine.zero_state(1)
+    reader = np.zeros(len(texts), np.int64)  # in the batch, for each text
+    for t in range(0, int(lengths.max()), STEPS):
+        going_on = np.flatnonzero(lengths > t)
+        is_first = alike[going_on] <= t + STEPS
+        is_first[0] = True
+        read = going_on[is_first]
+        ids = joined[begins[read] + t + np.arange(STEPS + 1)[:, None]]  # behind a text's end comes something, unscored
+        nats, state = engine.score(ids, np.ascontiguousarray(state[:, :, reader[read]]))
+        inside = np.arange(t, t + STEPS)[:, None] < lengths[read]
+        reader[going_on] = np.cumsum(is_first) - 1
+        sums[going_on] += np.where(inside, nats, 0.0).sum(axis=0)[reader[going_on]]
+    return sums
+
+
+def _alike(ours: Ids, theirs: Ids) -> int:
+    """How many symbols both begin with; of equal texts more than any can have."""
+    length = min(len(ours), len(theirs))
+    differ = np.flatnonzero(ours[:length] != theirs[:length])
+    if len(differ):
+        return int(differ[0])
+    return length if len(ours) != len(theirs) else np.iinfo(np.int64).max

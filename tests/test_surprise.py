@@ -81,10 +81,33 @@ def test_many_lines_of_all_lengths_score_what_each_scores_alone(monkeypatch: pyt
     text = "".join("".join(draws.choice(list(SYMBOLS[1:]), size)) + "\n" for size in draws.integers(0, 60, 150))
     model = sharp_model()
     expected = [naive(model, "\n" + line).sum() for line in text.splitlines(keepends=True)]
-    for side, chunk in ((64, 4096), (1, 7), (7, 20)):
+    for side, steps in ((1024, 8), (1, 7), (7, 1), (50, 100)):
         monkeypatch.setattr(surprise, "SIDE_BY_SIDE", side)
-        monkeypatch.setattr(surprise, "CHUNK", chunk)
+        monkeypatch.setattr(surprise, "STEPS", steps)
         assert [score.bits for score in model.score_lines(text)] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+def test_what_lines_begin_with_in_common_is_read_once_and_changes_no_score(
+    monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    monkeypatch.setattr(surprise, "STEPS", steps)
+    model = sharp_model()
+    whole = ["abab\n", "abab\n", "ababab\n", "\n", "ab\n", "abab cab\n", "b\n", "abab cab", "abab\n"]
+    engine, read = model.scorer, []
+
+    class Counting:
+        config, zero_state = engine.config, staticmethod(engine.zero_state)
+
+        def score(self, ids: Any, state: Any) -> Any:
+            read.append(ids.shape[1] * (len(ids) - 1))
+            return engine.score(ids, state)
+
+    texts = [np.array(model.vocabulary.encode("\n" + line)) for line in whole]
+    sums = surprise._side_by_side(Counting(), texts)  # type: ignore[arg-type]
+    assert list(sums / math.log(2)) == pytest.approx([naive(model, "\n" + line).sum() for line in whole], abs=1e-5)
+    if steps == 1:  # once for each beginning together with the symbol after it
+        assert sum(read) == len({line[:end] for line in whole for end in range(1, len(line) + 1)})
 
 
 def test_the_lines_of_a_part_are_scored_before_the_next_part_is_asked_for() -> None:
