@@ -79,6 +79,13 @@ def text_of(saved: Checkpoint) -> tuple[str, int]:
     raise unsound("it does not say which text it began with")
 
 
+def encoding_of(saved: Checkpoint) -> str | None:
+    """In which the text of a training was read; None where the file does not say, and it was UTF-8."""
+    known = saved.facts.get("corpus")
+    encoding = known.get("encoding") if isinstance(known, Mapping) else None
+    return encoding if isinstance(encoding, str) else None
+
+
 def validation_of(saved: Checkpoint) -> tuple[str, str] | None:
     """sha256 and names, safe to print, of a training's own validation text; None where it has none.
 

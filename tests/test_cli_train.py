@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -94,6 +95,10 @@ def test_eval_reads_the_held_out_part_in_the_encoding_of_the_training(
     assert here(capfd, "train", "text", "-o", "run", *options).status == 0
     scored = json.loads(here(capfd, "eval", "-c", "run", "--json").out)
     assert scored["bits_per_char"] == library.load("run").evaluate(text[-108:]).bits_per_char
+    shutil.copytree("run", "checkpoints/run")
+    for way in ((), ("-o", "run"), ("-o", "run", "--encoding", "latin1")):
+        assert here(capfd, "train", "text", "--resume", *way, "--steps", 3).status == 0
+    assert here(capfd, "train", "text", "--resume", "--encoding", "cp1250", "--steps", 3).status == 1  # another text
     Path("text").write_bytes(text.encode())
     assert here(capfd, "train", "text", "-o", "again", "--config", "run/config.toml").status == 0
     assert here(capfd, "sample", "-c", "again", "-n", 3, "--prime", "é").status == 1  # it was read as latin-1 again

@@ -12,7 +12,7 @@ import typer
 
 from charlstm.cli import settings, watch
 from charlstm.cli.board import Board
-from charlstm.cli.options import Encoding, unescaped
+from charlstm.cli.options import unescaped
 from charlstm.cli.page import Option, options_of
 from charlstm.cli.talk import before_torch, tell_of_stale_kernels
 from charlstm.config import SymbolKind, TrainingOptions, parse_duration
@@ -144,7 +144,15 @@ def train(
             show_default=False,
         ),
     ] = None,
-    encoding: Encoding = "utf-8",
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            "--encoding",
+            metavar="NAME",
+            help="Encoding of the text. [default: utf-8; with --resume the run's]",
+            show_default=False,
+        ),
+    ] = None,
     max_chars: Annotated[
         int | None,
         typer.Option(
@@ -201,24 +209,24 @@ def train(
 
     watchers: list[watch.Watcher] = [] if tensorboard is None else [Board(tensorboard)]
 
-    from charlstm import checkpoint, library
+    from charlstm import checkpoint, library, records
     from charlstm.corpus import read
 
-    def read_for(model: Vocabulary | None, *sources: str) -> Corpus:
-        """A text, read as that of a model was, but where an option says otherwise."""
-        kind = symbols or ("chars" if model is None else model.kind)
-        known = between if ways or model is None else model.boundary
-        return read(sources, encoding=encoding, symbols=kind, documents=bool(ways), boundary=known, max_chars=max_chars)
+    def read_for(model: Vocabulary | None, in_: str | None, *sources: str) -> Corpus:
+        """A text, read as that of a model was, and in the encoding that it had, but where an option says otherwise."""
+        how: dict[str, Any] = {"encoding": encoding or in_ or "utf-8", "documents": bool(ways), "max_chars": max_chars}
+        how["symbols"] = symbols or ("chars" if model is None else model.kind)
+        return read(sources, boundary=between if ways or model is None else model.boundary, **how)
 
     base, run = None if from_ is None else library.load(from_), output
     if resume and run is None:
         run, text = _newest_run_of(corpus, symbols, (between or RECORD_SEPARATOR) if ways else None, read_for)
     elif resume:
         saved = checkpoint.load(checkpoint.resolve(run, prefer="last"))
-        text = read_for(saved.vocabulary, *corpus)
+        text = read_for(saved.vocabulary, records.encoding_of(saved), *corpus)
     else:
-        text = read_for(None if base is None else base.vocabulary, *corpus)
-    held_out = None if valid is None else read_for(text.vocabulary, valid)
+        text = read_for(None if base is None else base.vocabulary, None, *corpus)
+    held_out = None if valid is None else read_for(text.vocabulary, text.encoding, valid)
 
     before_torch()
     from charlstm import runfolder, training  # last, for it takes a second: it brings torch
@@ -235,7 +243,6 @@ def train(
         run = run or runfolder.fresh(text.names)
         session = training.Training.start(text, run, chosen, valid=held_out, from_=base)
     words = [*corpus, *([] if valid is None else ["--valid", valid])]
-    words += [] if encoding == "utf-8" else ["--encoding", encoding]
     with contextlib.ExitStack() as stack:
         shows = [stack.enter_context(each) for each in (*watchers, watch.watcher(words, as_json, quiet))]
         for event in session.events():
@@ -255,9 +262,9 @@ def _newest_run_of(
         CorpusError: nor is there one as which the text can be read.
         UsageError: stdin, which can be read once, would have to be read in several ways.
     """
-    from charlstm import checkpoint
+    from charlstm import checkpoint, records
 
-    texts: dict[tuple[SymbolKind, str | None], Corpus | None] = {}
+    texts: dict[tuple[SymbolKind, str | None, str | None], Corpus | None] = {}
     refusal: CorpusError | None = None
     runs = sorted(checkpoint.ROOT.glob(f"*/{checkpoint.LAST}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in runs:
@@ -265,14 +272,15 @@ def _newest_run_of(
             found = checkpoint.load(file)
         except CheckpointError:  # a damaged run is not the one to go on with
             continue
-        way, known = (found.vocabulary.kind, found.vocabulary.boundary), found.facts.get("corpus")
+        known, in_ = found.facts.get("corpus"), records.encoding_of(found)
+        way = (found.vocabulary.kind, found.vocabulary.boundary, in_)
         if symbols not in (None, way[0]) or boundary not in (None, way[1]):
             continue
         if way not in texts:
             if texts and "-" in sources:
                 raise UsageError("stdin is read once, and there are runs that read it in other ways: name one with -o")
             try:
-                texts[way] = read_for(found.vocabulary, *sources)
+                texts[way] = read_for(found.vocabulary, in_, *sources)
             except CorpusError as error:  # no text of that kind, but perhaps of another
                 texts[way], refusal = None, error
         text = texts[way]
