@@ -40,6 +40,7 @@ CHANGED = "the text changed while it was read; read it again when nothing writes
 Ids = np.ndarray[Any, Any]
 Symbols = Ids | StoredIds
 Part = str | bytes  # of a text: one character a symbol, or one byte
+Report = Callable[[int, int | None], None]  # how much is done, and of how much, if that is known
 _P = TypeVar("_P", str, bytes)
 
 
@@ -109,6 +110,7 @@ def read(
     documents: bool = False,
     boundary: str | None = None,
     max_chars: int | None = None,
+    report: Report | None = None,
 ) -> Corpus:
     """Read texts, joined in the given order: with nothing between them, or, as `documents`, with a boundary.
 
@@ -125,6 +127,8 @@ def read(
             line a document.
         max_chars: where to stop with an error; by default 2**31, or what half of the memory can hold where the ids of a
             long text cannot be kept in a file.
+        report: called after each block with how many symbols have been read, and of how many: None the first time
+            through, and all there are where a text is so long that it is gone through once more.
 
     Up to IN_MEMORY_CHARS it needs 6 bytes a character while it reads: the text, 1 to 4 bytes, and the ids, 1 or 2. A
     longer text is read twice, in blocks, and its ids are kept in a file (see `stored`) and found there the next time.
@@ -155,7 +159,7 @@ def read(
             yield from _as_they_are(sources, limit, mark)
 
     with _Text(pieces, key is not None, in_memory, symbols) as text:
-        for part in pieces():
+        for part in _told(pieces(), report, None):
             digest.update(_octets(part))
             if isinstance(part, str):
                 codes = code_points(part).astype(np.intp)
@@ -165,8 +169,18 @@ def read(
         vocabulary = Vocabulary.of_seen(seen) if symbols == "chars" else ByteVocabulary()
         vocabulary = vocabulary if mark is None else vocabulary.with_boundary(mark.boundary)
         sha256 = digest.hexdigest()
-        ids = _ids(text, vocabulary, sha256, key) if text.is_long else _ids_in_memory(text, vocabulary)
+        ids = _ids(text, vocabulary, sha256, key, report) if text.is_long else _ids_in_memory(text, vocabulary)
     return Corpus(ids, vocabulary, sha256, names, codec.name)
+
+
+def _told(parts: Iterable[Part], report: Report | None, total: int | None) -> Iterator[Part]:
+    """The parts; each is reported when the next is asked for."""
+    done = 0
+    for part in parts:
+        yield part
+        done += len(part)
+        if report is not None:
+            report(done, total)
 
 
 def _ids_in_memory(text: _Text, vocabulary: Vocabulary) -> Ids:
@@ -178,9 +192,9 @@ def _ids_in_memory(text: _Text, vocabulary: Vocabulary) -> Ids:
     return ids
 
 
-def _ids(text: _Text, vocabulary: Vocabulary, sha256: str, key: str | None) -> StoredIds:
+def _ids(text: _Text, vocabulary: Vocabulary, sha256: str, key: str | None, report: Report | None) -> StoredIds:
     """The ids of a long text, in a file."""
-    blocks = (_ids_of(part, vocabulary) for part in text.parts(sha256))
+    blocks = (_ids_of(part, vocabulary) for part in _told(text.parts(sha256), report, text.chars))
     try:
         if key is None:
             return stored.keep_nameless(vocabulary, text.chars, blocks)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Done, here
+from commands import COMMAND, Done, here, in_terminal
 
 from charlstm import checkpoint, library
 from charlstm.cli import watch
@@ -63,6 +63,13 @@ def test_a_log_shows_what_will_be_done_then_what_was_done(train: Train) -> None:
     assert any("validation" in line and "bits/char" in line for line in lines)
     assert "saved step 6 to run/last.safetensors" in lines
     assert lines[-2].startswith("done: 6 steps in 0:0")
+
+
+def test_a_text_that_comes_slowly_shows_how_much_has_come(tmp_path: Path) -> None:
+    come = """(head -c 300000 /dev/zero; sleep 1.1; head -c 300000 /dev/zero) | tr '\\0' a | "$@" - -o run --steps 1"""
+    shown = in_terminal(["bash", "-c", f"cd {tmp_path}; {come} --hidden 4", "-", *COMMAND, "train"])
+    assert shown.status == 0
+    assert re.search(rb"\rreading: [0-9.]+kchar ", shown.out)
 
 
 def test_what_is_one_is_said_in_the_singular(train: Train) -> None:

@@ -25,8 +25,8 @@ ORDER = [
     "documents", "vocab", "stored", "corpus", "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling",
     "evaluation", "surprise", "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
-    "tally", "records", "machine", "runfolder", "training", "cli.talk", "cli.options", "cli.page", "cli.settings",
-    "cli.watch", "cli.board", "cli.train", "cli.sample", "cli.surprises", "cli.following", "cli.evaluate",
+    "tally", "records", "machine", "runfolder", "training", "cli.talk", "cli.counter", "cli.options", "cli.page",
+    "cli.settings", "cli.watch", "cli.board", "cli.train", "cli.sample", "cli.surprises", "cli.following", "cli.evaluate",
     "cli.inspect", "cli.corpora", "cli.__init__", "cli.run", "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
@@ -61,6 +61,7 @@ FOREIGN = {
     "cli.options": {"typer"},
     "cli.page": {"typer"},
     "cli.settings": {"typer", "tomllib", "tomli"},  # tomllib is in the library from Python 3.11 on
+    "cli.counter": {"tqdm"},
     "cli.watch": {"rich", "tqdm"},
     "cli.board": {"torch"},
     "cli.train": {"typer"},
@@ -68,7 +69,7 @@ FOREIGN = {
     "cli.following": {"typer"},
     "cli.evaluate": {"typer"},
     "cli.inspect": {"typer"},
-    "cli.corpora": {"tqdm", "typer"},
+    "cli.corpora": {"typer"},
     "cli.__init__": {"typer"},
     "cli.run": {"typer"},
 }

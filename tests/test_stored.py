@@ -206,6 +206,23 @@ def test_a_file_that_becomes_shorter_under_its_reader_is_one_line(folder: Path, 
         np.asarray(found.ids)
 
 
+def test_the_reading_of_a_long_text_is_reported_twice_and_of_a_short_one_once(folder: Path, text: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    read([text], report=lambda *now: told.append(now))
+    first, second = ([now for now in told if (now[1] is None) == is_first] for is_first in (True, False))
+    assert told == first + second
+    for times in (first, second):
+        assert [done for done, _ in times] == sorted({done for done, _ in times})
+        assert times[-1][0] == len(TEXT)
+    assert {total for _, total in second} == {len(TEXT)}
+    told.clear()
+    read([text], report=lambda *now: told.append(now))
+    assert told == []  # its ids were found
+    text.write_text("short", encoding="utf-8")
+    read([text], report=lambda *now: told.append(now))
+    assert told == [(5, None)]
+
+
 # --- what cannot be read twice
 
 

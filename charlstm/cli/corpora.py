@@ -6,16 +6,14 @@ import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from charlstm import bundled, downloads
+from charlstm.cli.counter import Counter
 from charlstm.cli.talk import Stderr, facts, put, say, to_stdout
 from charlstm.terminal import TextOut
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 EXAMPLES = """\
 charlstm corpus                                      what there is
@@ -75,40 +73,8 @@ def _reporting(name: str) -> Iterator[downloads.Report | None]:
             say(f"loading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")
         yield None
         return
-    bar = _Bar(name)
-    try:
+    with Counter(name, "B") as bar:
         yield bar
-    finally:
-        bar.close()
-
-
-class _Bar:
-    """Drawn from the first report on: what was there then does not count for the speed."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._drawn: tqdm[NoReturn] | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._drawn is None:
-            from tqdm import tqdm
-
-            tqdm.monitor_interval = 0  # no thread to watch it
-            self._drawn = tqdm(
-                desc=self._name,
-                total=total,
-                initial=done,
-                unit="B",
-                unit_scale=True,
-                file=Stderr(),
-                dynamic_ncols=True,
-                leave=False,
-            )
-        self._drawn.update(done - self._drawn.n)
-
-    def close(self) -> None:
-        if self._drawn is not None:
-            self._drawn.close()
 
 
 def _put_file(file: Path) -> None:
