@@ -50,7 +50,8 @@ def cook(folder: Path, script: str, *, tiny: bool) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert not re.search("^(charlstm: |Traceback|awk|mawk|gawk)", done.stderr, re.MULTILINE), done.stderr
+    complaint = "^(charlstm: (?!at this speed)|Traceback|awk|mawk|gawk)"  # a busy machine is no fault of the page's
+    assert not re.search(complaint, done.stderr, re.MULTILINE), done.stderr
     return done.stdout
 
 

@@ -20,7 +20,8 @@ FLAGS = ["-g", "-O1", "-fno-omit-frame-pointer"]
 MEMORY = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 THREADS = ["-fsanitize=thread"]
 RUNTIMES = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}
-TESTS = [f"tests/test_{room}.py" for room in ("engine", "drawing", "sampling", "bytes", "evaluation", "library")]
+ROOMS = ("engine", "drawing", "sampling", "bytes", "evaluation", "library", "surprise", "engine_threads")
+TESTS = [f"tests/test_{room}.py" for room in ROOMS]
 TESTS.append("tests/test_foreign.py::test_any_weights_are_read_scored_and_drawn_from_or_refused")
 
 pytestmark = [
