@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charlstm import checkpoint, evaluation, library, machine, recipe, records, runfolder, sampling
+from charlstm import checkpoint, evaluation, library, machine, recipe, records, resuming, runfolder, sampling
 from charlstm.atomicfile import FolderLock
 from charlstm.checkpoint import BEST, LAST, Checkpoint
 from charlstm.config import (
-    UNITS,
     ModelConfig,
     SamplingConfig,
     TrainingConfig,
@@ -31,9 +30,8 @@ from charlstm.config import (
     to_json,
 )
 from charlstm.corpus import Corpus, Streams, Symbols, fit
-from charlstm.documents import divided
 from charlstm.engine import Engine
-from charlstm.errors import CheckpointError, DivergenceError, ResumeError, UsageError
+from charlstm.errors import CheckpointError, DivergenceError, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
 from charlstm.kernels.training import keep_pages
 from charlstm.model import Network, Scorer
@@ -50,10 +48,6 @@ SCORING_COST = 1 / 3  # of a character, where that of training on one is 1
 GOOD_STEPS = 100  # a run that diverges goes back at most so far
 MAX_ROLLBACKS = 3
 SETTLED_AT = 0.1  # of the budget: by then a run's own speed is known
-CHANGEABLE_ON_RESUME = {
-    *("epochs", "steps", "seconds", "lr", "warmup", "weight_decay", "beta1", "beta2", "clip"),
-    *("dropout", "reset", "on_divergence", "validations", "sample_chars", "patience", "keep", "device", "threads"),
-}
 
 
 class Training:
@@ -191,30 +185,10 @@ class Training:
         lock = runfolder.lock(file.parent)
         try:
             saved = checkpoint.load(file, training=True)
-            options = _changed(records.options_of(saved), dict(changes or {}))
-            sha256, chars = records.text_of(saved)
-            same_text = corpus.sha256 == sha256
-            if not same_text and not allow_new_corpus:
-                known = f"{chars} {UNITS[saved.vocabulary.unit]}s and sha256 {sha256[:16]}…"
-                raise ResumeError(
-                    f"this run began with another text, of {known}; "
-                    f"given are {len(corpus.ids)}, {corpus.sha256[:16]}…: give the same text, or --allow-new-corpus"
-                )
-            if corpus.vocabulary.kind != saved.vocabulary.kind:
-                raise ResumeError(
-                    f"this run's symbols are {saved.vocabulary.kind}: give --symbols {saved.vocabulary.kind}"
-                )
-            if corpus.vocabulary.boundary != saved.vocabulary.boundary:
-                theirs, ours = divided(saved.vocabulary.boundary), divided(corpus.vocabulary.boundary)
-                raise ResumeError(f"this run's text is {theirs}, not {ours}")
-            base = records.base_of(saved)
-            _check_base(base, from_)
-            _check_validation(records.validation_of(saved), valid)
-            if foreign := {*corpus.vocabulary.symbols} - {*saved.vocabulary.symbols}:
-                raise ResumeError(
-                    f"the new text has other characters than the run's vocabulary, {len(foreign)} of them; resume "
-                    "keeps the vocabulary"
-                )
+            options = resuming.options_of(saved, changes or {})
+            same_text = resuming.check_text(saved, corpus, allow_new=allow_new_corpus)
+            base = resuming.check_base(saved, from_)
+            resuming.check_validation(saved, valid)
             corpus = corpus.recoded(saved.vocabulary)
             valid = None if valid is None else valid.recoded(saved.vocabulary)
             training = cls(corpus, valid, file.parent, options, saved.model)
@@ -670,36 +644,6 @@ def _identity(corpus: Corpus) -> dict[str, Any]:
     """By what a text is known again."""
     how = {"encoding": corpus.encoding} if corpus.encoding != "utf-8" else {}
     return {"names": list(corpus.names), "chars": len(corpus.ids), "sha256": corpus.sha256, **how}
-
-
-def _check_base(saved: Mapping[str, str | None] | None, given: library.Model | None) -> None:
-    """Raises ResumeError where a model is named that is not the one that a run began with. It may be left out."""
-    if given is not None and (saved is None or given.digest.hex() != saved["sha256"]):
-        then = "fresh weights" if saved is None else saved["checkpoint"]
-        raise ResumeError(f"this run began with {then}, not with {escape(str(given.path))} as it is: leave out --from")
-
-
-def _check_validation(saved: tuple[str, str] | None, valid: Corpus | None) -> None:
-    """Raises ResumeError where a run goes on with another validation text than it began with."""
-    given = None if valid is None else (valid.sha256, ", ".join(valid.names))
-    if (saved and saved[0]) != (given and given[0]):
-        then, now = (
-            f"{text[1]} of sha256 {text[0][:16]}…" if text else "a part of its text" for text in (saved, given)
-        )
-        raise ResumeError(f"this run is validated on {then}, not on {now}: give --valid as at its start")
-
-
-def _changed(saved: TrainingConfig, changes: dict[str, Any]) -> TrainingConfig:
-    refused = [
-        f"{flag(f.name)} {changes[f.name]} (saved: {getattr(saved, f.name)})"
-        for f in fields(TrainingOptions)
-        if f.name in changes and f.name not in CHANGEABLE_ON_RESUME and changes[f.name] != getattr(saved, f.name)
-    ]
-    if refused:
-        raise ResumeError(f"a resumed run keeps its shape, but these differ: {', '.join(refused)}")
-    if changes.keys() & {"epochs", "steps", "seconds"}:  # of the three budgets there is one
-        changes = {"epochs": None, "steps": None, "seconds": None, **changes}
-    return replace(saved, **changes)
 
 
 def _budget(options: TrainingConfig) -> str:

@@ -25,9 +25,10 @@ ORDER = [
     "documents", "vocab", "stored", "corpus", "checkpoint", "kernels.drawing", "kernels.native", "engine", "sampling",
     "evaluation", "surprise", "library",
     "kernels.plain", "kernels.training", "recurrence", "model", "dynamic", "optimisation", "recipe", "signals",
-    "tally", "records", "machine", "runfolder", "training", "cli.talk", "cli.counter", "cli.options", "cli.page",
-    "cli.settings", "cli.watch", "cli.board", "cli.train", "cli.sample", "cli.surprises", "cli.following", "cli.evaluate",
-    "cli.inspect", "cli.corpora", "cli.__init__", "cli.run", "__main__",
+    "tally", "records", "machine", "runfolder", "resuming", "training",
+    "cli.talk", "cli.counter", "cli.options", "cli.page", "cli.settings", "cli.watch", "cli.board", "cli.train",
+    "cli.sample", "cli.surprises", "cli.following", "cli.evaluate", "cli.inspect", "cli.corpora",
+    "cli.__init__", "cli.run", "__main__",
 ]  # fmt: skip
 BARE = {"__init__", "kernels.__init__"}  # these only hand on names
 
