@@ -841,7 +841,7 @@ static void work(engine *e, int index)
     const range own = share(B, index, threads);  /* texts whose logits this thread reads */
     const range texts = apart ? own : (range){0, B};
     int32_t drawn; /* a single text's: each thread draws it for itself, which spares a meeting */
-    uint8_t phase = e->phases[0]; /* likewise */
+    uint8_t phase = B == 1 ? e->phases[0] : 0; /* likewise; those of several texts are their threads' own */
     const int32_t *ids = NULL;
     for (int t = j->begin; t < j->end; t++) {
         const int turn = t % 2;
