@@ -13,6 +13,7 @@ from charlstm import evaluation
 from charlstm.config import Cell, ModelConfig
 from charlstm.engine import Engine
 from charlstm.errors import CorpusError
+from charlstm.model import Network, Scorer
 
 Ids = np.ndarray[Any, Any]
 
@@ -27,6 +28,19 @@ def sharp(config: ModelConfig) -> Any:
     weights = random_weights(config)
     weights["projection.weight"] *= 20
     return weights
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_network_in_training_scores_as_the_engine_does(cell: Cell) -> None:
+    ids, vocabulary = real_ids(10_000)
+    config = ModelConfig(len(vocabulary), hidden=24, embedding=8, cell=cell, boundary=int(vocabulary.lookup(" ")[0][0]))
+    network = Network(config)
+    network.load_weights(sharp(config))
+    ours, engines = (
+        evaluation.evaluate(reader, ids[:4000]).nats_per_char
+        for reader in (Scorer(network), Engine(config, network.weights(), precision="fp32"))
+    )
+    assert ours == pytest.approx(engines, abs=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["auto", "numpy"])

@@ -43,6 +43,7 @@ typedef struct {
                      int K, float *z, int texts, int R);
     void (*cells)(int cell, int texts, const float *z, const float *peephole, const float *old, float *c, float *h,
                   uint8_t *q, size_t stride);
+    float (*largest)(const float *logits, int n);
     double (*softmax)(const float *logits, int n, float largest, double temperature, double *weights);
 } kernels;
 
@@ -653,24 +654,18 @@ static void project(engine *e, int turn, range blocks, range all_texts)
 
 /* ---- from logits to a surprise or a symbol ---- */
 
-static int likeliest(const engine *e, const float *logits, float *largest)
+/* The largest of a text's logits, or NaN where one is no number or +∞, or all are −∞. */
+static float largest_of(const engine *e, const float *logits)
 {
-    int best = 0, finite = 1;
-    for (int i = 0; i < e->options.vocabulary; i++) {
-        finite &= logits[i] <= FLT_MAX; /* neither NaN nor +∞ */
-        if (logits[i] > logits[best]) best = i;
-    }
-    *largest = logits[best];
-    return finite && *largest >= -FLT_MAX ? best : -1;
+    const float largest = e->kernels->largest(logits, e->padded);
+    return largest >= -FLT_MAX && largest <= FLT_MAX ? largest : NAN;
 }
 
 static double surprise(const engine *e, int text, int32_t symbol)
 {
-    const float *logits = e->logits + (size_t)text * e->padded;
-    float largest;
-    if (likeliest(e, logits, &largest) < 0) return NAN;
-    const double total = e->kernels->softmax(logits, e->padded, largest, 1.0, e->weights + (size_t)text * e->padded);
-    return log(total) - ((double)logits[symbol] - largest);
+    const float *logits = e->logits + (size_t)text * e->padded, largest = largest_of(e, logits);
+    if (isnan(largest)) return NAN;
+    return log(e->kernels->softmax(logits, e->padded, largest, 1.0, NULL)) - ((double)logits[symbol] - largest);
 }
 
 /* SplitMix64's mixing of a counter: see kernels/drawing.py, which this repeats. */
@@ -791,11 +786,17 @@ static int32_t draw(engine *e, int text, int row, int thread, int t, int phase)
     const uint64_t gamma = 0x9E3779B97F4A7C15u;
     const float *logits = e->logits + (size_t)text * e->padded, *own;
     double *heap = e->weights + (size_t)row * e->padded;
-    float largest;
-    int best = likeliest(e, logits, &largest);
-    if (best >= 0 && (own = adjust(e, text, thread, t, phase)) != logits) best = likeliest(e, logits = own, &largest);
-    if (best < 0) atomic_store(&e->not_finite, 1);
-    if (best < 0 || e->job.rule.temperature == 0) return best < 0 ? 0 : best;
+    float largest = largest_of(e, logits);
+    if (!isnan(largest) && (own = adjust(e, text, thread, t, phase)) != logits) largest = largest_of(e, logits = own);
+    if (isnan(largest)) {
+        atomic_store(&e->not_finite, 1);
+        return 0;
+    }
+    if (e->job.rule.temperature == 0) {
+        int best = 0;
+        while (logits[best] != largest) best++;
+        return best;
+    }
     e->kernels->softmax(logits, e->padded, largest, e->job.rule.temperature, heap);
     const int V = e->options.vocabulary;
     if (e->job.filters) filter(&e->job.rule, heap, e->candidates + (size_t)thread * e->padded, V);

@@ -257,8 +257,27 @@ static TARGET void NAME(cells)(int cell, int texts, const float *z, const float 
 
 /* ---- the softmax before its division ---- */
 
-/* weights[i] = e^((logits[i] − largest)/temperature) for i < n, a multiple of 16; returns their sum. Good to 2e-15;
- * what is under 2^-1022 is 0, so a logit of −∞ is a symbol of weight 0. */
+/* The largest of n logits, a multiple of 16; NaN where there is one among them. */
+static TARGET float NAME(largest)(const float *logits, int n)
+{
+    floats largest = *(const floats *)logits;
+    bits is_nan = (bits){};
+    for (int i = 0; i < n; i += LANES) {
+        const floats x = *(const floats *)(logits + i);
+        const bits above = (bits)(x > largest);
+        is_nan |= (bits)(x != x);
+        largest = (floats)((above & (bits)x) | (~above & (bits)largest));
+    }
+    float most = largest[0];
+    for (int lane = 0; lane < LANES; lane++) {
+        if (is_nan[lane]) return NAN;
+        if (largest[lane] > most) most = largest[lane];
+    }
+    return most;
+}
+
+/* weights[i] = e^((logits[i] − largest)/temperature) for i < n, a multiple of 16; returns their sum, which is all that
+ * is wanted where weights is NULL. Good to 2e-15; what is under 2^-1022 is 0, so a logit of −∞ is a symbol of weight 0. */
 static TARGET double NAME(softmax)(const float *logits, int n, float largest, double temperature, double *weights)
 {
     static const double taylor[] = {2.5678435993488206e-11, 4.4455382718708116e-10, 7.0549116208011233e-9,
@@ -269,14 +288,14 @@ static TARGET double NAME(softmax)(const float *logits, int n, float largest, do
     doubles total = {0};
     for (int i = 0; i < n; i += LANES / 2) {
         doubles x = __builtin_convertvector(*(const NAME(half) *)(logits + i), doubles) - (double)largest;
-        x = x / temperature * 1.4426950408889634;
+        x = (temperature == 1 ? x : x / temperature) * 1.4426950408889634;
         const wide seen = (wide)(x >= -1022);
         x = (doubles)((seen & (wide)x) | (~seen & (wide)((doubles){} - 1022)));
         const doubles shifted = x + 0x1.8p52, f = x - (shifted - 0x1.8p52);
         doubles p = (doubles){} + taylor[0];
         for (int k = 1; k < 13; k++) p = p * f + taylor[k];
         p = (doubles)(((wide)p + ((wide)shifted << 52)) & seen);
-        *(doubles *)(weights + i) = p;
+        if (weights) *(doubles *)(weights + i) = p;
         total += p;
     }
     double sum = 0;
@@ -284,7 +303,8 @@ static TARGET double NAME(softmax)(const float *logits, int n, float largest, do
     return sum;
 }
 
-static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cells), NAME(softmax)};
+static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cells), NAME(largest),
+                                      NAME(softmax)};
 
 #undef ISA
 #undef TARGET
