@@ -9,6 +9,7 @@ Letters as in charlstm: B batch, T time, V vocabulary, H hidden.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -233,6 +234,11 @@ def schedule_free(between: float = 0.9) -> Iterator[None]:
 # ---- averages, ensembles, temperature: of what the training comes to ----
 
 
+def validated_in_place() -> AbstractContextManager[None]:
+    """The network itself validates, for the engine knows nothing of what is changed in it here."""
+    return replaced(Training, "_reader", lambda _: lambda run: training.Scorer(run._network))
+
+
 def validated_with(weights_of: Callable[[Training], Mapping[str, Tensor]]) -> AbstractContextManager[None]:
     """Other weights than the last ones are validated."""
 
@@ -346,18 +352,16 @@ def capped(x: Tensor, state: tuple[Tensor, Tensor], w: Weights) -> tuple[Tensor,
     return _cell(functional.linear(x, w.weight_ih, w.bias_ih) + functional.linear(h, w.weight_hh, w.bias_hh), c, True)
 
 
-def normalised(x: Tensor, state: tuple[Tensor, Tensor], w: Weights) -> tuple[Tensor, Tensor]:
-    """Each gate's pre-activations normalised before the bias (Ba et al. 2016)."""
-    h, c = state
-    z = (functional.linear(x, w.weight_ih) + functional.linear(h, w.weight_hh)).unflatten(-1, (4, -1))
-    return _cell(functional.layer_norm(z, z.shape[-1:]).flatten(-2) + w.bias_ih + w.bias_hh, c)
+def normalised(by: Callable[[Tensor, Sequence[int]], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Each gate's pre-activations normalised before the bias: by mean and deviation (Ba et al. 2016) or by their root
+    mean square alone (Zhang & Sennrich 2019)."""
 
+    def step(x: Tensor, state: tuple[Tensor, Tensor], w: Weights) -> tuple[Tensor, Tensor]:
+        h, c = state
+        z = (functional.linear(x, w.weight_ih) + functional.linear(h, w.weight_hh)).unflatten(-1, (4, -1))
+        return _cell(by(z, z.shape[-1:]).flatten(-2) + w.bias_ih + w.bias_hh, c)
 
-def normalised_by_size(x: Tensor, state: tuple[Tensor, Tensor], w: Weights) -> tuple[Tensor, Tensor]:
-    """The same by their root mean square alone (Zhang & Sennrich 2019)."""
-    h, c = state
-    z = (functional.linear(x, w.weight_ih) + functional.linear(h, w.weight_hh)).unflatten(-1, (4, -1))
-    return _cell((z * torch.rsqrt(z.square().mean(-1, keepdim=True) + 1e-5)).flatten(-2) + w.bias_ih + w.bias_hh, c)
+    return step
 
 
 def dropconnect(share: float) -> AbstractContextManager[None]:
@@ -513,8 +517,11 @@ ABLATIONS: dict[str, tuple[dict[str, Any], Change | None]] = {
     "logits through 128 numbers": ({}, lambda: bottleneck(128)),
     "bigrams added to the logits": ({}, bigrams),
     "outputs normalised": ({}, outputs_normalised),
-    "pre-activations normalised": ({}, lambda: lstm_as(normalised)),
-    "pre-activations normalised by size": ({}, lambda: lstm_as(normalised_by_size)),
+    "pre-activations normalised": ({}, lambda: lstm_as(normalised(functional.layer_norm))),
+    "pre-activations normalised by size": (
+        {},
+        lambda: lstm_as(normalised(functools.partial(functional.rms_norm, eps=1e-5))),
+    ),
     "capped input gate": ({}, lambda: lstm_as(capped)),
     "dropout 0.1": ({"dropout": 0.1}, None),
     "dropout 0.3": ({"dropout": 0.3}, None),

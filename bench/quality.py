@@ -101,7 +101,7 @@ def ablate(text: str, steps: int, seeds: Sequence[int], only: Sequence[str]) -> 
 
 def trained(text: corpus.Corpus, options: Mapping[str, Any]) -> float:
     """Nats at the end of a training in this process."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ablations.validated_in_place():
         chosen = TrainingOptions(hidden=256, validations=1, sample_chars=0, **options)
         events = Training.start(text, Path(folder, "run"), chosen).events()
         return [event.valid_nats_per_char for event in events if isinstance(event, Validated)][-1]
