@@ -32,6 +32,7 @@ from charlstm.vocab import Vocabulary
 
 SIDE_BY_SIDE = 1024  # lines scored together
 STEPS = 8  # symbols of each, before those that have ended or parted are looked for
+FEW = 256  # symbols of all together for which to look would cost more than it saves
 BLOCK = 1000  # characters that count as one observation where two models are compared
 
 Ids = np.ndarray[Any, Any]
@@ -204,26 +205,29 @@ def _side_by_side(engine: Reader, texts: Sequence[Ids]) -> NDArray[np.float64]:
 
 
 def _neighbours(engine: Reader, texts: Sequence[Ids]) -> NDArray[np.float64]:
-    """The same of sorted texts, STEPS symbols at a time: of those that have been the same up to there, one is read for
+    """The same of sorted texts, a few symbols at a time: of those that have been the same up to there, one is read for
     all of them.
     """
     lengths = np.array([len(text) - 1 for text in texts])
     begins = np.cumsum([0, *lengths[:-1] + 1])
-    joined = np.concatenate([*texts, np.zeros(STEPS, texts[0].dtype)])
+    joined = np.concatenate([*texts, np.zeros(max(STEPS, FEW), texts[0].dtype)])
     alike = np.array([0, *map(_alike, texts, texts[1:])])
     sums = np.zeros(len(texts))
     state = engine.zero_state(1)
     reader = np.zeros(len(texts), np.int64)  # in the batch, for each text
-    for t in range(0, int(lengths.max()), STEPS):
+    t, longest = 0, int(lengths.max())
+    while t < longest:
         going_on = np.flatnonzero(lengths > t)
-        is_first = alike[going_on] <= t + STEPS
+        steps = min(max(STEPS, FEW // len(going_on)), longest - t)
+        is_first = alike[going_on] <= t + steps
         is_first[0] = True
         read = going_on[is_first]
-        ids = joined[begins[read] + t + np.arange(STEPS + 1)[:, None]]  # behind a text's end comes something, unscored
+        ids = joined[begins[read] + t + np.arange(steps + 1)[:, None]]  # behind a text's end comes something, unscored
         nats, state = engine.score(ids, np.ascontiguousarray(state[:, :, reader[read]]))
-        inside = np.arange(t, t + STEPS)[:, None] < lengths[read]
+        inside = np.arange(t, t + steps)[:, None] < lengths[read]
         reader[going_on] = np.cumsum(is_first) - 1
         sums[going_on] += np.where(inside, nats, 0.0).sum(axis=0)[reader[going_on]]
+        t += steps
     return sums
 
 

@@ -81,8 +81,9 @@ def test_many_lines_of_all_lengths_score_what_each_scores_alone(monkeypatch: pyt
     text = "".join("".join(draws.choice(list(SYMBOLS[1:]), size)) + "\n" for size in draws.integers(0, 60, 150))
     model = sharp_model()
     expected = [naive(model, "\n" + line).sum() for line in text.splitlines(keepends=True)]
-    for side, steps in ((1024, 8), (1, 7), (7, 1), (50, 100)):
+    for side, steps, few in ((1024, 8, 256), (1, 7, 1), (7, 1, 20), (50, 100, 1)):
         monkeypatch.setattr(surprise, "SIDE_BY_SIDE", side)
+        monkeypatch.setattr(surprise, "FEW", few)
         monkeypatch.setattr(surprise, "STEPS", steps)
         assert [score.bits for score in model.score_lines(text)] == pytest.approx(expected, abs=1e-3)
 
@@ -92,6 +93,7 @@ def test_what_lines_begin_with_in_common_is_read_once_and_changes_no_score(
     monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     monkeypatch.setattr(surprise, "STEPS", steps)
+    monkeypatch.setattr(surprise, "FEW", 1)
     model = sharp_model()
     whole = ["abab\n", "abab\n", "ababab\n", "\n", "ab\n", "abab cab\n", "b\n", "abab cab", "abab\n"]
     engine, read = model.scorer, []
