@@ -435,11 +435,13 @@ class Training:
     def _validate(self, clock: Clock) -> Iterator[Event]:
         """Score the validation part, draw a few lines, and save where it was never better."""
         tally, began = self._tally, clock.seconds()
-        nats = evaluation.evaluate(self._reader(), self._valid_ids).nats_per_char
+        reader = self._reader()
+        nats = evaluation.evaluate(reader, self._valid_ids).nats_per_char
         text = ""
         if self.options.sample_chars:
+            engine = reader if isinstance(reader, Engine) else self._engine()
             config = SamplingConfig(length=self.options.sample_chars, seed=self.options.seed)
-            text = "".join(sampling.stream(self._engine(), self.corpus.vocabulary, config))
+            text = "".join(sampling.stream(engine, self.corpus.vocabulary, config))
         before = tally.best_nats, tally.best_step
         best = math.isfinite(nats) and (tally.best_nats is None or nats < tally.best_nats)
         tally.no_better += 1
