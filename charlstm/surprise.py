@@ -223,7 +223,7 @@ def _neighbours(engine: Reader, texts: Sequence[Ids]) -> NDArray[np.float64]:
         is_first[0] = True
         read = going_on[is_first]
         ids = joined[begins[read] + t + np.arange(steps + 1)[:, None]]  # behind a text's end comes something, unscored
-        nats, state = engine.score(ids, np.ascontiguousarray(state[:, :, reader[read]]))
+        nats, state = engine.score(ids, state.take(reader[read], axis=2))
         inside = np.arange(t, t + steps)[:, None] < lengths[read]
         reader[going_on] = np.cumsum(is_first) - 1
         sums[going_on] += np.where(inside, nats, 0.0).sum(axis=0)[reader[going_on]]

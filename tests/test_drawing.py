@@ -174,14 +174,14 @@ def test_logits_that_are_no_numbers_are_told_even_where_they_are_not_allowed(bad
 whole_weights = st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any)
 
 
-@given(whole_weights, st.integers(0, 20))
-def test_top_p_is_the_smallest_of_all_sets_with_that_mass(weights: list[int], twentieths: int) -> None:
-    """All subsets are tried; whole numbers, so that no rounding decides."""
+@given(whole_weights, st.integers(0, 16))
+def test_top_p_is_the_smallest_of_all_sets_with_that_mass(weights: list[int], sixteenths: int) -> None:
+    """All subsets are tried; whole numbers and a binary fraction, so that no rounding decides."""
     sets = [s for n in range(1, len(weights) + 1) for s in itertools.combinations(range(len(weights)), n)]
-    enough = [s for s in sets if 20 * sum(weights[k] for k in s) >= twentieths * sum(weights)]
+    enough = [s for s in sets if 16 * sum(weights[k] for k in s) >= sixteenths * sum(weights)]
     smallest = [s for s in enough if len(s) == len(enough[0])]
     best = max(smallest, key=lambda s: sum(weights[k] for k in s))  # of the likeliest, and the first such
-    found = drawing.top_p(np.array(weights, float) * 20, twentieths / 20)
+    found = drawing.top_p(np.array(weights, float), sixteenths / 16)
     assert np.flatnonzero(found).tolist() == [k for k in best if weights[k]]
 
 
@@ -192,8 +192,8 @@ def test_top_k_is_the_head_of_the_sorted_list(weights: list[int], k: int) -> Non
     assert np.flatnonzero(found).tolist() == sorted(symbol for symbol in head if weights[symbol])
 
 
-@given(whole_weights, st.integers(0, 19))
-def test_typical_is_the_head_of_the_list_by_distance_from_the_entropy(weights: list[int], twentieths: int) -> None:
+@given(whole_weights, st.integers(0, 15))
+def test_typical_is_the_head_of_the_list_by_distance_from_the_entropy(weights: list[int], sixteenths: int) -> None:
     total = sum(weights)
     bits = [-math.log2(w / total) if w else math.inf for w in weights]
     entropy = sum(w / total * b for w, b in zip(weights, bits, strict=True) if w)
@@ -201,11 +201,11 @@ def test_typical_is_the_head_of_the_list_by_distance_from_the_entropy(weights: l
     order = sorted(possible, key=lambda symbol: (round(abs(bits[symbol] - entropy), 8), -weights[symbol], symbol))
     kept, mass = [order[0]], weights[order[0]]
     for symbol in order[1:]:
-        if 20 * mass >= twentieths * total:
+        if 16 * mass >= sixteenths * total:
             break
         kept.append(symbol)
         mass += weights[symbol]
-    found = drawing.typical(np.array(weights, float) * 20, twentieths / 20)
+    found = drawing.typical(np.array(weights, float), sixteenths / 16)
     assert np.flatnonzero(found).tolist() == sorted(kept)
 
 

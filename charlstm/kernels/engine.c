@@ -30,7 +30,8 @@
 #define MOST_LAYERS 64
 #define MOST_THREADS 64
 #define TABLE_BYTES (8 << 20) /* a larger first-layer table would cost more memory and start than it saves time */
-#define SLICE_SECONDS 1e-3
+#define SLICE_SECONDS 1e-3       /* of a job, between two choices of how many threads do it */
+#define APART_SLICE_SECONDS 8e-3 /* where they do not meet in between, and so do not wait for one that lost its core */
 #define WORTH_BYTES (96 << 10) /* of weights, read by each thread: below, its meetings cost more than it saves */
 #define SPINS 4000             /* of some 20 ns each, before an idle thread sleeps: a caller in Python is back sooner */
 #define MEETING_SPINS 500      /* before a thread that waits for another lets go of its core */
@@ -44,6 +45,7 @@ typedef struct {
     void (*cells)(int cell, int texts, const float *z, const float *peephole, const float *old, float *c, float *h,
                   uint8_t *q, size_t stride);
     float (*largest)(const float *logits, int n);
+    double (*mass)(const float *logits, int n, float largest);
     double (*softmax)(const float *logits, int n, float largest, double temperature, double *weights);
 } kernels;
 
@@ -231,6 +233,7 @@ struct engine {
     _Alignas(64) atomic_int sleepers;
     _Alignas(64) atomic_int arrived;
     _Alignas(64) atomic_int meeting;
+    _Alignas(64) atomic_int claimed; /* texts of the slice that a thread has taken */
 };
 
 /* Where a row of a block comes from. The cells' slots hold gates in the order of the z that engine_isa.h reads: torch's
@@ -665,7 +668,7 @@ static double surprise(const engine *e, int text, int32_t symbol)
 {
     const float *logits = e->logits + (size_t)text * e->padded, largest = largest_of(e, logits);
     if (isnan(largest)) return NAN;
-    return log(e->kernels->softmax(logits, e->padded, largest, 1.0, NULL)) - ((double)logits[symbol] - largest);
+    return log(e->kernels->mass(logits, e->padded, largest)) - ((double)logits[symbol] - largest);
 }
 
 /* SplitMix64's mixing of a counter: see kernels/drawing.py, which this repeats. */
@@ -829,18 +832,13 @@ static range share(int n, int index, int threads)
     return (range){(int)((int64_t)n * index / threads), (int)((int64_t)n * (index + 1) / threads)};
 }
 
-/* A thread's part of a job's slice. Either each thread does all there is for texts of its own, and meets the others only
- * at the end; or, where the texts are too few to fill the tiles of all threads, each does its share of every product for
- * all texts, and they meet after each. Every sum is the same in both, to the bit. */
-static void work(engine *e, int index)
+/* The slice's steps for these texts, with `others` threads in all that share the products; each of them meets the others
+ * after every product. `own` are the texts of which this thread reads the logits. */
+static void take_steps(engine *e, int index, range texts, range own, int others)
 {
     const job *j = &e->job;
-    const int threads = j->threads, B = j->batch, layers = e->options.layers, apart = B >= MOST_TEXTS * threads;
-    const int others = apart ? 1 : threads;      /* that share the products */
-    const int place = apart ? 0 : index;         /* among them */
+    const int B = j->batch, layers = e->options.layers, place = others > 1 ? index : 0;
     const range units = share(e->width / GROUP, place, others), symbols = share(e->projection.blocks, place, others);
-    const range own = share(B, index, threads);  /* texts whose logits this thread reads */
-    const range texts = apart ? own : (range){0, B};
     int32_t drawn; /* a single text's: each thread draws it for itself, which spares a meeting */
     uint8_t phase = B == 1 ? e->phases[0] : 0; /* likewise; those of several texts are their threads' own */
     const int32_t *ids = NULL;
@@ -878,6 +876,34 @@ static void work(engine *e, int index)
         }
     }
     if (j->kind == GENERATE && B == 1 && index == 0) e->phases[0] = phase; /* all have met since they read it */
+}
+
+/* The next texts of the slice that nobody does yet: whole tiles, and fewer the less there is left, so that a thread
+ * which lost its core for a while leaves the others little to wait for. Empty when all are taken. */
+static range claim(engine *e)
+{
+    const int B = e->job.batch;
+    int begin = atomic_load(&e->claimed), size;
+    do {
+        size = (B - begin) / (2 * e->job.threads) / MOST_TEXTS * MOST_TEXTS;
+        size = size > BATCH_TILE ? BATCH_TILE : size < MOST_TEXTS ? MOST_TEXTS : size;
+        if (size > B - begin) size = B - begin;
+    } while (size > 0 && !atomic_compare_exchange_weak(&e->claimed, &begin, begin + size));
+    return (range){begin, begin + size};
+}
+
+/* Whether the texts are enough to fill the tiles of all threads. */
+static int are_apart(const job *j) { return j->batch >= MOST_TEXTS * j->threads; }
+
+/* A thread's part of a job's slice. Either it takes texts, does all there is for them, and takes the next; or, where the
+ * texts are too few for that, each does its share of every product for all texts, and they meet after each. Every sum
+ * is the same in both, to the bit. */
+static void work(engine *e, int index)
+{
+    const int threads = e->job.threads, B = e->job.batch;
+    if (are_apart(&e->job))
+        for (range texts; (texts = claim(e)).begin < texts.end;) take_steps(e, index, texts, texts, 1);
+    else take_steps(e, index, (range){0, B}, share(B, index, threads), threads);
     meet(e, threads);
 }
 
@@ -921,7 +947,7 @@ static void move_state(engine *e, float *state, int turn, int out)
             }
 }
 
-/* The job in slices of about a millisecond, each with the threads that seem best by then. */
+/* The job in slices, each with the threads that seem best by then. */
 static void run_slices(engine *e)
 {
     job *j = &e->job;
@@ -931,9 +957,11 @@ static void run_slices(engine *e)
     double now = seconds();
     for (j->begin = 0; j->begin < j->length; j->begin = j->end) {
         const int choice = choose_threads(pace, most, now);
-        const double steps = pace[choice].step > 0 ? SLICE_SECONDS / pace[choice].step : 8;
         j->threads = 1 << choice < most ? 1 << choice : most;
+        const double slice = are_apart(j) ? APART_SLICE_SECONDS : SLICE_SECONDS;
+        const double steps = pace[choice].step > 0 ? slice / pace[choice].step : 8;
         j->end = j->begin + (steps < 1 ? 1 : steps < j->length - j->begin ? (int)steps : j->length - j->begin);
+        atomic_store(&e->claimed, 0);
         if (j->threads > 1) call_workers(e, ((atomic_load(&e->ticket) >> 8) + 1) << 8 | (uint64_t)j->threads);
         work(e, 0);
         const double began = now, step = ((now = seconds()) - began) / (j->end - j->begin);

@@ -26,7 +26,7 @@ State = NDArray[np.float32]
 ABI = 4  # of engine.h: a library of another number is not used
 CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
 NO_MEMORY, NOT_FINITE = 1, 3
-BATCH = 64  # most texts in one call
+BATCH = 1024  # most texts in one call
 BATCH_LOGITS = 2**22  # most logits of such a batch: fewer texts where the vocabulary is enormous
 
 
