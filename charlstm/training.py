@@ -44,8 +44,8 @@ from charlstm.terminal import escape
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
 COUNTED_CHARS = 10_000_000  # of the text, for how frequent each symbol is
-VALIDATION_SHARE = 0.05  # of a run, besides the validation at its end
-SCORING_COST = 1 / 3  # of a character, where that of training on one is 1
+VALIDATION_SHARE = 0.05  # of a run, with the validation at its end, which may take longer
+SCORING_COST = 0.2  # of a character, where that of training on one is 1
 GOOD_STEPS = 100  # a run that diverges goes back at most so far
 MAX_ROLLBACKS = 3
 SETTLED_AT = 0.1  # of the budget: by then a run's own speed is known
@@ -422,8 +422,9 @@ class Training:
             count = max(1, min(count, int(VALIDATION_SHARE / SCORING_COST * chars / len(self._valid_ids))))
             return step < steps and step * count // steps > (step - 1) * count // steps
         assert self.options.seconds is not None
-        rest = max(self.options.seconds / count, self._validation_seconds() / VALIDATION_SHARE)
-        return seconds - self._validated_at >= rest
+        took = self._validation_seconds()
+        spare = VALIDATION_SHARE - took / self.options.seconds
+        return spare > 0 and seconds - self._validated_at >= max(self.options.seconds / count, took / spare)
 
     def _validation_seconds(self) -> float:
         """What a validation takes: as long as the latest, or, before there is one, as the steps so far let expect."""

@@ -756,13 +756,17 @@ def test_a_validation_is_foreseen_before_there_was_one(
     assert run._validation_seconds() == 0
     assert run._validation_due(1.0), "nothing is known yet"
     run._valid_ids, run._steps_here, run._step_seconds = run.corpus.ids[:200], 3, 0.6
-    assert run._validation_seconds() == pytest.approx(200 / 20 * 0.2 / 3)
+    assert run._validation_seconds() == pytest.approx(0.2 * 200 / 20 * 0.2)
     assert not run._validation_due(1.0)
-    assert run._share(clock) == pytest.approx((1 + 2 / 3) / 10), "the last one's time is kept back"
+    assert run._share(clock) == pytest.approx((1 + 0.4) / 10), "the last one's time is kept back"
     run._step_seconds = 600.0
     assert run._share(clock) == pytest.approx((1 + 5) / 10), "but never more than half"
     run._validation_took = 0.01
     assert run._validation_due(1.0)
+    run._validation_took = 0.2
+    assert [run._validation_due(seconds) for seconds in (6.6, 6.7)] == [False, True], "a twentieth with the last one"
+    run._validation_took = 0.6
+    assert not run._validation_due(10.0), "the last one alone takes more"
 
 
 def test_what_rests_on_the_machines_speed_is_chosen_again_once_it_is_known(
