@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import select
 import stat
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +25,9 @@ from typing import IO, Any, BinaryIO, TypeVar
 import numpy as np
 
 from charlstm import bundled, documents, downloads, stored
-from charlstm.config import MAX_VOCABULARY, UNITS, SymbolKind
+from charlstm.config import MAX_VOCABULARY, UNITS, SymbolKind, Unknown
 from charlstm.errors import CorpusError, UnknownSymbols, UsageError
+from charlstm.events import Report
 from charlstm.stored import StoredIds
 from charlstm.terminal import escape
 from charlstm.vocab import ByteVocabulary, Vocabulary, code_points
@@ -40,8 +43,8 @@ CHANGED = "the text changed while it was read; read it again when nothing writes
 Ids = np.ndarray[Any, Any]
 Symbols = Ids | StoredIds
 Part = str | bytes  # of a text: one character a symbol, or one byte
-Report = Callable[[int, int | None], None]  # how much is done, and of how much, if that is known
 _P = TypeVar("_P", str, bytes)
+_Part = TypeVar("_Part", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def read(
             yield from _as_they_are(sources, limit, mark)
 
     with _Text(pieces, key is not None, in_memory, symbols) as text:
-        for part in _told(pieces(), report, None):
+        for part in told(pieces(), report):
             digest.update(_octets(part))
             if isinstance(part, str):
                 codes = code_points(part).astype(np.intp)
@@ -173,7 +176,7 @@ def read(
     return Corpus(ids, vocabulary, sha256, names, codec.name)
 
 
-def _told(parts: Iterable[Part], report: Report | None, total: int | None) -> Iterator[Part]:
+def told(parts: Iterable[_Part], report: Report | None, total: int | None = None) -> Iterator[_Part]:
     """The parts; each is reported when the next is asked for."""
     done = 0
     for part in parts:
@@ -194,10 +197,10 @@ def _ids_in_memory(text: _Text, vocabulary: Vocabulary) -> Ids:
 
 def _ids(text: _Text, vocabulary: Vocabulary, sha256: str, key: str | None, report: Report | None) -> StoredIds:
     """The ids of a long text, in a file."""
-    blocks = (_ids_of(part, vocabulary) for part in _told(text.parts(sha256), report, text.chars))
+    blocks = (_ids_of(part, vocabulary) for part in told(text.parts(sha256), report, text.chars))
     try:
         if key is None:
-            return stored.keep_nameless(vocabulary, text.chars, blocks)
+            return stored.keep_nameless(stored.nameless(), vocabulary, blocks)
         return stored.keep(key, vocabulary, sha256, text.chars, blocks)
     except OSError as error:
         megabytes = text.chars * vocabulary.dtype.itemsize / 1e6
@@ -360,6 +363,38 @@ def parts(
     """The text in parts, each as soon as its source gives it, and without a limit. All else as in `read_text`."""
     mark = _Mark.of(boundary, symbols)
     return _decoded(sources, _codec(encoding, symbols), sys.maxsize, ERRORS[symbols], mark)
+
+
+def encoded(vocabulary: Vocabulary, parts: Iterable[str], unknown: Unknown = "error") -> tuple[Symbols, int]:
+    """The ids of a text that comes in parts, documents with a boundary in front and behind; and how many characters of
+    it were skipped or replaced. Of more than IN_MEMORY_CHARS the ids are kept in a file, where one can be made.
+
+    Raises:
+        UnknownSymbols: there are characters that are not in the vocabulary, and unknown is 'error'.
+        CorpusError: the disk is full.
+    """
+    foreign: Counter[str] = Counter()
+    blocks = vocabulary.lookup_each(vocabulary.framed(parts), foreign, unknown)
+    held: list[Ids] = []
+    length = 0
+    for block in blocks:
+        held.append(block)
+        length += len(block)
+        if length > IN_MEMORY_CHARS:
+            break
+    ids: Symbols
+    try:
+        file = stored.nameless() if length > IN_MEMORY_CHARS else None
+    except OSError:
+        file = None
+    if file is None:
+        ids = np.concatenate([np.empty(0, vocabulary.dtype), *held, *blocks])
+    else:
+        try:
+            ids = stored.keep_nameless(file, vocabulary, itertools.chain(held, blocks))
+        except OSError as error:
+            raise _not_kept("the text's ids", error) from error
+    return ids, sum(foreign.values())
 
 
 def whole_lines(parts: Iterable[str], boundary: str | None = None) -> Iterator[list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from charlstm.atomicfile import FolderLock
 from charlstm.errors import CorpusError, DownloadError
+from charlstm.events import Report
 from charlstm.terminal import escape
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 14  # what a Ctrl-C can cost
 TIMEOUT_SECONDS = 20.0  # to answer, and between two pieces of the answer
-
-Report = Callable[[int, int], None]
-"""Called with the bytes that are there and those that there will be."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def fetch(name: str, report: Report | None = None, folder: Path | None = None) -
     """The file of a corpus in `SOURCES`, loaded where it is not there yet; `blocks` reads it.
 
     Args:
-        report: is told of the transfer, at its start and with each piece.
+        report: called with the bytes that are there and those that there will be, at the start and with each piece.
         folder: to keep it in; by default `cache_folder()`.
 
     Raises:

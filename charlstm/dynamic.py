@@ -16,7 +16,6 @@ m comes from the text itself, and the decay is the same for all weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +23,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from charlstm.config import DynamicConfig, ModelConfig
+from charlstm.corpus import Symbols
 from charlstm.errors import DivergenceError
 from charlstm.evaluation import Score, protocol_of, score_of, transitions_of
+from charlstm.events import Report
 from charlstm.model import Network
 
 EPSILON = 1e-8
@@ -34,9 +35,10 @@ EPSILON = 1e-8
 def evaluate(
     model: ModelConfig,
     weights: Mapping[str, NDArray[np.float32]],
-    ids: np.ndarray[Any, Any],
+    ids: Symbols,
     config: DynamicConfig,
     unit: str = "character",
+    report: Report | None = None,
 ) -> tuple[Score, dict[str, NDArray[np.float32]]]:
     """The score of a text (N,) as one stream, by a model that learns from it; and what its weights have become.
 
@@ -44,6 +46,7 @@ def evaluate(
 
     Args:
         unit: what a symbol is called in the protocol.
+        report: called after each segment with how many transitions are scored, and of how many.
 
     Raises:
         CorpusError: fewer than two symbols.
@@ -54,11 +57,10 @@ def evaluate(
     network.load_weights(weights)
     state = network.zero_state(1)
     learner = _Learner(network, config)
-    text = torch.from_numpy(ids.astype(np.int64))[:, None]  # (N, 1)
     nats = 0.0
     for start in range(0, len(ids) - 1, config.segment):
-        inputs, targets = text[start : start + config.segment], text[start + 1 : start + config.segment + 1]
-        inputs = inputs[: len(targets)]
+        text = torch.from_numpy(np.asarray(ids[start : start + config.segment + 1]).astype(np.int64))[:, None]
+        inputs, targets = text[:-1], text[1:]  # (T, 1)
         logits, state = network(inputs, state)
         surprise = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         nats += (found := float(surprise.detach()))
@@ -66,6 +68,8 @@ def evaluate(
             raise DivergenceError(f"the model diverged at {unit} {start + 1}; give a smaller --dynamic-rate")
         learner.update(surprise / len(targets))
         state = state.detach()
+        if report is not None:
+            report(start + len(targets), len(ids) - 1)
     protocol = (
         f"dynamic: one stream, learning every {config.segment} {unit}s, rate {config.rate:g}, decay {config.decay:g}"
     )

@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm.config import ModelConfig
+from charlstm.corpus import Symbols
 from charlstm.errors import CorpusError
+from charlstm.events import Report
 
 STREAMS = 64
 WARM_UP = 256  # symbols read before a part is scored: on trained models the figure is then that of --exact to 1e-7 bits
@@ -57,20 +59,22 @@ class Score:
 
 def evaluate(
     engine: Reader,
-    ids: NDArray[np.integer],
+    ids: Symbols,
     *,
     exact: bool = False,
     streams: int = STREAMS,
     warm_up: int = WARM_UP,
     unit: str = "character",
+    report: Report | None = None,
 ) -> Score:
     """Score a text.
 
     Args:
-        ids: (N,), the text's symbols.
+        ids: (N,), the text's symbols, in memory or in a file.
         exact: one stream; else at most `streams`, each warmed up on `warm_up` symbols, and fewer for a text so short
             that warming up would cost more than a quarter of it.
         unit: what a symbol is called in the protocol.
+        report: called now and then with how many transitions are scored, and of how many.
 
     Raises:
         CorpusError: fewer than two symbols: there is no transition to score.
@@ -78,40 +82,52 @@ def evaluate(
     transitions = transitions_of(ids)
     count = 1 if exact else max(1, min(streams, transitions // (4 * max(warm_up, 1))))
     if count == 1:
-        nats = _run(engine, ids, np.zeros(1, np.int64), engine.zero_state(), transitions, transitions)
+        nats = _run(engine, ids, np.zeros(1, np.int64), engine.zero_state(), transitions, transitions, report)
         return score_of(len(ids), float(nats[0]), protocol_of(engine.config, EXACT))
     part = -(-transitions // count)  # part k scores the transitions into symbols k·part + 1 … (k + 1)·part
     count = -(-transitions // part)
     cuts = np.arange(count) * part
     state = engine.zero_state(count)
     if warm_up:
-        before = ids[cuts[1:] + np.arange(-warm_up, 0)[:, None]]  # (warm_up, streams but the first)
+        before = _side_by_side(ids, cuts[1:] - warm_up, warm_up)
         state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
-    nats = _run(engine, ids, cuts, state, part, transitions - int(cuts[-1]))
+    nats = _run(engine, ids, cuts, state, part, transitions - int(cuts[-1]), report)
     protocol = f"{count} streams, each warmed up on {warm_up} {unit}s"
     return score_of(len(ids), float(nats.sum()), protocol_of(engine.config, protocol))
 
 
 def _run(
     engine: Reader,
-    ids: NDArray[np.integer],
+    ids: Symbols,
     cuts: NDArray[np.int64],
     state: NDArray[np.float32],
     length: int,
     last: int,
+    report: Report | None,
 ) -> NDArray[np.float64]:
     """Sum of nats (B,) over `length` transitions of each stream from its cut on; of the last only the first `last`."""
     total = np.zeros(len(cuts))
     steps = max(1, CHUNK // len(cuts))
     for t in range(0, length, steps):
-        places = cuts + np.arange(t, min(t + steps, length) + 1)[:, None]  # of all at once, it would take 8 bytes each
-        nats, state = engine.score(ids[np.minimum(places, len(ids) - 1)], state)
+        end = min(t + steps, length)
+        nats, state = engine.score(_side_by_side(ids, cuts + t, end - t + 1), state)
         total += nats.sum(axis=0)
         total[-1] -= nats[max(0, last - t) :, -1].sum()
+        if report is not None:
+            report(end * len(cuts), length * len(cuts))
     return total
 
 
-def transitions_of(ids: NDArray[np.integer]) -> int:
+def _side_by_side(ids: Symbols, firsts: NDArray[np.int64], length: int) -> NDArray[np.integer]:
+    """(length, B): so many symbols from each of `firsts` on; behind the text's end the symbol 0."""
+    columns = np.zeros((length, len(firsts)), ids.dtype)
+    for column, first in enumerate(firsts.tolist()):
+        found = np.asarray(ids[first : first + length])
+        columns[: len(found), column] = found
+    return columns
+
+
+def transitions_of(ids: Symbols) -> int:
     """How many there are in a text.
 
     Raises:

@@ -1,10 +1,16 @@
-"""What a training tells whoever watches it. The loop yields these; the command line draws them, JSON carries them."""
+"""What a training tells whoever watches it. The loop yields these; the command line draws them, JSON carries them. And
+the little that other long work has to tell.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+Report = Callable[[int, int | None], None]
+"""Called by other long work than training: how much is done, and of how much; None where nobody knows."""
 
 
 @dataclass(frozen=True)

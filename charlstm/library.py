@@ -31,9 +31,11 @@ from charlstm.config import (
     Unknown,
     to_json,
 )
+from charlstm.corpus import Symbols
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, CorpusError, UsageError
 from charlstm.evaluation import Score
+from charlstm.events import Report
 from charlstm.sampling import Context, Text
 from charlstm.surprise import CharScore, Difference, LineScore
 from charlstm.vocab import Vocabulary
@@ -224,12 +226,21 @@ class Model:
         """
         return sampling.read(self.engine, self.vocabulary, text, context)
 
-    def evaluate(self, text: str | None = None, *, exact: bool = False, unknown: Unknown = "error") -> Score:
+    def evaluate(
+        self,
+        text: str | Iterable[str] | None = None,
+        *,
+        exact: bool = False,
+        unknown: Unknown = "error",
+        report: Report | None = None,
+    ) -> Score:
         """The mean surprise at the N − 1 transitions of a text; without one, of the validation part of its corpus.
 
         Args:
+            text: it may come in parts; the ids of a long one are kept in a file.
             exact: as one stream; else as parts side by side, each warmed up on the characters before it.
             unknown: what to do with characters that are not in the vocabulary; `Score.unknown` counts them.
+            report: called now and then with how many transitions are scored, and of how many.
 
         Raises:
             UnknownSymbols: there are such characters, and unknown is 'error'.
@@ -237,7 +248,8 @@ class Model:
         """
         ids, foreign = self.symbols(text, unknown)
         unit = UNITS[self.vocabulary.unit]
-        return replace(evaluation.evaluate(self.scorer, ids, exact=exact, unit=unit), unknown=foreign)
+        score = evaluation.evaluate(self.scorer, ids, exact=exact, unit=unit, report=report)
+        return replace(score, unknown=foreign)
 
     def score_lines(
         self, text: str | Iterable[str], *, carry: bool = False, unknown: Unknown = "error"
@@ -253,7 +265,9 @@ class Model:
         parts = [text] if isinstance(text, str) else text
         return surprise.lines(self.scorer, self.vocabulary, parts, carry=carry, unknown=unknown)
 
-    def score_chars(self, text: str | None = None, *, top: int = 0, unknown: Unknown = "error") -> Iterator[CharScore]:
+    def score_chars(
+        self, text: str | Iterable[str] | None = None, *, top: int = 0, unknown: Unknown = "error"
+    ) -> Iterator[CharScore]:
         """How surprising each character of a text but the first is, with the `top` likeliest in its place beside it.
 
         Raises: as `evaluate`.
@@ -288,12 +302,13 @@ class Model:
             scores.append(replace(score, unknown=foreign + skipped))
         return Comparison(scores[0], scores[1], surprise.difference(bits[0], bits[1]))
 
-    def symbols(self, text: str | None, unknown: Unknown = "error") -> tuple[NDArray[np.integer], int]:
-        """The ids of a text, or of the validation part; and how many characters were skipped or replaced."""
+    def symbols(self, text: str | Iterable[str] | None, unknown: Unknown = "error") -> tuple[Symbols, int]:
+        """The ids of a text, which may come in parts, or of the validation part; and how many characters of it were
+        skipped or replaced.
+        """
         if text is None:
             return self.validation_part(), 0
-        ids, foreign = self.vocabulary.lookup(self.vocabulary.framed(text), unknown)
-        return ids, sum(foreign.values())
+        return corpus.encoded(self.vocabulary, [text] if isinstance(text, str) else text, unknown)
 
     def int8_cost(self, text: str | None = None) -> float:
         """Bits per character that int8 adds on a text; without one, on the validation part of its corpus.

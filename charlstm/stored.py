@@ -150,14 +150,18 @@ def keep(
     return _opened(_open(path), key)[0]
 
 
-def keep_nameless(vocabulary: Vocabulary, length: int, blocks: Iterable[np.ndarray[Any, Any]]) -> StoredIds:
-    """Write ids of a text that cannot be found again, such as that of a pipe, to a file that ends with its user.
+def keep_nameless(file: IO[bytes], vocabulary: Vocabulary, blocks: Iterable[np.ndarray[Any, Any]]) -> StoredIds:
+    """Write ids of a text that cannot be found again, such as that of a pipe, to a file from `nameless`, which lives as
+    long as they are used.
 
-    Raises: as `keep`.
+    Raises:
+        OSError: the folder is full.
     """
-    with nameless() as file:
+    length = 0
+    with file:
         for block in blocks:
             file.write(block.data)
+            length += len(block)
         file.flush()
         return StoredIds(_File(os.dup(file.fileno())), vocabulary.dtype, 0, length)
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from charlstm import documents
 from charlstm.config import Unknown
-from charlstm.corpus import whole_lines
+from charlstm.corpus import Symbols, whole_lines
 from charlstm.engine import Engine
 from charlstm.evaluation import CHUNK, Reader, transitions_of
 from charlstm.sampling import read
@@ -77,14 +77,14 @@ class Difference:
     blocks: int
 
 
-def bits(engine: Engine, ids: Ids) -> NDArray[np.float64]:
+def bits(engine: Engine, ids: Symbols) -> NDArray[np.float64]:
     """Bits (N − 1,) at each transition of a text (N,), as one stream.
 
     Raises:
         CorpusError: fewer than two symbols.
     """
     transitions_of(ids)
-    return _Place(None, engine.zero_state()).read(engine, ids) / math.log(2)
+    return _Place(None, engine.zero_state()).read(engine, np.asarray(ids)) / math.log(2)
 
 
 def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Difference:
@@ -131,7 +131,7 @@ def lines(
             yield LineScore(number, line, chars, float(nats_of_line) / math.log(2), sum(foreign.values()))
 
 
-def chars(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int = 0) -> Iterator[CharScore]:
+def chars(engine: Engine, vocabulary: Vocabulary, ids: Symbols, top: int = 0) -> Iterator[CharScore]:
     """The score of each character of a text but the first, the state carried over the whole; in order, as they come.
 
     Args:
@@ -148,29 +148,30 @@ def chars(engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int = 0) -> Ite
         yield from _chars_with_likeliest(engine, vocabulary, ids, min(top, len(vocabulary)), first)
         return
     place = _Place(None, engine.zero_state())
-    place.read(engine, ids[:1])
+    place.read(engine, np.asarray(ids[:1]))
     for start in range(1, len(ids), CHUNK):
-        chunk = ids[start : start + CHUNK]
+        chunk = np.asarray(ids[start : start + CHUNK])
         bits = place.read(engine, chunk) / math.log(2)
         for offset, symbol in enumerate(chunk.tolist()):
             yield CharScore(start + offset + first, vocabulary.name(symbol), float(bits[offset]))
 
 
 def _chars_with_likeliest(
-    engine: Engine, vocabulary: Vocabulary, ids: Ids, top: int, first: int
+    engine: Engine, vocabulary: Vocabulary, ids: Symbols, top: int, first: int
 ) -> Iterator[CharScore]:
     name, state = vocabulary.name, engine.zero_state()
     for place in range(1, len(ids)):
-        logits, state = engine.step(ids[place - 1 : place], state)
+        before, symbol = np.asarray(ids[place - 1 : place + 1]).tolist()
+        logits, state = engine.step([before], state)
         scores = logits[0].astype(np.float64)
         if not np.isfinite(scores.max()):  # as `Engine.score` has it
-            yield CharScore(place + first, name(ids[place]), math.nan)
+            yield CharScore(place + first, name(symbol), math.nan)
             continue
         logs = scores - scores.max()
         logs -= np.log(np.exp(logs).sum())
         best = np.argsort(-logs, kind="stable")[:top]
         likeliest = tuple((name(k), float(np.exp(logs[k]))) for k in best)
-        yield CharScore(place + first, name(ids[place]), float(-logs[ids[place]] / math.log(2)), likeliest)
+        yield CharScore(place + first, name(symbol), float(-logs[symbol] / math.log(2)), likeliest)
 
 
 class _Place:

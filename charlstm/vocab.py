@@ -6,9 +6,10 @@ surrogate U+DC00 + byte, as Python's `surrogateescape` has it: so every sequence
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from charlstm import documents, terminal, utf8
 from charlstm.config import MAX_VOCABULARY, SymbolKind, Unknown
 from charlstm.errors import CorpusError, UnknownSymbols, UsageError
 
+COUNTED = 1 << 22  # symbols of an endless text, for the error that tells what is unknown
 _BLOCK = 1 << 18  # characters worked on at a time: what numpy needs for its indices (8 bytes each) stays in the cache
 _SURROGATES = range(0xD800, 0xE000)
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the surrogates that stand for none
@@ -192,12 +194,12 @@ class Vocabulary:
         symbol = self.boundary_symbol
         return text if self._boundary is None or symbol is None else text.replace(self._boundary, symbol)
 
-    def framed(self, text: str) -> str:
-        """A text as it is trained on and scored: documents have a boundary in front and behind."""
+    def framed(self, parts: Iterable[str]) -> Iterator[str]:
+        """A text in parts as it is trained on and scored: documents have a boundary in front and behind."""
         symbol = self.boundary_symbol
         if self._boundary is None or symbol is None:
-            return text
-        return symbol + "".join(documents.marked([text], self._boundary, symbol))
+            return iter(parts)
+        return itertools.chain([symbol], documents.marked(parts, self._boundary, symbol))
 
     def lookup(self, symbols: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
         """As `encode_known`, of what stands for itself: no boundary is looked for."""
@@ -219,6 +221,26 @@ class Vocabulary:
         if foreign and unknown == "error":
             raise _unknown(foreign)
         return ids[:end], foreign
+
+    def lookup_each(
+        self, parts: Iterable[str], foreign: Counter[str], unknown: Unknown = "error"
+    ) -> Iterator[np.ndarray[Any, Any]]:
+        """As `lookup`, the ids of each part in turn; what is not in the vocabulary is counted in `foreign`.
+
+        Raises:
+            UnknownSymbols: there was something, and unknown is 'error'. To count it, the text is read on before, but no
+                further than some COUNTED symbols from its beginning.
+        """
+        looked_at = 0
+        for part in parts:
+            ids, found = self.lookup(part, "skip" if unknown == "error" else unknown)
+            foreign.update(found)
+            looked_at += len(part)
+            if foreign and unknown == "error" and looked_at > COUNTED:
+                raise _unknown(foreign, looked_at)
+            yield ids
+        if foreign and unknown == "error":
+            raise _unknown(foreign)
 
     @property
     def replacement(self) -> str:
@@ -358,10 +380,12 @@ def _smallest(largest: int) -> np.dtype[Any]:
     return np.min_scalar_type(largest)
 
 
-def _unknown(foreign: Mapping[str, int]) -> UnknownSymbols:
+def _unknown(foreign: Mapping[str, int], looked_at: int | None = None) -> UnknownSymbols:
+    """The error; `looked_at` is how many symbols of a longer text were."""
     some = "1 character is" if len(foreign) == 1 else f"{len(foreign)} different characters are"
     choose = "choose --unknown skip or replace"
-    return UnknownSymbols(f"{some} not in the model's vocabulary: {listed(foreign)}; {choose}")
+    where = "" if looked_at is None else f" in the first {looked_at:,}"
+    return UnknownSymbols(f"{some} not in the model's vocabulary: {listed(foreign)}{where}; {choose}")
 
 
 def listed(foreign: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,20 @@ def test_without_text_the_held_out_part_is_scored_line_by_line(model: Path, tmp_
     done = spawn(["eval", "-c", model, "--per-line"], cwd=tmp_path)
     assert done.status == 1
     assert "does not name a corpus" in done.err
+
+
+def test_a_text_that_comes_slowly_shows_how_much_is_read(model: Path) -> None:
+    slow = """(head -c 300000 /dev/zero; sleep 1.1; head -c 300000 /dev/zero) | tr '\\0' a | "$@" """
+    shown = in_terminal(["bash", "-c", slow, "-", *COMMAND, "eval", "-c", model, "-", "--exact"])
+    assert shown.status == 0
+    assert re.search(rb"\rreading: [0-9.]+kchar ", shown.out)
+
+
+@pytest.mark.parametrize("way", [[], ["--dynamic"]])
+def test_what_takes_long_shows_how_much_is_scored(model: Path, tmp_path: Path, way: list[str]) -> None:
+    (tmp_path / "text").write_text("abc" * 2000)
+    at_once = "import sys; from charlstm.cli import counter, run; counter.DELAY_SECONDS = 0; run.run(sys.argv[1:])"
+    shown = in_terminal([sys.executable, "-c", at_once, "eval", "-c", model, tmp_path / "text", *way])
+    assert shown.status == 0
+    assert re.search(rb"\rscoring: +[0-9]+%\|.*/6.00kchar|\rscoring: +[0-9]+%\|.*/6.00k", shown.out)
+    assert b"reading" in shown.out

@@ -115,3 +115,15 @@ def test_how_a_text_is_cut_depends_on_its_length_alone() -> None:
         evaluation.evaluate(Engine(config, weights, precision="fp32", threads=threads), text) for threads in (1, 2, 5)
     }
     assert len(scores) == 1
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_is_scored_is_reported_up_to_the_last(exact: bool) -> None:
+    ids, vocabulary = real_ids(20_000)
+    config = ModelConfig(len(vocabulary), hidden=8, embedding=4)
+    told: list[tuple[int, int | None]] = []
+    engine = Engine(config, random_weights(config), precision="fp32")
+    evaluation.evaluate(engine, ids, exact=exact, report=lambda *now: told.append(now))
+    assert len(told) > 3
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert {total for _, total in told} == {told[-1][0]}

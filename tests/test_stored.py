@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import itertools
 import os
 import sys
 import threading
@@ -17,12 +18,14 @@ import pytest
 from faults import Forks
 from hypothesis import given
 from hypothesis import strategies as st
+from models import random_weights
 
-from charlstm import corpus, library, stored
-from charlstm.config import TrainingOptions
+from charlstm import corpus, dynamic, library, stored, vocab
+from charlstm.config import DynamicConfig, ModelConfig, TrainingOptions, Unknown
 from charlstm.corpus import Corpus, Streams, read
-from charlstm.errors import CorpusError
+from charlstm.errors import CorpusError, UnknownSymbols
 from charlstm.stored import StoredIds
+from charlstm.vocab import Vocabulary
 
 TEXT = "".join(f"{k} Flaschen an der Wänd, und {k % 7} fallen; " for k in range(100))
 
@@ -272,6 +275,56 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path, text: Path, mo
         patch.setattr(stored, "nameless", lambda: full)
         with pytest.raises(CorpusError, match=r"the text cannot be kept in .*: No space left on device"):
             of_stdin(TEXT.encode(), monkeypatch)
+
+
+# --- a text to score
+
+
+@pytest.mark.parametrize("boundary", [None, "; "])
+@pytest.mark.parametrize("unknown", ["skip", "replace"])
+def test_a_long_text_has_the_score_of_one_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, boundary: str | None, unknown: Unknown
+) -> None:
+    vocabulary = Vocabulary.of(TEXT.replace("7", "") + "\x1e")
+    vocabulary = vocabulary if boundary is None else vocabulary.with_boundary(boundary)
+    config = ModelConfig(len(vocabulary), hidden=9, embedding=4, boundary=vocabulary.boundary_id)
+    model = library.Model(config, vocabulary, random_weights(config))
+    parts = [TEXT[k : k + 97] for k in range(0, len(TEXT), 97)]
+    ids, foreign = model.symbols(parts, unknown)
+    assert isinstance(ids, StoredIds)
+    assert kept(folder) == []  # it ends with its user
+    dynamically = dynamic.evaluate(config, model.weights, ids, DynamicConfig())
+    scores = [model.evaluate(parts, unknown=unknown, exact=exact) for exact in (False, True)]
+    chars = list(model.score_chars(parts, unknown=unknown, top=1))
+    monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 10**6)
+    held, also_foreign = model.symbols(TEXT, unknown)
+    assert isinstance(held, np.ndarray)
+    assert np.array_equal(np.asarray(ids), held)
+    assert foreign == also_foreign == TEXT.count("7")
+    assert scores == [model.evaluate(TEXT, unknown=unknown, exact=exact) for exact in (False, True)]
+    assert chars == list(model.score_chars(TEXT, unknown=unknown, top=1))
+    again = dynamic.evaluate(config, model.weights, held, DynamicConfig())
+    assert dynamically[0] == again[0]
+
+
+def test_a_long_text_to_score_is_held_where_no_file_can_be_made_and_refused_on_a_full_disk(folder: Path) -> None:
+    vocabulary = Vocabulary.of(TEXT)
+    with open("/dev/full", "wb", buffering=0) as full, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored, "nameless", lambda: full)
+        with pytest.raises(CorpusError, match=r"the text's ids cannot be kept in .*: No space left on device"):
+            corpus.encoded(vocabulary, [TEXT])
+    folder.write_text("in the way")
+    ids, _ = corpus.encoded(vocabulary, [TEXT, TEXT])
+    assert isinstance(ids, np.ndarray)
+    assert vocabulary.decode(ids) == TEXT * 2
+
+
+def test_unknown_characters_are_counted_over_the_parts_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownSymbols, match=r"2 different characters .*: 'c' × 3, 'd' × 1; choose"):
+        corpus.encoded(Vocabulary.of("ab"), ["abc", "abab", "dcc"])
+    monkeypatch.setattr(vocab, "COUNTED", 100)
+    with pytest.raises(UnknownSymbols, match=r"'c' × 51 in the first 102; choose"):
+        corpus.encoded(Vocabulary.of("ab"), itertools.repeat("ac"))
 
 
 # --- a text that is written to

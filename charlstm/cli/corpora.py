@@ -13,6 +13,7 @@ import typer
 from charlstm import bundled, downloads
 from charlstm.cli.counter import Counter
 from charlstm.cli.talk import Stderr, facts, put, say, to_stdout
+from charlstm.events import Report
 from charlstm.terminal import TextOut
 
 EXAMPLES = """\
@@ -67,7 +68,7 @@ def _fetched(name: str) -> Path:
 
 
 @contextmanager
-def _reporting(name: str) -> Iterator[downloads.Report | None]:
+def _reporting(name: str) -> Iterator[Report | None]:
     if not Stderr().isatty():
         if not downloads.is_cached(name):
             say(f"loading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from charlstm.cli.talk import Stderr
+from charlstm.events import Report
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+DELAY_SECONDS = 1.0
 
 
 class Counter:
@@ -51,3 +56,13 @@ class Counter:
         elif done < self._drawn.n:
             self._drawn.reset(total)
         self._drawn.update(done - self._drawn.n)
+
+
+@contextmanager
+def counting(name: str, unit: str, wanted: bool) -> Iterator[Report | None]:
+    """A counter of what takes longer than a second; None where it is not wanted, or nobody looks."""
+    if not (wanted and Stderr().isatty()):
+        yield None
+        return
+    with Counter(name, unit, DELAY_SECONDS) as counter:
+        yield counter

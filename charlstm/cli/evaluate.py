@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlstm.cli import surprises
+from charlstm.cli.counter import counting
 from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads, UnknownChars
 from charlstm.cli.talk import before_torch, facts, put, tell_of_stale_kernels
 from charlstm.config import UNITS, DynamicConfig, Unknown
 from charlstm.errors import UsageError
 
 if TYPE_CHECKING:
+    from charlstm.corpus import Symbols
     from charlstm.evaluation import Score
+    from charlstm.events import Report
     from charlstm.library import Model
 
 EXAMPLES = """\
@@ -107,41 +110,44 @@ def evaluate(
     if not dynamic and (learning != DYNAMIC or dynamic_save is not None):
         raise UsageError("the --dynamic-… options make sense with --dynamic only")
 
-    from charlstm import corpus, library
+    from charlstm import corpus, evaluation, library, surprise
     from charlstm.kernels import native
 
     if not as_json:
         tell_of_stale_kernels(native.is_stale())
     model = library.load(checkpoint, precision=precision, threads=threads)
     way: dict[str, Any] = {"symbols": model.vocabulary.kind, "boundary": model.vocabulary.boundary}
+    given = corpus.parts(text, encoding=encoding, **way) if text else None
     if per_line:
-        parts = corpus.parts(text, encoding=encoding, **way) if text else model.validation_text()
-        lines = model.score_lines(parts, carry=carry, unknown=unknown)
+        lines = model.score_lines(model.validation_text() if given is None else given, carry=carry, unknown=unknown)
         surprises.show_lines(lines, model.vocabulary.boundary, as_json)
         return
-    read = corpus.read_text(text, encoding=encoding, **way) if text else None
-    if per_char:
-        surprises.show_chars(model.score_chars(read, top=top, unknown=unknown), as_json)
-    elif heat:
-        ids, _ = model.symbols(read, unknown)
-        vocabulary = model.vocabulary
-        known = vocabulary.decode(ids if vocabulary.boundary is None else ids[1:])
-        first = vocabulary.decode(ids[:1]) if vocabulary.boundary is None else ""
-        surprises.show_heat(first, model.score_chars(known))
-    elif against is not None:
+    if against is not None:
         other = library.load(against, precision=precision, threads=threads)
-        _show_comparison(model, other, read, unknown, as_json)
+        _show_comparison(model, other, None if given is None else "".join(given), unknown, as_json)
+        return
+    unit = "char" if model.vocabulary.kind == "chars" else "B"
+    with counting("reading", unit, not as_json) as report:
+        ids, foreign = model.symbols(None if given is None else corpus.told(given, report), unknown)
+    if per_char:
+        surprises.show_chars(surprise.chars(model.scorer, model.vocabulary, ids, top), as_json)
+    elif heat:
+        first = model.vocabulary.decode(ids[:1]) if model.vocabulary.boundary is None else ""
+        surprises.show_heat(first, surprise.chars(model.scorer, model.vocabulary, ids))
     elif dynamic:
-        score = _learn(model, read, unknown, learning, dynamic_save)
-        _show(model, score, {"checkpoint": str(model.path)}, text, unknown, as_json)
+        with counting("scoring", unit, not as_json) as report:
+            score = _learn(model, ids, learning, dynamic_save, report)
+        _show(model, replace(score, unknown=foreign), {"checkpoint": str(model.path)}, text, unknown, as_json)
     else:
-        score = model.evaluate(read, exact=exact, unknown=unknown)
-        used: dict[str, Any] = {"checkpoint": str(model.path), "engine": model.scorer.description}
-        if precision == "int8":
-            in_fp32 = library.load(model.path, precision="fp32", threads=threads)
-            rounded = in_fp32.evaluate(read, exact=exact, unknown=unknown)
-            used["int8_cost_bits_per_char"] = score.bits_per_char - rounded.bits_per_char
-        _show(model, score, used, text, unknown, as_json)
+        with counting("scoring", unit, not as_json) as report:
+            how: dict[str, Any] = {"exact": exact, "unit": UNITS[model.vocabulary.unit], "report": report}
+            score = evaluation.evaluate(model.scorer, ids, **how)
+            used: dict[str, Any] = {"checkpoint": str(model.path), "engine": model.scorer.description}
+            if precision == "int8":
+                in_fp32 = library.load(model.path, precision="fp32", threads=threads)
+                rounded = evaluation.evaluate(in_fp32.scorer, ids, **how)
+                used["int8_cost_bits_per_char"] = score.bits_per_char - rounded.bits_per_char
+        _show(model, replace(score, unknown=foreign), used, text, unknown, as_json)
 
 
 def _show(
@@ -208,15 +214,14 @@ def _show_comparison(model: Model, other: Model, read: str | None, unknown: Unkn
     )
 
 
-def _learn(model: Model, read: str | None, unknown: Unknown, learning: DynamicConfig, keep: Path | None) -> Score:
+def _learn(model: Model, ids: Symbols, learning: DynamicConfig, keep: Path | None, report: Report | None) -> Score:
     """The score of a model that learns as it reads, and on the disk what it became, if that is asked for."""
-    ids, foreign = model.symbols(read, unknown)
-
     before_torch()
     from charlstm import checkpoint, dynamic
 
-    score, weights = dynamic.evaluate(model.config, model.weights, ids, learning, UNITS[model.vocabulary.unit])
+    unit = UNITS[model.vocabulary.unit]
+    score, weights = dynamic.evaluate(model.config, model.weights, ids, learning, unit, report)
     if keep is not None:
         facts = {"corpus": model.facts["corpus"]} if "corpus" in model.facts else {}
         checkpoint.save(keep, checkpoint.Checkpoint(model.config, model.vocabulary, weights, facts=facts))
-    return replace(score, unknown=foreign)
+    return score

@@ -12,10 +12,10 @@ import typer
 
 from charlstm.cli import settings, watch
 from charlstm.cli.board import Board
-from charlstm.cli.counter import Counter
+from charlstm.cli.counter import counting
 from charlstm.cli.options import unescaped
 from charlstm.cli.page import Option, options_of
-from charlstm.cli.talk import Stderr, before_torch, tell_of_stale_kernels
+from charlstm.cli.talk import before_torch, tell_of_stale_kernels
 from charlstm.config import SymbolKind, TrainingOptions, parse_duration
 from charlstm.documents import RECORD_SEPARATOR
 from charlstm.errors import CheckpointError, CorpusError, UsageError
@@ -38,7 +38,6 @@ charlstm train poems.txt --from checkpoints/book go on with another text
 charlstm train book.txt --json > events.jsonl    for programs"""
 
 MODEL, BUDGET, LEARNING, WATCHING, MACHINE = "Model", "Budget (one of them)", "Learning", "Watching", "Machine"
-READING_SECONDS = 1.0  # before a bar shows that a text is read
 DEFAULT_TIME = f"{DEFAULT_SECONDS / 60:g}m"
 
 HELP = {
@@ -219,10 +218,8 @@ def train(
         how: dict[str, Any] = {"encoding": encoding or in_ or "utf-8", "documents": bool(ways), "max_chars": max_chars}
         how["symbols"] = symbols or ("chars" if model is None else model.kind)
         how["boundary"] = between if ways or model is None else model.boundary
-        if as_json or quiet or not Stderr().isatty():
-            return read(sources, **how)
-        with Counter("reading", "char" if how["symbols"] == "chars" else "B", READING_SECONDS) as counter:
-            return read(sources, report=counter, **how)
+        with counting("reading", "char" if how["symbols"] == "chars" else "B", not (as_json or quiet)) as report:
+            return read(sources, report=report, **how)
 
     base, run = None if from_ is None else library.load(from_), output
     if resume and run is None:
