@@ -359,10 +359,14 @@ def parts(
     encoding: str = "utf-8",
     symbols: SymbolKind = "chars",
     boundary: str | None = None,
+    max_chars: int | None = None,
 ) -> Iterator[str]:
-    """The text in parts, each as soon as its source gives it, and without a limit. All else as in `read_text`."""
+    """The text in parts, each as soon as its source gives it, and without a limit where none is given. All else as in
+    `read_text`.
+    """
+    limit = sys.maxsize if max_chars is None else max_chars
     mark = _Mark.of(boundary, symbols)
-    return _decoded(sources, _codec(encoding, symbols), sys.maxsize, ERRORS[symbols], mark)
+    return _decoded(sources, _codec(encoding, symbols), limit, ERRORS[symbols], mark)
 
 
 def encoded(vocabulary: Vocabulary, parts: Iterable[str], unknown: Unknown = "error") -> tuple[Symbols, int]:

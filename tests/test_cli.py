@@ -54,7 +54,7 @@ OPTIONS = {
     "eval": {
         "--checkpoint", "-c", "--exact", "--per-line", "--carry", "--per-char", "--top", "--heat", "--against",
         "--dynamic", "--dynamic-rate", "--dynamic-decay", "--dynamic-segment", "--dynamic-save", "--unknown",
-        "--precision", "--threads", "--encoding", "--json", "--help",
+        "--precision", "--threads", "--encoding", "--max-chars", "--json", "--help",
     },
     "info": {"--checkpoint", "-c", "--verify", "--json", "--help"},
     "verify": {"--checkpoint", "-c", "--help"},

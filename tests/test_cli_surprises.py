@@ -282,3 +282,12 @@ def test_what_takes_long_shows_how_much_is_scored(model: Path, tmp_path: Path, w
     assert shown.status == 0
     assert re.search(rb"\rscoring: +[0-9]+%\|.*/6.00kchar|\rscoring: +[0-9]+%\|.*/6.00k", shown.out)
     assert b"reading" in shown.out
+
+
+@pytest.mark.parametrize("way", [[], ["--per-line"], ["--per-char"], ["--against", "{model}"]])
+def test_a_text_longer_than_allowed_is_refused(model: Path, text: Path, capfd: Capture, way: list[str]) -> None:
+    words = ["eval", "-c", model, text, *(word.format(model=model) for word in way), "--max-chars"]
+    assert here(capfd, *words, len(TEXT)).status == 0
+    refused = here(capfd, *words, len(TEXT) - 1)
+    assert (refused.status, refused.out) == (1, b"")
+    assert f"longer than {len(TEXT) - 1} characters; raise --max-chars" in refused.err

@@ -12,7 +12,7 @@ import typer
 
 from charlstm.cli import surprises
 from charlstm.cli.counter import counting
-from charlstm.cli.options import Checkpoint, Encoding, Json, Precise, Threads, UnknownChars
+from charlstm.cli.options import Checkpoint, Encoding, Json, MaxChars, Precise, Threads, UnknownChars
 from charlstm.cli.talk import before_torch, facts, put, tell_of_stale_kernels
 from charlstm.config import UNITS, DynamicConfig, Unknown
 from charlstm.errors import UsageError
@@ -89,6 +89,7 @@ def evaluate(
     precision: Precise = "auto",
     threads: Threads = None,
     encoding: Encoding = "utf-8",
+    max_chars: MaxChars = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well a model foresees a text.
@@ -116,19 +117,22 @@ def evaluate(
     if not as_json:
         tell_of_stale_kernels(native.is_stale())
     model = library.load(checkpoint, precision=precision, threads=threads)
-    way: dict[str, Any] = {"symbols": model.vocabulary.kind, "boundary": model.vocabulary.boundary}
-    given = corpus.parts(text, encoding=encoding, **way) if text else None
+    own = model.vocabulary
+    way: dict[str, Any] = {"encoding": encoding, "symbols": own.kind, "boundary": own.boundary, "max_chars": max_chars}
     if per_line:
-        lines = model.score_lines(model.validation_text() if given is None else given, carry=carry, unknown=unknown)
+        parts = corpus.parts(text, **way) if text else model.validation_text()
+        lines = model.score_lines(parts, carry=carry, unknown=unknown)
         surprises.show_lines(lines, model.vocabulary.boundary, as_json)
         return
     if against is not None:
         other = library.load(against, precision=precision, threads=threads)
-        _show_comparison(model, other, None if given is None else "".join(given), unknown, as_json)
+        _show_comparison(model, other, corpus.read_text(text, **way) if text else None, unknown, as_json)
         return
-    unit = "char" if model.vocabulary.kind == "chars" else "B"
+    unit = "char" if own.kind == "chars" else "B"
+    way["max_chars"] = max_chars or corpus.MAX_CHARS
     with counting("reading", unit, not as_json) as report:
-        ids, foreign = model.symbols(None if given is None else corpus.told(given, report), unknown)
+        given = corpus.told(corpus.parts(text, **way), report) if text else None
+        ids, foreign = model.symbols(given, unknown)
     if per_char:
         surprises.show_chars(surprise.chars(model.scorer, model.vocabulary, ids, top), as_json)
     elif heat:

@@ -34,6 +34,12 @@ Threads = Annotated[
     typer.Option("--threads", metavar="N", min=1, help="Threads of the CPU. [default: auto]", show_default=False),
 ]
 Encoding = Annotated[str, typer.Option("--encoding", metavar="NAME", help="Encoding of the text.")]
+MaxChars = Annotated[
+    int | None,
+    typer.Option(
+        "--max-chars", metavar="N", min=1, help="Refuse a longer text. [default: 2147483648]", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for programs.")]
 UnknownChars = Annotated[
     config.Unknown,

@@ -13,7 +13,7 @@ import typer
 from charlstm.cli import settings, watch
 from charlstm.cli.board import Board
 from charlstm.cli.counter import counting
-from charlstm.cli.options import unescaped
+from charlstm.cli.options import MaxChars, unescaped
 from charlstm.cli.page import Option, options_of
 from charlstm.cli.talk import before_torch, tell_of_stale_kernels
 from charlstm.config import SymbolKind, TrainingOptions, parse_duration
@@ -154,16 +154,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    max_chars: Annotated[
-        int | None,
-        typer.Option(
-            "--max-chars",
-            metavar="N",
-            min=1,
-            help="Refuse a longer text. [default: 2147483648]",
-            show_default=False,
-        ),
-    ] = None,
+    max_chars: MaxChars = None,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout; nothing on stderr.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
     tensorboard: Annotated[
