@@ -89,7 +89,7 @@ def evaluate(
     cuts = np.arange(count) * part
     state = engine.zero_state(count)
     if warm_up:
-        before = _side_by_side(ids, cuts[1:] - warm_up, warm_up)
+        before = _columns(ids, cuts[1:] - warm_up, warm_up)
         state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
     nats = _run(engine, ids, cuts, state, part, transitions - int(cuts[-1]), report)
     protocol = f"{count} streams, each warmed up on {warm_up} {unit}s"
@@ -110,7 +110,7 @@ def _run(
     steps = max(1, CHUNK // len(cuts))
     for t in range(0, length, steps):
         end = min(t + steps, length)
-        nats, state = engine.score(_side_by_side(ids, cuts + t, end - t + 1), state)
+        nats, state = engine.score(_columns(ids, cuts + t, end - t + 1), state)
         total += nats.sum(axis=0)
         total[-1] -= nats[max(0, last - t) :, -1].sum()
         if report is not None:
@@ -118,7 +118,7 @@ def _run(
     return total
 
 
-def _side_by_side(ids: Symbols, firsts: NDArray[np.int64], length: int) -> NDArray[np.integer]:
+def _columns(ids: Symbols, firsts: NDArray[np.int64], length: int) -> NDArray[np.integer]:
     """(length, B): so many symbols from each of `firsts` on; behind the text's end the symbol 0."""
     columns = np.zeros((length, len(firsts)), ids.dtype)
     for column, first in enumerate(firsts.tolist()):

@@ -72,8 +72,8 @@ def test_the_engine_passes_its_tests_under_both_sanitizers(tmp_path: Path) -> No
 
 
 def test_a_buffer_that_is_too_short_is_seen(tmp_path: Path) -> None:
-    """The negative control: the last buffer of the handle, which engine.c makes, is half as long."""
-    short = ("(o->batch > threads ? o->batch : threads) * e->padded * 8)", "o->batch * e->padded * 4)")
+    """The negative control: the last buffer of the handle, which engine.c makes, has no room for a text's symbols."""
+    short = ("(uint64_t)(o->batch > threads ? o->batch : threads) * e->padded * 8)", "64)")
     result = run_sanitized(tmp_path, [f"{TESTS[0]}::test_drawn_symbols_follow_the_softmax"], short)
     assert result.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in result.stdout + result.stderr
