@@ -500,6 +500,15 @@ def _document_end(ids: Symbols, boundary: int, valid_share: float) -> int | None
         radius *= 4
 
 
+def beginning(ids: Symbols, chars: int, boundary: int | None) -> Ids:
+    """The first `chars` of a held-out part, all where that is 0; of documents those that are whole there, if one is."""
+    part = np.asarray(ids[: chars or None])
+    if boundary is None or len(part) == len(ids):
+        return part
+    ends = np.flatnonzero(part[1:] == boundary)
+    return part[: ends[-1] + 2] if len(ends) else part
+
+
 @dataclass(frozen=True)
 class _Mark:
     """How the documents of a text are told apart."""

@@ -353,7 +353,7 @@ class Model:
         held_out = text.split(options.valid_share)[1] if source is known else text.ids
         if not len(held_out):
             raise CorpusError("nothing was held out when this model was trained; give the text to evaluate")
-        return np.asarray(held_out[: options.valid_chars or None])
+        return corpus.beginning(held_out, options.valid_chars, vocabulary.boundary_id)
 
     def validation_text(self) -> str:
         """The same as a text: of documents without the boundary in front of the first. Raises: as `validation_part`."""

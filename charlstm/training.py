@@ -29,7 +29,7 @@ from charlstm.config import (
     from_json,
     to_json,
 )
-from charlstm.corpus import Corpus, Streams, Symbols, fit
+from charlstm.corpus import Corpus, Streams, Symbols, beginning, fit
 from charlstm.engine import Engine
 from charlstm.errors import CheckpointError, DivergenceError, UsageError
 from charlstm.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
@@ -65,7 +65,7 @@ class Training:
         if self._device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # products of float32 on tensor cores, as cuDNN's are by default
         train_ids, held_out = _split(corpus, valid, options)
-        self._valid_ids = np.asarray(held_out[: options.valid_chars or None])
+        self._valid_ids = beginning(held_out, options.valid_chars, model.boundary)
         self._streams = Streams(train_ids, options.batch_size, options.seq_len)
         self._train_chars, self._held_out_chars = len(train_ids), len(held_out)
         self._network = Network(model).to(self._device)

@@ -245,6 +245,24 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes() -> None:
         Training.resume(charlstm.read(["names"]), "parts", allow_new_corpus=True)
 
 
+@pytest.mark.parametrize(
+    ("chars", "scored"), [(0, "\nhal\nida\n"), (8, "\nhal\n"), (5, "\nhal\n"), (4, "\nhal"), (2, "\nh")]
+)
+def test_of_documents_the_first_whole_ones_are_validated_on(chars: int, scored: str) -> None:
+    """And where not even one is within so many characters, as far as it goes."""
+    Path("names").write_text("\n".join(NAMES))
+    text = charlstm.read(["names"], boundary="\n")
+    options = TrainingOptions(**{**ONCE, "valid_share": 0.2, "valid_chars": chars})
+    training = Training.start(text, "run", options)
+    validated = text.vocabulary.decode(training._valid_ids)
+    list(training.events())
+    model = library.load("run")
+    assert validated == model.vocabulary.decode(model.validation_part()) == scored
+    if chars != 4 and chars != 2:  # every line is one that was validated on
+        lines = list(model.score_lines(model.validation_text()))
+        assert sum(line.chars for line in lines) == model.evaluate().transitions
+
+
 def test_one_document_trains_and_says_that_nothing_is_held_out() -> None:
     Path("t").write_text("some words and more " * 20)
     training = Training.start(charlstm.read(["t"], documents=True), "run", TrainingOptions(**ONCE))
