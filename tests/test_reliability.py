@@ -76,6 +76,12 @@ class Life(NamedTuple):
         )
 
 
+def send(pid: int, number: int) -> None:
+    """A signal to a child that may have ended a moment ago: ids are given anew only after a long while."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
 def live(
     forks: Forks, words: tuple[str, ...], number: int | None, delay: float, from_save: bool, **options: Any
 ) -> Life:
@@ -86,7 +92,7 @@ def live(
     sent = number is None
     if number is not None and not from_save:
         time.sleep(delay)
-        os.kill(pid, number)
+        send(pid, number)
         sent = True
     for line in said:
         if "exit" in line:
@@ -94,7 +100,7 @@ def live(
         events.append(line)
         if not sent and line["event"] == "saved":
             time.sleep(delay)
-            os.kill(pid, number)  # the warm process still waits for it, so that the id cannot be another's
+            send(pid, number)
             sent = True
     raise AssertionError("the child did not end")
 
@@ -184,7 +190,7 @@ def test_the_second_ctrl_c_ends_at_once_and_leaves_whole_files(forks: Forks, tex
         time.sleep(rng.uniform(0, 0.02))
         os.kill(pid, signal.SIGINT)
         time.sleep(0.005 * (number % 2))
-        os.kill(pid, signal.SIGINT)
+        send(pid, signal.SIGINT)
         *more, end = said
         assert end["exit"] == 130
         is_whole(run, Life([*events, *more], 130).acknowledged)
