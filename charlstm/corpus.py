@@ -386,19 +386,16 @@ def encoded(vocabulary: Vocabulary, parts: Iterable[str], unknown: Unknown = "er
         length += len(block)
         if length > IN_MEMORY_CHARS:
             break
-    ids: Symbols
-    try:
-        file = stored.nameless() if length > IN_MEMORY_CHARS else None
-    except OSError:
-        file = None
+    file = None
+    if length > IN_MEMORY_CHARS:
+        with contextlib.suppress(OSError):  # no folder for it: the memory, then
+            file = stored.nameless()
     if file is None:
-        ids = np.concatenate([np.empty(0, vocabulary.dtype), *held, *blocks])
-    else:
-        try:
-            ids = stored.keep_nameless(file, vocabulary, itertools.chain(held, blocks))
-        except OSError as error:
-            raise _not_kept("the text's ids", error) from error
-    return ids, sum(foreign.values())
+        return np.concatenate([np.empty(0, vocabulary.dtype), *held, *blocks]), sum(foreign.values())
+    try:
+        return stored.keep_nameless(file, vocabulary, itertools.chain(held, blocks)), sum(foreign.values())
+    except OSError as error:
+        raise _not_kept("the text's ids", error) from error
 
 
 def whole_lines(parts: Iterable[str], boundary: str | None = None) -> Iterator[list[str]]:

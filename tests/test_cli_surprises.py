@@ -280,7 +280,7 @@ def test_what_takes_long_shows_how_much_is_scored(model: Path, tmp_path: Path, w
     at_once = "import sys; from charlstm.cli import counter, run; counter.DELAY_SECONDS = 0; run.run(sys.argv[1:])"
     shown = in_terminal([sys.executable, "-c", at_once, "eval", "-c", model, tmp_path / "text", *way])
     assert shown.status == 0
-    assert re.search(rb"\rscoring: +[0-9]+%\|.*/6.00kchar|\rscoring: +[0-9]+%\|.*/6.00k", shown.out)
+    assert re.search(rb"\rscoring: +[0-9]+%\|.*/6.00k", shown.out)
     assert b"reading" in shown.out
 
 

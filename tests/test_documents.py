@@ -258,7 +258,7 @@ def test_of_documents_the_first_whole_ones_are_validated_on(chars: int, scored: 
     list(training.events())
     model = library.load("run")
     assert validated == model.vocabulary.decode(model.validation_part()) == scored
-    if chars != 4 and chars != 2:  # every line is one that was validated on
+    if scored.endswith("\n"):  # every line is one that was validated on
         lines = list(model.score_lines(model.validation_text()))
         assert sum(line.chars for line in lines) == model.evaluate().transitions
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from charlstm.cli.talk import Stderr
+from charlstm.config import SymbolKind
 from charlstm.events import Report
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ class Counter:
 
 
 @contextmanager
-def counting(name: str, unit: str, wanted: bool) -> Iterator[Report | None]:
-    """A counter of what takes longer than a second; None where it is not wanted, or nobody looks."""
+def counting(name: str, kind: SymbolKind, wanted: bool) -> Iterator[Report | None]:
+    """A counter of symbols, for what takes longer than a second; None where it is not wanted, or nobody looks."""
     if not (wanted and Stderr().isatty()):
         yield None
         return
-    with Counter(name, unit, DELAY_SECONDS) as counter:
+    with Counter(name, "char" if kind == "chars" else "B", DELAY_SECONDS) as counter:
         yield counter

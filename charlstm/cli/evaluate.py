@@ -117,34 +117,34 @@ def evaluate(
     if not as_json:
         tell_of_stale_kernels(native.is_stale())
     model = library.load(checkpoint, precision=precision, threads=threads)
-    own = model.vocabulary
-    way: dict[str, Any] = {"encoding": encoding, "symbols": own.kind, "boundary": own.boundary, "max_chars": max_chars}
+    vocabulary = model.vocabulary
+    way: dict[str, Any] = {"encoding": encoding, "symbols": vocabulary.kind, "boundary": vocabulary.boundary}
+    way["max_chars"] = max_chars
     if per_line:
         parts = corpus.parts(text, **way) if text else model.validation_text()
         lines = model.score_lines(parts, carry=carry, unknown=unknown)
-        surprises.show_lines(lines, model.vocabulary.boundary, as_json)
+        surprises.show_lines(lines, vocabulary.boundary, as_json)
         return
     if against is not None:
         other = library.load(against, precision=precision, threads=threads)
         _show_comparison(model, other, corpus.read_text(text, **way) if text else None, unknown, as_json)
         return
-    unit = "char" if own.kind == "chars" else "B"
     way["max_chars"] = max_chars or corpus.MAX_CHARS
-    with counting("reading", unit, not as_json) as report:
+    with counting("reading", vocabulary.kind, not as_json) as report:
         given = corpus.told(corpus.parts(text, **way), report) if text else None
         ids, foreign = model.symbols(given, unknown)
     if per_char:
-        surprises.show_chars(surprise.chars(model.scorer, model.vocabulary, ids, top), as_json)
+        surprises.show_chars(surprise.chars(model.scorer, vocabulary, ids, top), as_json)
     elif heat:
-        first = model.vocabulary.decode(ids[:1]) if model.vocabulary.boundary is None else ""
-        surprises.show_heat(first, surprise.chars(model.scorer, model.vocabulary, ids))
+        first = vocabulary.decode(ids[:1]) if vocabulary.boundary is None else ""
+        surprises.show_heat(first, surprise.chars(model.scorer, vocabulary, ids))
     elif dynamic:
-        with counting("scoring", unit, not as_json) as report:
+        with counting("scoring", vocabulary.kind, not as_json) as report:
             score = _learn(model, ids, learning, dynamic_save, report)
         _show(model, replace(score, unknown=foreign), {"checkpoint": str(model.path)}, text, unknown, as_json)
     else:
-        with counting("scoring", unit, not as_json) as report:
-            how: dict[str, Any] = {"exact": exact, "unit": UNITS[model.vocabulary.unit], "report": report}
+        with counting("scoring", vocabulary.kind, not as_json) as report:
+            how: dict[str, Any] = {"exact": exact, "unit": UNITS[vocabulary.unit], "report": report}
             score = evaluation.evaluate(model.scorer, ids, **how)
             used: dict[str, Any] = {"checkpoint": str(model.path), "engine": model.scorer.description}
             if precision == "int8":

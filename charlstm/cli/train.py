@@ -209,7 +209,7 @@ def train(
         how: dict[str, Any] = {"encoding": encoding or in_ or "utf-8", "documents": bool(ways), "max_chars": max_chars}
         how["symbols"] = symbols or ("chars" if model is None else model.kind)
         how["boundary"] = between if ways or model is None else model.boundary
-        with counting("reading", "char" if how["symbols"] == "chars" else "B", not (as_json or quiet)) as report:
+        with counting("reading", how["symbols"], not (as_json or quiet)) as report:
             return read(sources, report=report, **how)
 
     base, run = None if from_ is None else library.load(from_), output

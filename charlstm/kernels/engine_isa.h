@@ -276,6 +276,13 @@ static TARGET float NAME(largest)(const float *logits, int n)
     return most;
 }
 
+INLINE double NAME(sum_of)(doubles lanes)
+{
+    double sum = 0;
+    for (int lane = 0; lane < LANES / 2; lane++) sum += lanes[lane];
+    return sum;
+}
+
 /* Σ e^(logits[i] − largest) over i < n, a multiple of 16, to 1e-7 of itself: as good as the logits are. */
 static TARGET double NAME(mass)(const float *logits, int n, float largest)
 {
@@ -285,9 +292,7 @@ static TARGET double NAME(mass)(const float *logits, int n, float largest)
         const NAME(half) *halves = (const NAME(half) *)&weight;
         total += __builtin_convertvector(halves[0], doubles) + __builtin_convertvector(halves[1], doubles);
     }
-    double sum = 0;
-    for (int lane = 0; lane < LANES / 2; lane++) sum += total[lane];
-    return sum;
+    return NAME(sum_of)(total);
 }
 
 /* weights[i] = e^((logits[i] − largest)/temperature) for i < n, a multiple of 16; returns their sum. Good to
@@ -312,9 +317,7 @@ static TARGET double NAME(softmax)(const float *logits, int n, float largest, do
         *(doubles *)(weights + i) = p;
         total += p;
     }
-    double sum = 0;
-    for (int lane = 0; lane < LANES / 2; lane++) sum += total[lane];
-    return sum;
+    return NAME(sum_of)(total);
 }
 
 static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cells), NAME(largest), NAME(mass),
