@@ -42,13 +42,14 @@ except ImportError:
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 with atheris.instrument_imports(include=["charlstm"]):
-    from faults import mutate_value
-
-    from charlstm import checkpoint, corpus, library
+    from charlstm import checkpoint
     from charlstm.checkpoint import Checkpoint
     from charlstm.config import ModelConfig
     from charlstm.errors import CharlstmError
-    from charlstm.vocab import Vocabulary
+    from charlstm.model import Model
+    from charlstm.text import corpus
+    from charlstm.text.vocabulary import Vocabulary
+    from tests.helpers.faults import mutate_value
 
 LIMITS = {"-max_total_time": "600", "-runs": "1000000", "-max_len": "4096", "-rss_limit_mb": "1024", "-timeout": "60"}
 ENCODINGS = ("utf-8", "utf-8", "utf-8", "utf-16", "latin-1", "utf-7", "gb18030", "utf-8-sig")
@@ -115,7 +116,7 @@ class Target:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "input"
-        self.model = library.Model(small().model, small().vocabulary, small().weights)
+        self.model = Model(small().model, small().vocabulary, small().weights)
         self.counts = {"read": 0, "refused": 0}
         self.places: set[tuple[str, int]] = set()  # lines of charlstm at which inputs were refused
 
@@ -171,7 +172,7 @@ def seeds(kind: str, folder: Path) -> list[bytes]:
         text = "a\r\né☃😀\ufeff\x00\n" * 5
         plain = [bytes([n]) + text.encode(codec, "ignore") for n, codec in enumerate(ENCODINGS)]
         return [*plain, b"\0" + gzip.compress(text.encode()) * 2, b"\x58" + text.encode(), b"\x08" + text.encode()]
-    model = library.Model(small().model, small().vocabulary, small().weights)
+    model = Model(small().model, small().vocabulary, small().weights)
     model.save_state(path, model.read("ab"))
     return [path.read_bytes(), b"!" + path.read_bytes()[:-32]]
 

@@ -3,8 +3,6 @@
     python bench/quality.py TEXT --time 10s 60s --seeds 1 2 3      charlstm, medians and spread; options after `--`
     python bench/quality.py TEXT --time 60s --beside char-rnn      and char-rnn's defaults, as long
     python bench/quality.py TEXT --plot quality.png                the curve over time of all three
-    python bench/quality.py TEXT --ablate 1000 --seeds 1 2 3       what each choice of the recipe is worth, in steps
-    python bench/quality.py TEXT --ablate 1000 --only soap muon    and some of them (the table is in bench/ablations.py)
 
 Every figure is nats per character on all of the last tenth, state carried, each transition once. charlstm runs as its
 command; its seconds are those from the start of the process to its end, with the import of torch, the reading of the
@@ -15,25 +13,22 @@ favour. `outside` is the share of charlstm's run in which it does not train.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ablations
 import rivals
 import torch
 
-from charlstm import __version__, corpus
-from charlstm.config import TrainingOptions, parse_duration
-from charlstm.events import Validated
-from charlstm.training import Training
+from charlstm import __version__
+from charlstm.config import parse_duration
+from charlstm.text import corpus
 
 CURVE_SECONDS = (2, 5, 10, 20, 40, 80, 150)  # of charlstm's own runs, each with its schedule
 
@@ -85,28 +80,6 @@ def show(text: str, budgets: Sequence[str], seeds: Sequence[int], beside: str | 
         print(row, flush=True)
 
 
-def ablate(text: str, steps: int, seeds: Sequence[int], only: Sequence[str]) -> None:
-    """A row a change: its figure, and how far it is from the defaults' with the same seeds."""
-    read = corpus.read([text])
-    reference: list[float] = []
-    for name, (options, change) in ablations.ABLATIONS.items():
-        if only and reference and not any(part in name for part in only):
-            continue
-        with change() if change is not None else contextlib.nullcontext():
-            nats = [trained(read, {"steps": steps, "seed": seed, **options}) for seed in seeds]
-        reference = reference or nats
-        apart = statistics.median(found - default for found, default in zip(nats, reference, strict=True))
-        print(f"{name:40} {statistics.median(nats):.4f} nats  {apart:+.4f}", flush=True)
-
-
-def trained(text: corpus.Corpus, options: Mapping[str, Any]) -> float:
-    """Nats at the end of a training in this process."""
-    with tempfile.TemporaryDirectory() as folder, ablations.validated_in_place():
-        chosen = TrainingOptions(hidden=256, validations=1, sample_chars=0, **options)
-        events = Training.start(text, Path(folder, "run"), chosen).events()
-        return [event.valid_nats_per_char for event in events if isinstance(event, Validated)][-1]
-
-
 def rival(name: str, text: str, seconds: list[float], seed: int = 1) -> Iterator[tuple[float, float]]:
     """Seconds and nats of one run of a known recipe."""
     read = corpus.read([text])
@@ -151,18 +124,12 @@ def main() -> None:
     parser.add_argument("--time", nargs="+", default=["60s"], metavar="TIME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--beside", choices=["char-rnn", "nanogpt"])
-    parser.add_argument("--ablate", type=int, metavar="STEPS", help="change one thing at a time, at 1 x 256")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="PART", help="of the changes, those with it in the name"
-    )
     parser.add_argument("--plot", metavar="FILE", help="draw the curves over time")
     given = parser.parse_args(words[:end])
     threads = torch.get_num_threads()
     print(f"charlstm {__version__}, torch {torch.__version__}, {threads} threads; {Path(given.text).name}", flush=True)
     if given.plot:
         plot(given.text, given.plot)
-    elif given.ablate:
-        ablate(given.text, given.ablate, given.seeds, given.only)
     else:
         show(given.text, given.time, given.seeds, given.beside, words[end + 1 :])
 

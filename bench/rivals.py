@@ -56,22 +56,22 @@ def char_rnn(train: Ids, valid: Ids, vocabulary: int, seconds: list[float], seed
         for shift in (0, 1)
     )
     model = CharRnn(vocabulary)
-    optimiser = torch.optim.RMSprop(model.parameters(), lr=2e-3, alpha=0.95, eps=1e-8)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=2e-3, alpha=0.95, eps=1e-8)
     windows = max(1, length // window)
     clock, step, waiting = _Clock(), 0, list(seconds)
     state = None
     while waiting:
         epoch, place = divmod(step, windows)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = 2e-3 * 0.97 ** max(0, epoch - 9)
         part = slice(place * window, (place + 1) * window)
         logits, state = model(inputs[part], state)
         state = (state[0].detach(), state[1].detach())
         loss = functional.cross_entropy(logits.flatten(0, 1), targets[part].flatten())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_value_(model.parameters(), 5.0)
-        optimiser.step()
+        optimizer.step()
         step += 1
         if clock.seconds() >= waiting[0]:
             with clock.stopped():
@@ -140,7 +140,7 @@ def nanogpt(train: Ids, valid: Ids, vocabulary: int, every: int, seed: int, step
     model = Gpt(vocabulary)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
         betas=(0.9, 0.99),
         fused=True,
@@ -152,17 +152,17 @@ def nanogpt(train: Ids, valid: Ids, vocabulary: int, every: int, seed: int, step
             if step < 100
             else 1e-4 + 4.5e-4 * (1 + math.cos(math.pi * (step - 100) / (steps - 100)))
         )
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate
         starts = torch.randint(len(text) - model.window - 1, (12, 1), generator=generator) + torch.arange(
             model.window + 1
         )
         windows = text[starts]
         loss = functional.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         if (step + 1) % every == 0 or step + 1 == steps:
             with clock.stopped():
                 reading = (clock.seconds(), step + 1, _score_gpt(model, valid))

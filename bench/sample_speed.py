@@ -31,10 +31,10 @@ from torch import nn
 from charlstm import checkpoint
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import ModelConfig
-from charlstm.engine import Engine
-from charlstm.kernels import native
-from charlstm.kernels.drawing import Rule
-from charlstm.vocab import Vocabulary
+from charlstm.inference import native
+from charlstm.inference.engine import Engine
+from charlstm.inference.filters import Rule
+from charlstm.text.vocabulary import Vocabulary
 
 SHAPES = [(1, 128), (1, 256), (2, 256), (1, 512), (2, 512), (2, 1024)]
 V, E, B = 65, 128, 64

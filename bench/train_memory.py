@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from charlstm.cells import GATES, STATES
 from charlstm.config import Cell, ModelConfig, TrainingOptions
-from charlstm.kernels import training
-from charlstm.model import Network
-from charlstm.optimisation import Optimiser
-from charlstm.recipe import choose
+from charlstm.training import scan_native
+from charlstm.training.defaults import choose
+from charlstm.training.network import Network
+from charlstm.training.optimizer import Optimizer
 
 Shape = tuple[Cell, int, int, int, int, int, float]
 SHAPES: list[Shape] = [
@@ -56,7 +56,7 @@ def formula(shape: Shape) -> int:
 
 def peak(line: Connection, shape: Shape) -> None:
     """Send the bytes by which the process's peak grew."""
-    training.keep_pages()
+    scan_native.keep_pages()
     train(("lstm", 1, 8, 2, 3, 5, 0.1))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     train(shape)
@@ -69,13 +69,13 @@ def train(shape: Shape) -> None:
     cell, layers, hidden, batch, steps, vocabulary, dropout = shape
     network = Network(ModelConfig(vocabulary, hidden, layers, hidden, cell))
     network.initialise(generator := torch.Generator().manual_seed(1), 1.0)
-    optimiser = Optimiser(network, choose(TrainingOptions(steps=1, hidden=1), 10**6, vocabulary))
+    optimizer = Optimizer(network, choose(TrainingOptions(steps=1, hidden=1), 10**6, vocabulary))
     text = torch.randint(vocabulary, (steps + 1, batch))
     state = network.zero_state(batch)
     for _ in range(4):
         logits, last = network(text[:-1], state, dropout, generator)
         functional.cross_entropy(logits.flatten(0, 1), text[1:].flatten()).backward()
-        optimiser.step(0.5, optimiser.clip())
+        optimizer.step(0.5, optimizer.clip())
         state = last.detach()
 
 

@@ -6,7 +6,7 @@
     python bench/train_speed.py --sweep         H from 64 to 1024 by B from 16 to 128: is any shape behind stock?
 
 Stock is nn.Embedding -> nn.LSTM (GRU, RNN) -> nn.Linear with the same fused AdamW and clipping; charlstm is the
-`Network` and `Optimiser` that `charlstm train` uses, on the path that it chooses. Both start from the same weights and
+`Network` and `Optimizer` that `charlstm train` uses, on the path that it chooses. Both start from the same weights and
 must agree in loss and in every gradient before anything is timed. Each side steps in a process of its own, because
 charlstm changes how its process gives memory back; `--stock-keeps-pages` lets stock have that as well.
 
@@ -34,10 +34,10 @@ from torch.nn import functional
 from charlstm import __version__
 from charlstm.cells import GATES
 from charlstm.config import Cell, ModelConfig, TrainingOptions
-from charlstm.kernels import training
-from charlstm.model import Network
-from charlstm.optimisation import Optimiser
-from charlstm.recipe import choose
+from charlstm.training import scan_native
+from charlstm.training.defaults import choose
+from charlstm.training.network import Network
+from charlstm.training.optimizer import Optimizer
 
 Shape = tuple[Cell, int, int, int, int]  # cell, L, H, B, T
 VOCABULARY = 65
@@ -62,12 +62,12 @@ class Stock(nn.Module):
 
 
 class Side:
-    """A network with its optimiser, stepping on one batch."""
+    """A network with its optimizer, stepping on one batch."""
 
     def __init__(self, network: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor, wanted: Tensor) -> None:
         self.network, self.run, self.ids, self.wanted = network, run, ids, wanted
         options = choose(TrainingOptions(lr=1e-3, steps=1, hidden=1, weight_decay=0.01), 10**6, VOCABULARY)
-        self.optimiser = Optimiser(network, options)
+        self.optimizer = Optimizer(network, options)
 
     def loss(self) -> Tensor:
         loss = functional.cross_entropy(self.run(self.ids).flatten(0, 1), self.wanted.flatten())
@@ -76,7 +76,7 @@ class Side:
 
     def step(self) -> None:
         self.loss()
-        self.optimiser.step(0.5, self.optimiser.clip())
+        self.optimizer.step(0.5, self.optimizer.clip())
 
 
 def sides(cell: Cell, layers: int, hidden: int, batch: int, steps: int) -> list[Side]:
@@ -116,7 +116,7 @@ def seconds(run: Callable[[], object]) -> float:
 def work(orders: Connection, number: int, shape: Shape, keep: bool) -> None:
     """A side's process: steps when it is told to, and answers with the seconds that it took."""
     if keep:
-        training.keep_pages()
+        scan_native.keep_pages()
     side = sides(*shape)[number]
     side.step()
     side.step()
@@ -151,8 +151,8 @@ def product_speed() -> float:
     """Operations a second of the fastest product of two 2048 x 2048 matrices."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     ways: list[Callable[[], object]] = [lambda: torch.mm(a, b), lambda: functional.linear(a, b)]
-    if training.NATIVE is not None:
-        ways.append(lambda: training.NATIVE.product(a, b))  # type: ignore[union-attr]
+    if scan_native.NATIVE is not None:
+        ways.append(lambda: scan_native.NATIVE.product(a, b))  # type: ignore[union-attr]
     if torch.backends.mkldnn.is_available():
         packed = a.to_mkldnn()
         ways.append(lambda: torch._C._nn.mkldnn_linear(packed, b, None))
@@ -179,15 +179,15 @@ def parts(side: Side, rounds: int = 5) -> str:
 
         return run
 
-    native, optimiser = training.NATIVE, side.optimiser
+    native, optimizer = scan_native.NATIVE, side.optimizer
     assert native is not None
     run = native.run
     native.run = lambda name, *rest: timed(name, run)(name, *rest)  # type: ignore[method-assign, assignment]
-    update, clip = optimiser.step, optimiser.clip
-    optimiser.step = timed("update", update)  # type: ignore[method-assign, assignment]
-    optimiser.clip = timed("clip", clip)  # type: ignore[method-assign, assignment]
+    update, clip = optimizer.step, optimizer.clip
+    optimizer.step = timed("update", update)  # type: ignore[method-assign, assignment]
+    optimizer.clip = timed("clip", clip)  # type: ignore[method-assign, assignment]
     total = sum(seconds(side.step) for _ in range(rounds))
-    del native.run, optimiser.step, optimiser.clip
+    del native.run, optimizer.step, optimizer.clip
     spent["rest"] = total - sum(spent.values())
     return ", ".join(f"{name} {100 * taken / total:.0f}" for name, taken in spent.items())
 
@@ -199,8 +199,8 @@ def main() -> None:
     parser.add_argument("--stock-keeps-pages", action="store_true", help="let stock keep its memory as charlstm does")
     parser.add_argument("--seconds", type=float, default=10, help="for each row (default 10)")
     arguments = parser.parse_args()
-    training.keep_pages()
-    native = training.NATIVE.name if training.NATIVE else "none: plain torch"
+    scan_native.keep_pages()
+    native = scan_native.NATIVE.name if scan_native.NATIVE else "none: plain torch"
     print(f"charlstm {__version__}, torch {torch.__version__}, Python {platform.python_version()}, kernels {native}")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; {' '.join(sys.argv)}")
     limit = product_speed()
@@ -226,7 +226,7 @@ def main() -> None:
         slower += len(both) == 2 and speeds[0] < speeds[1]
         share = needed(cell, layers, hidden) * speeds[0] / limit
         versus = f"{speeds[0] / speeds[-1]:11.2f}" if arguments.cells else ""
-        where = parts(both[0]) if training.NATIVE else ""
+        where = parts(both[0]) if scan_native.NATIVE else ""
         sizes = f"{layers:2} {hidden:5} {batch:4} {steps:4}"
         print(f"{cell:8} {sizes} {speeds[0]:10,.0f} {stock} {share:6.0%}{versus}   {where}", flush=True)
     print(f"\nrows slower than stock: {slower}; speeds in characters a second")

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from charlstm.checkpoint import Checkpoint
     from charlstm.config import ModelConfig, SamplingConfig, TrainingOptions
-    from charlstm.corpus import Corpus, read
-    from charlstm.engine import Engine
     from charlstm.errors import (
         CharlstmError,
         CheckpointError,
@@ -30,19 +28,21 @@ if TYPE_CHECKING:
         UnknownSymbols,
         UsageError,
     )
-    from charlstm.evaluation import Score
-    from charlstm.library import Model, load
-    from charlstm.sampling import Context
-    from charlstm.training import Training, train
-    from charlstm.vocab import Vocabulary
+    from charlstm.inference.engine import Engine
+    from charlstm.inference.evaluation import Score
+    from charlstm.inference.sampling import Context
+    from charlstm.model import Model, load
+    from charlstm.text.corpus import Corpus, read
+    from charlstm.text.vocabulary import Vocabulary
+    from charlstm.training.trainer import Trainer, train
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "checkpoint": ("Checkpoint",),
     "config": ("ModelConfig", "SamplingConfig", "TrainingOptions"),
-    "corpus": ("Corpus", "read"),
-    "engine": ("Engine",),
+    "text.corpus": ("Corpus", "read"),
+    "inference.engine": ("Engine",),
     "errors": (
         "CharlstmError",
         "CheckpointError",
@@ -54,11 +54,11 @@ _HOMES = {
         "UnknownSymbols",
         "UsageError",
     ),
-    "evaluation": ("Score",),
-    "library": ("Model", "load"),
-    "sampling": ("Context",),
-    "training": ("Training", "train"),
-    "vocab": ("Vocabulary",),
+    "inference.evaluation": ("Score",),
+    "model": ("Model", "load"),
+    "inference.sampling": ("Context",),
+    "training.trainer": ("Trainer", "train"),
+    "text.vocabulary": ("Vocabulary",),
 }
 
 __all__ = [
@@ -77,7 +77,7 @@ __all__ = [
     "RunBusy",
     "SamplingConfig",
     "Score",
-    "Training",
+    "Trainer",
     "TrainingOptions",
     "UnknownSymbols",
     "UsageError",

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line on sys.argv and exit with its status."""
     try:
-        from charlstm.cli.run import run
+        from charlstm.cli.main import run
 
         status = run(sys.argv[1:])
     except KeyboardInterrupt:  # while it was imported; later `run` sees to it

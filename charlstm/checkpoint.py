@@ -34,7 +34,7 @@ from charlstm import __version__, atomicfile, config
 from charlstm.config import ModelConfig
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.terminal import escape
-from charlstm.vocab import Vocabulary
+from charlstm.text.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 BEST, LAST = "best.safetensors", "last.safetensors"

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import At, Disk, Recorder, descriptors, fail, hooked
 
 from charlstm import atomicfile
 from charlstm.atomicfile import FolderLock
+from tests.helpers.faults import At, Disk, Recorder, descriptors, fail, hooked
 
 OLD, NEW = b"old" * 700, [b"new head", memoryview(b"N" * 3000), b"tail" * 300]
 WHOLE = b"".join(NEW)

@@ -32,19 +32,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import faults
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from faults import At, Disk, Forks, Recorder, example, fail, hooked, mutate_value
 
 import charlstm
 from charlstm import checkpoint
 from charlstm.checkpoint import Checkpoint, load, newest_run, resolve, save, verify
 from charlstm.config import ModelConfig
 from charlstm.errors import CheckpointError
-from charlstm.vocab import Vocabulary
+from charlstm.text.vocabulary import Vocabulary
+from tests.helpers import faults
+from tests.helpers.faults import At, Disk, Forks, Recorder, example, fail, hooked, mutate_value
 
 MEGABYTE = 1 << 20
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlstm import recipe
 from charlstm.cells import GATES
 from charlstm.config import (
     ModelConfig,
@@ -23,6 +22,7 @@ from charlstm.config import (
     to_json,
 )
 from charlstm.errors import UsageError
+from charlstm.training import defaults
 
 
 @pytest.mark.parametrize("value", [None, 0, -1, 1.5, "64", True, math.nan, 10**9])
@@ -78,40 +78,40 @@ def test_the_recipe_makes_every_choice_and_keeps_those_that_were_made(
     chars: int, symbols: int, seconds: float | None
 ) -> None:
     options = TrainingOptions(seconds=seconds, cell="gru", lr=0.5, dropout=0.0)
-    chosen = recipe.choose(options, chars, symbols)
+    chosen = defaults.choose(options, chars, symbols)
     assert (chosen.cell, chosen.lr, chosen.dropout) == ("gru", 0.5, 0.0)
-    assert chosen.seconds == (recipe.DEFAULT_SECONDS if seconds is None else seconds)
+    assert chosen.seconds == (defaults.DEFAULT_SECONDS if seconds is None else seconds)
     assert from_json(TrainingConfig, to_json(chosen)) == chosen
 
 
 def test_a_faster_machine_and_a_longer_time_get_a_wider_model() -> None:
     def hidden(seconds: float, speed: float) -> int:
-        return recipe.choose(TrainingOptions(seconds=seconds), 10**6, 65, speed=speed).hidden
+        return defaults.choose(TrainingOptions(seconds=seconds), 10**6, 65, speed=speed).hidden
 
     widths = [hidden(seconds, 1e11) for seconds in (1, 10, 40, 100, 1000)]
     assert widths == sorted(widths)
     assert widths[0] == 128
     assert widths[-1] == 512
     assert [hidden(10 * seconds, 1e10) for seconds in (1, 10, 40, 100, 1000)] == widths
-    assert recipe.choose(TrainingOptions(seconds=1000), 50_000, 65).hidden == 128, "a short text fills no wide model"
+    assert defaults.choose(TrainingOptions(seconds=1000), 50_000, 65).hidden == 128, "a short text fills no wide model"
 
 
 @pytest.mark.parametrize("budget", [{"steps": 2000}, {"epochs": 3.0}])
 def test_a_budget_in_steps_or_epochs_gets_the_same_choices_on_every_machine(budget: dict[str, Any]) -> None:
     options = TrainingOptions(**budget)
-    slow, fast = (recipe.choose(options, 10**6, 65, speed=speed) for speed in (1e9, 1e13))
+    slow, fast = (defaults.choose(options, 10**6, 65, speed=speed) for speed in (1e9, 1e13))
     assert slow == fast
-    assert recipe.choose(TrainingOptions(seconds=60), 10**6, 65, speed=1e9).hidden == 128, "a time does not"
+    assert defaults.choose(TrainingOptions(seconds=60), 10**6, 65, speed=1e9).hidden == 128, "a time does not"
 
 
 def test_a_gru_learns_at_half_the_rate_of_an_lstm() -> None:
-    lstm, gru = (recipe.choose(TrainingOptions(steps=1000, cell=cell), 10**6, 65).lr for cell in ("lstm", "gru"))
+    lstm, gru = (defaults.choose(TrainingOptions(steps=1000, cell=cell), 10**6, 65).lr for cell in ("lstm", "gru"))
     assert gru == lstm / 2
 
 
 def test_dropout_and_more_decay_begin_where_a_text_is_read_often() -> None:
     def chosen(steps: int) -> TrainingConfig:
-        return recipe.choose(TrainingOptions(steps=steps, hidden=256), 10**6, 65)
+        return defaults.choose(TrainingOptions(steps=steps, hidden=256), 10**6, 65)
 
     assert chosen(1000).dropout == 0.0, "one epoch"
     assert chosen(1000).dropout < chosen(10_000).dropout < chosen(50_000).dropout
@@ -120,7 +120,7 @@ def test_dropout_and_more_decay_begin_where_a_text_is_read_often() -> None:
 
 @pytest.mark.parametrize("missing", [field.name for field in fields(TrainingConfig) if field.name in ("hidden", "lr")])
 def test_a_saved_training_with_a_hole_is_refused(missing: str) -> None:
-    values = to_json(recipe.choose(TrainingOptions(), 10**6, 65))
+    values = to_json(defaults.choose(TrainingOptions(), 10**6, 65))
     with pytest.raises(UsageError, match=f"--{missing}"):
         from_json(TrainingConfig, {**values, missing: None})
     with pytest.raises(UsageError, match="budget"):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlstm import config
-from charlstm.cli.talk import complain
+from charlstm.cli.console import complain
 from charlstm.errors import UnknownSymbols, UsageError
 from charlstm.terminal import escape
 
 if TYPE_CHECKING:
-    from charlstm.vocab import Vocabulary
+    from charlstm.text.vocabulary import Vocabulary
 
 NEWEST = "A run's folder or a checkpoint. [default: the newest run]"
 DRAWING = "Which characters are drawn, in this order"
@@ -131,7 +131,7 @@ def known(vocabulary: Vocabulary, prime: str, unknown: config.Unknown, name: str
     Raises:
         UnknownSymbols: there are such characters, and unknown is 'error'.
     """
-    from charlstm.vocab import listed
+    from charlstm.text.vocabulary import listed
 
     try:
         ids, foreign = vocabulary.encode_known(prime, unknown)

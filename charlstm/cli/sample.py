@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlstm.cli.console import tell_of_stale_kernels, to_stdout
 from charlstm.cli.options import (
     Ban,
     Checkpoint,
@@ -31,15 +32,14 @@ from charlstm.cli.options import (
     known,
     unescaped,
 )
-from charlstm.cli.talk import tell_of_stale_kernels, to_stdout
 from charlstm.config import LENGTH, SamplingConfig
 from charlstm.errors import UsageError
 from charlstm.terminal import TextOut, is_terminal
 
 if TYPE_CHECKING:
     from charlstm.config import Unknown
-    from charlstm.library import Model
-    from charlstm.sampling import Context, Text
+    from charlstm.inference.sampling import Context, Text
+    from charlstm.model import Model
 
 EXAMPLES = """\
 charlstm sample --temp 0.5 -n 300           calmer text
@@ -175,12 +175,13 @@ def sample(
     if side_by_side and not config.ends:
         raise UsageError("only one plain text may be without end: give --length, --lines or --stop")
 
-    from charlstm import corpus, library
-    from charlstm.kernels import native
+    from charlstm.inference import native
+    from charlstm.model import load
+    from charlstm.text import corpus
 
     if not as_json:
         tell_of_stale_kernels(native.is_stale())
-    model = library.load(checkpoint, precision=precision, threads=threads)
+    model = load(checkpoint, precision=precision, threads=threads)
     context = model.load_state(load_state) if load_state is not None else None
     out = TextOut(1, raw=raw, buffering="none" if unbuffered else "line" if line_buffered else "auto")
     if prime_lines is None:
@@ -209,7 +210,7 @@ def _write(
     model: Model, config: SamplingConfig, context: Context | None, out: TextOut, null: bool, save_state: Path | None
 ) -> None:
     """One text, as it is drawn."""
-    from charlstm import sampling
+    from charlstm.inference import sampling
 
     stream = sampling.Stream(model.engine, model.vocabulary, config, context)
     piece = ""
@@ -231,7 +232,7 @@ def _behind(text: str, config: SamplingConfig, null: bool) -> str:
 
 def _primes(model: Model, source: str, unknown: Unknown, out: TextOut) -> Iterator[list[str]]:
     """The lines of a file in groups, as they come, each without its line break. What was drawn goes out in between."""
-    from charlstm import corpus
+    from charlstm.text import corpus
 
     numbers = itertools.count(1)
     for lines in corpus.whole_lines(corpus.parts([source], symbols=model.vocabulary.kind)):

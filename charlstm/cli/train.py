@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlstm.cli import settings, watch
-from charlstm.cli.board import Board
-from charlstm.cli.counter import counting
+from charlstm.cli import config_file, training_display
+from charlstm.cli.console import before_torch, tell_of_stale_kernels
+from charlstm.cli.help import Option, options_of
 from charlstm.cli.options import MaxChars, unescaped
-from charlstm.cli.page import Option, options_of
-from charlstm.cli.talk import before_torch, tell_of_stale_kernels
+from charlstm.cli.progress_bar import counting
+from charlstm.cli.tensorboard import Board
 from charlstm.config import SymbolKind, TrainingOptions, parse_duration
-from charlstm.documents import RECORD_SEPARATOR
 from charlstm.errors import CheckpointError, CorpusError, UsageError
-from charlstm.events import Stopped
-from charlstm.recipe import DEFAULT_CELL, DEFAULT_SECONDS
+from charlstm.text.documents import RECORD_SEPARATOR
+from charlstm.training.defaults import DEFAULT_CELL, DEFAULT_SECONDS
+from charlstm.training.events import Stopped
 
 if TYPE_CHECKING:
-    from charlstm.corpus import Corpus
-    from charlstm.vocab import Vocabulary
+    from charlstm.text.corpus import Corpus
+    from charlstm.text.vocabulary import Vocabulary
 
 EXAMPLES = """\
 charlstm train book.txt                          size and time are chosen
@@ -168,7 +168,7 @@ def train(
             metavar="FILE",
             help="Options in TOML, a line each: hidden = 256. A run keeps its own in config.toml.",
             is_eager=True,
-            callback=settings.use,
+            callback=config_file.use,
             show_default=False,
         ),
     ] = None,
@@ -182,13 +182,13 @@ def train(
     """
     given = {name: value for name, value in options.items() if value is not None}
     budgets = [name for name in ("epochs", "steps", "seconds") if name in given]
-    for name in {*budgets} - {*settings.closest(context, budgets)}:
+    for name in {*budgets} - {*config_file.closest(context, budgets)}:
         del given[name]  # that of a file, where the command line has another
     if "seconds" in given:
         given["seconds"] = parse_duration(given["seconds"])
     chosen = TrainingOptions(**given)  # a bad option is reported before the text is read
     divided = {"lines_as_documents": lines_as_documents, "documents": documents, "boundary": boundary is not None}
-    ways = settings.closest(context, [name for name, is_given in divided.items() if is_given])
+    ways = config_file.closest(context, [name for name, is_given in divided.items() if is_given])
     if "lines_as_documents" in ways and len(ways) > 1:
         raise UsageError("--lines-as-documents says what a document is: leave out --documents and --boundary")
     between = "\n" if "lines_as_documents" in ways else None
@@ -199,10 +199,12 @@ def train(
     if valid == "-" and "-" in corpus:
         raise UsageError("stdin can be read once: as CORPUS or as --valid")
 
-    watchers: list[watch.Watcher] = [] if tensorboard is None else [Board(tensorboard)]
+    watchers: list[training_display.Watcher] = [] if tensorboard is None else [Board(tensorboard)]
 
-    from charlstm import checkpoint, library, records
-    from charlstm.corpus import read
+    from charlstm import checkpoint
+    from charlstm.model import load
+    from charlstm.text.corpus import read
+    from charlstm.training import records
 
     def read_for(model: Vocabulary | None, in_: str | None, *sources: str) -> Corpus:
         """A text, read as that of a model was, and in the encoding that it had, but where an option says otherwise."""
@@ -212,7 +214,7 @@ def train(
         with counting("reading", how["symbols"], not (as_json or quiet)) as report:
             return read(sources, report=report, **how)
 
-    base, run = None if from_ is None else library.load(from_), output
+    base, run = None if from_ is None else load(from_), output
     if resume and run is None:
         run, text = _newest_run_of(corpus, symbols, (between or RECORD_SEPARATOR) if ways else None, read_for)
     elif resume:
@@ -223,22 +225,22 @@ def train(
     held_out = None if valid is None else read_for(text.vocabulary, text.encoding, valid)
 
     before_torch()
-    from charlstm import runfolder, training  # last, for it takes a second: it brings torch
-    from charlstm.kernels import native
-    from charlstm.kernels import training as scan
+    from charlstm.inference import native
+    from charlstm.training import run_dir, trainer  # last, for it takes a second: it brings torch
+    from charlstm.training import scan_native as scan
 
     if not (as_json or quiet):
         tell_of_stale_kernels(native.is_stale() or scan.is_stale())
     if resume and run is not None:
-        session = training.Training.resume(
+        session = trainer.Trainer.resume(
             text, run, given, valid=held_out, from_=base, allow_new_corpus=allow_new_corpus
         )
     else:
-        run = run or runfolder.fresh(text.names)
-        session = training.Training.start(text, run, chosen, valid=held_out, from_=base)
+        run = run or run_dir.fresh(text.names)
+        session = trainer.Trainer.start(text, run, chosen, valid=held_out, from_=base)
     words = [*corpus, *([] if valid is None else ["--valid", valid])]
     with contextlib.ExitStack() as stack:
-        shows = [stack.enter_context(each) for each in (*watchers, watch.watcher(words, as_json, quiet))]
+        shows = [stack.enter_context(each) for each in (*watchers, training_display.watcher(words, as_json, quiet))]
         for event in session.events():
             for show in shows:
                 show(event)
@@ -256,7 +258,8 @@ def _newest_run_of(
         CorpusError: nor is there one as which the text can be read.
         UsageError: stdin, which can be read once, would have to be read in several ways.
     """
-    from charlstm import checkpoint, records
+    from charlstm import checkpoint
+    from charlstm.training import records
 
     texts: dict[tuple[SymbolKind, str | None, str | None], Corpus | None] = {}
     refusal: CorpusError | None = None

@@ -1,0 +1,88 @@
+"""`charlstm corpus`: named corpora on stdout."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from charlstm.cli.console import Stderr, facts, put, say, to_stdout
+from charlstm.cli.progress_bar import Counter
+from charlstm.progress import Report
+from charlstm.terminal import TextOut
+from charlstm.text import bundled, downloads
+
+EXAMPLES = """\
+charlstm corpus                                      what there is
+charlstm corpus python:docs > data/python-docs.txt   keep it
+charlstm corpus python:source | charlstm train -     use it at once
+charlstm corpus tinyshakespeare > data/tinyshakespeare.txt"""
+
+NAMES = (*bundled.NAMES, *downloads.SOURCES)
+
+
+def corpus(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Which one; none lists them.", autocompletion=lambda: list(NAMES)),
+    ] = None,
+) -> None:
+    """Write a named corpus to stdout.
+
+    Those whose names begin with python: are made from the Python that runs charlstm, so that there is something to
+    train on without a network. The others are loaded once from where they were published, checked against their sha256
+    and kept in the cache folder of your platform; a transfer that broke off goes on where it stopped.
+    """
+    if name is None:
+        facts([*bundled.NAMES.items(), *((name, _described(name)) for name in downloads.SOURCES)])
+    elif name in bundled.NAMES:
+        put(bundled.text(name))
+    elif name in downloads.SOURCES:
+        _put_file(_fetched(name))
+    else:
+        raise bundled.unknown(name, NAMES)
+
+
+def _described(name: str) -> str:
+    source = downloads.SOURCES[name]
+    there = "cached" if downloads.is_cached(name) else f"loads {_megabytes(source.bytes)}"
+    return f"{source.about}; {_megabytes(source.text_bytes)}, {source.licence}; {there}"
+
+
+def _megabytes(n: int) -> str:
+    return f"{n / 1e6:.1f} MB" if n < 10_000_000 else f"{n / 1e6:.0f} MB"
+
+
+def _fetched(name: str) -> Path:
+    """The corpus's file, with a bar on a terminal while it is loaded, and a line elsewhere."""
+    try:
+        with _reporting(name) as report:
+            return downloads.fetch(name, report)
+    except KeyboardInterrupt:
+        say(f"interrupted: what has come of {name} is kept, and the same command goes on from there")
+        raise
+
+
+@contextmanager
+def _reporting(name: str) -> Iterator[Report | None]:
+    if not Stderr().isatty():
+        if not downloads.is_cached(name):
+            say(f"loading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")
+        yield None
+        return
+    with Counter(name, "B") as bar:
+        yield bar
+
+
+def _put_file(file: Path) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    out = TextOut(1)
+    for block in downloads.blocks(file):
+        with to_stdout():
+            out.write(decoder.decode(block))
+    with to_stdout():
+        out.close()

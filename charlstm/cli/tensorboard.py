@@ -1,0 +1,90 @@
+"""The course of a training for TensorBoard, by torch.utils.tensorboard."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charlstm.cli.console import complain
+from charlstm.cli.training_display import Watcher
+from charlstm.errors import CharlstmError
+from charlstm.terminal import escape
+from charlstm.training.events import Event, Progress, Started, Validated
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+PROGRESS_SECONDS = 1.0  # between two points of a curve
+FLUSH_SECONDS = 10
+
+
+class Board(Watcher):
+    """Scalars by step, in a folder that TensorBoard reads; to be entered, called with each event, and left.
+
+    A disk that is full costs the scalars, not the run.
+
+    Raises:
+        CharlstmError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise CharlstmError("--tensorboard needs a package more: pip install 'charlstm[tensorboard]'")
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+        self._shown = -math.inf
+
+    def __enter__(self) -> Board:
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._hear
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            with self._forgiven():
+                self._writer.close()
+        threading.excepthook = self._excepthook
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._open(event.resumed_step)
+        elif isinstance(event, Progress) and event.seconds - self._shown >= PROGRESS_SECONDS:
+            self._shown = event.seconds
+            self._add(event.step, "bits_per_char/train", event.train_bits_per_char)
+            self._add(event.step, "learning_rate", event.lr)
+            self._add(event.step, "chars_per_second", event.chars_per_second)
+        elif isinstance(event, Validated):
+            self._add(event.step, "bits_per_char/train", event.train_bits_per_char)
+            self._add(event.step, "bits_per_char/validation", event.valid_bits_per_char)
+
+    def _open(self, resumed_step: int) -> None:
+        """Here a folder that cannot be written is an error: nothing was trained yet."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What an earlier sitting has written from there on is hidden.
+        after = resumed_step + 1 if resumed_step else None
+        self._writer = SummaryWriter(str(self._folder), purge_step=after, flush_secs=FLUSH_SECONDS)
+
+    def _add(self, step: int, name: str, value: float) -> None:
+        if self._writer is not None:
+            with self._forgiven():
+                self._writer.add_scalar(name, value, step)
+
+    @contextlib.contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        """What the writer's thread could not write it raises at the next call: then there are no more."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            complain(f"{escape(str(self._folder))}: {error.strerror or error}; training goes on without TensorBoard")
+
+    def _hear(self, raised: threading.ExceptHookArgs) -> None:
+        """The same error as it ends the writer's thread, which would print a traceback."""
+        if not isinstance(raised.exc_value, OSError):
+            self._excepthook(raised)

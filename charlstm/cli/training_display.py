@@ -1,0 +1,224 @@
+"""A training as it is seen: on a terminal a table, a bar and lines of sampled text; elsewhere plain lines; or JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from charlstm.cli.console import Stderr, complain, duration, facts, is_plain, put, say
+from charlstm.config import UNITS
+from charlstm.terminal import escape
+from charlstm.text.documents import shown
+from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LINE_SECONDS = 30.0  # in a log, a line at least so often
+SAMPLE_ROWS = 4
+
+
+def watcher(words: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
+    """What fits the options and stderr; to be entered, called with each event, and left.
+
+    `words` name the corpus on a command line, to say how to go on.
+    """
+    if as_json:
+        return JsonLines()
+    if quiet:
+        return Watcher()
+    return Bar(words) if Stderr().isatty() else Lines(words)
+
+
+class Watcher:
+    """Says only what the user must know. The others say more."""
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            complain(event.message)
+
+
+class JsonLines(Watcher):
+    """Each event as a line of JSON on stdout."""
+
+    def __call__(self, event: Event) -> None:
+        put(json.dumps(to_json(event)) + "\n")
+
+
+class Lines(Watcher):
+    """Plain lines for a log: the facts, every validation and save, and a sign of life in between."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+        self._unit = "char"
+        self._progress: Progress | None = None
+        self._said = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if isinstance(event, Started):
+            self._unit = event.unit
+            _introduce(event)
+        elif isinstance(event, Progress):
+            self._progress = event
+            if time.monotonic() - self._said >= LINE_SECONDS:
+                self._say(_progress(event, self._unit))
+        elif isinstance(event, Validated):
+            pace = f"  {_pace(self._progress, self._unit)}" if self._progress else ""
+            self._say(_validated(event, self._unit) + pace)
+        elif isinstance(event, Saved):
+            say(f"saved step {event.step} to {escape(str(event.path))}")
+        elif isinstance(event, Stopped):
+            _farewell(event, self._words, self._unit)
+
+    def _say(self, line: str) -> None:
+        say(line)
+        self._said = time.monotonic()
+
+
+class Bar(Watcher):
+    """A bar that moves, and above it a line and a few lines of text for each validation."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+        self._unit = "char"
+        self._validated: Validated | None = None
+        self._stderr = Stderr()  # one object: by it tqdm knows that a line and the bar are on one terminal
+
+    def __enter__(self) -> Bar:
+        from tqdm import tqdm
+
+        tqdm.monitor_interval = 0  # no thread to watch it: it is drawn as events come
+        self._bar: tqdm[Any] = tqdm(
+            total=1.0,
+            file=self._stderr,
+            dynamic_ncols=True,
+            leave=False,
+            delay=1e-9,  # draws nothing before the first report
+            bar_format="{percentage:3.0f}%|{bar}| {desc}",
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._unit = event.unit
+            _introduce(event)
+        elif isinstance(event, Progress):
+            self._bar.n = event.share
+            self._bar.set_description_str(self._state(event), refresh=False)
+            self._bar.refresh()
+        elif isinstance(event, Validated):
+            self._validated = event
+            self._above(_validated(event, self._unit))
+            for row in _rows(event.sample, self._bar.ncols or 80):
+                self._above(row if is_plain() else f"\x1b[2m{row}\x1b[22m")
+        elif isinstance(event, Warned):
+            self._above(f"charlstm: {escape(event.message)}")
+        elif isinstance(event, Stopped):
+            self._bar.close()
+            _farewell(event, self._words, self._unit)
+
+    def _above(self, line: str) -> None:
+        self._bar.write(line, file=self._stderr)
+
+    def _state(self, progress: Progress) -> str:
+        known = f" valid {self._validated.valid_bits_per_char:.3f}" if self._validated else ""
+        return f"train {progress.train_bits_per_char:.3f}{known} bits/{self._unit}  {_pace(progress, self._unit)}"
+
+
+def _introduce(started: Started) -> None:
+    unit = UNITS[started.unit]
+    model = f"{started.layers} × {started.hidden}, embedding {started.embedding}"
+    streams = f"{_counted(started.batch_size, 'stream')} × {_counted(started.seq_len, unit)}"
+    rows = [
+        ("run", str(started.run)),
+        *([] if started.base is None else [("from", started.base)]),
+        ("text", f"{started.chars:,} {unit}s, {started.vocab_size:,} distinct"),
+        *([] if started.boundary is None else [("documents", f"with {shown(started.boundary)} between them")]),
+        ("split", _split(started)),
+        ("model", f"{started.cell} {model}: {started.parameters:,} parameters"),
+        ("training", f"{streams}, rate {started.lr:.3g}"),
+        ("dropout", f"{started.dropout:g}"),
+        ("device", f"{started.device}, {_counted(started.threads, 'thread')}, {started.kernels}"),
+        ("budget", _budget(started)),
+        ("seed", str(started.seed)),
+    ]
+    facts(rows, to_stderr=True)
+
+
+def _split(started: Started) -> str:
+    names = f", {', '.join(started.valid)}" if started.valid else ""
+    held_out = f"{started.train_chars:,} to train on, {started.held_out_chars:,} to validate{names}"
+    if started.valid_chars == started.held_out_chars:
+        return held_out
+    return f"{held_out}, of which the first {started.valid_chars:,} are scored"
+
+
+def _budget(started: Started) -> str:
+    begin = f", from step {started.resumed_step:,}" if started.resumed_step else ""
+    if started.patience is None:
+        return started.budget + begin
+    return f"{started.budget}{begin}, or until {_counted(started.patience, 'validation')} bring nothing better"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _validated(event: Validated, unit: str) -> str:
+    return (
+        f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f}"
+        f"  validation {event.valid_bits_per_char:.3f} bits/{unit}{' (best)' if event.best else ''}"
+    )
+
+
+def _progress(event: Progress, unit: str) -> str:
+    return (
+        f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f} bits/{unit}"
+        f"  {event.share:.0%}  {_pace(event, unit)}"
+    )
+
+
+def _pace(event: Progress, unit: str) -> str:
+    speed = event.chars_per_second
+    figure = f"{speed / 1000:.0f}k" if speed >= 10_000 else f"{speed:,.0f}"
+    return f"{figure} {unit}s/s  {duration(event.seconds_left)} left"
+
+
+def _farewell(event: Stopped, words: Sequence[str], unit: str) -> None:
+    """How the run ended, and what to type next."""
+    run = shlex.quote(escape(str(event.last.parent)))
+    best = event.best_valid_bits_per_char
+    known = "" if best is None else f", best validation {best:.3f} bits per {UNITS[unit]}"
+    if event.reason == "interrupted":
+        corpus = " ".join(shlex.quote(escape(word)) for word in words)
+        say(f"interrupted at step {event.step:,}, and saved; to go on: charlstm train {corpus} -o {run} --resume")
+    elif event.reason == "already-finished":
+        say(f"{run} has spent its budget: {_counted(event.step, 'step')}{known}; to go on, give it a larger one")
+    else:
+        if event.reason == "patience":
+            say(f"stopped by --patience: {_counted(event.no_better, 'validation')} brought nothing better")
+        say(f"done: {_counted(event.step, 'step')} in {duration(event.seconds)}{known}")
+        say(f"next: charlstm sample -c {run}")
+
+
+def _rows(sample: str, columns: int) -> list[str]:
+    """At most a few rows of a sample, each within the terminal's width; wide characters count as two columns."""
+    from rich.cells import chop_cells
+
+    rows: list[str] = []
+    for line in escape(sample, keep="\n").expandtabs().splitlines():
+        rows += chop_cells(line, max(columns - 4, 4)) if line else []
+    return ["  " + row for row in rows[:SAMPLE_ROWS]]

@@ -1,0 +1,1 @@
+"""Text to ids: reading, decoding, vocabularies and corpora. No torch."""

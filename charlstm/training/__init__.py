@@ -1,0 +1,1 @@
+"""Training with torch. The only folder that may import it."""

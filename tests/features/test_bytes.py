@@ -1,0 +1,485 @@
+"""Models of bytes: any file in, well-formed UTF-8 out, or with --raw the bytes as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import charlstm
+from charlstm import checkpoint
+from charlstm.checkpoint import Checkpoint
+from charlstm.cli.score_display import characters
+from charlstm.config import DynamicConfig, ModelConfig, SamplingConfig, TrainingOptions
+from charlstm.errors import CharlstmError, DivergenceError, ResumeError, UnknownSymbols, UsageError
+from charlstm.inference import sampling
+from charlstm.inference.filters import Rule
+from charlstm.inference.surprisal import CharScore
+from charlstm.model import Model
+from charlstm.text import corpus, id_file, utf8
+from charlstm.text.vocabulary import ByteVocabulary, Vocabulary
+from charlstm.training import dynamic_evaluation
+from charlstm.training.trainer import Trainer
+from tests.helpers.commands import Done, here, model_file, spawn
+from tests.helpers.models import chance, equations, random_weights, surprises
+from tests.inference.test_filters import BACKENDS, ISAS, biased, engine_of
+
+CONFIG = ModelConfig(256, hidden=12, layers=1, embedding=5)
+NOT_UTF8 = bytes(range(256)) + "Ж€😀".encode() + b"\xe2\x82\x00\xf0\x9f"
+ONCE = {"steps": 3, "hidden": 8, "embedding": 4, "batch_size": 4, "seq_len": 8, "sample_chars": 20, "validations": 1}
+
+
+def model(facts: dict[str, object] | None = None, scale: float = 3.0) -> Model:
+    return Model(CONFIG, ByteVocabulary(), random_weights(CONFIG, scale=scale), facts)
+
+
+def saved(path: Path) -> Path:
+    checkpoint.save(path, Checkpoint(CONFIG, ByteVocabulary(), random_weights(CONFIG, scale=3.0)))
+    return path
+
+
+@given(st.binary(max_size=40))
+def test_every_sequence_of_bytes_is_a_text_and_back(data: bytes) -> None:
+    vocabulary = ByteVocabulary()
+    ids = np.frombuffer(data, np.uint8)
+    text = vocabulary.decode(ids)
+    assert vocabulary.encode(text).tolist() == list(data)
+    assert text == data.decode("utf-8", "surrogateescape")
+
+
+EDGES = [0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xE2, 0xED, 0xF0, 0xF4, 0xFF]
+
+
+@functools.cache
+def place(data: bytes) -> str:
+    """Whether bytes are whole characters, end in the beginning of one, or neither, by Python's strict decoder.
+
+    Its incremental one is of no use here: it waits on the bytes of a surrogate, for `surrogatepass`.
+    """
+    for length in range(4):
+        for more in itertools.product((0x80, 0x90, 0xA0), repeat=length):
+            with contextlib.suppress(UnicodeDecodeError):
+                (data + bytes(more)).decode()
+                return "begun" if more else "whole"
+    return "never"
+
+
+@given(st.binary(max_size=6) | st.lists(st.sampled_from(EDGES), max_size=6).map(bytes))
+def test_unfinished_is_the_beginning_of_a_character(data: bytes) -> None:
+    begun = [n for n in (1, 2, 3) if n <= len(data) and place(data[-n:]) == "begun" and data[-n] >= 0xC0]
+    assert ByteVocabulary().unfinished(np.frombuffer(data, np.uint8)) == (begun[0] if begun else 0)
+
+
+def test_a_symbol_is_a_byte_and_its_own_id() -> None:
+    vocabulary = ByteVocabulary()
+    assert len(vocabulary) == len(set(vocabulary.symbols)) == 256
+    assert [vocabulary.encode(symbol).tolist() for symbol in vocabulary.symbols] == [[k] for k in range(256)]
+    assert vocabulary.encode("é").tolist() == [0xC3, 0xA9]
+    assert vocabulary == Vocabulary.from_json(vocabulary.to_json()) != Vocabulary.of("ab")
+
+
+def test_only_a_surrogate_that_is_no_byte_is_unknown() -> None:
+    vocabulary = ByteVocabulary()
+    with pytest.raises(UnknownSymbols, match=r"'\\ud800' × 2"):
+        vocabulary.encode("a\ud800\ud800")
+    assert vocabulary.encode_known("a\ud800b", "skip") == (pytest.approx([97, 98]), {"\ud800": 1})
+    assert vocabulary.encode_known("\ud800", "replace")[0].tolist() == list("\ufffd".encode())
+
+
+@pytest.mark.parametrize("values", [{"kind": "bytes", "symbols": "ab"}, {"kind": "words"}, {"kind": ["bytes"]}])
+def test_another_description_of_bytes_is_refused(values: object) -> None:
+    with pytest.raises(ValueError, match="vocabulary"):
+        Vocabulary.from_json(values)
+
+
+def test_bytes_are_read_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a").write_bytes(NOT_UTF8)
+    (folder / "b.gz").write_bytes(gzip.compress(b"\xff\r\n"))
+    found = charlstm.read([folder], symbols="bytes")
+    assert np.asarray(found.ids).tobytes() == NOT_UTF8 + b"\xff\r\n"
+    assert found.sha256 == hashlib.sha256(NOT_UTF8 + b"\xff\r\n").hexdigest()
+    assert found.ids.dtype == np.uint8
+    assert corpus.read_text([folder], symbols="bytes").encode("utf-8", "surrogateescape") == NOT_UTF8 + b"\xff\r\n"
+    with pytest.raises(CharlstmError, match="UTF-8"):
+        charlstm.read([folder])
+
+
+def test_bytes_of_a_named_corpus_and_an_encoding() -> None:
+    read = charlstm.read(["python:docs"])
+    as_bytes = charlstm.read(read.names, symbols="bytes")
+    assert as_bytes.sha256 == read.sha256
+    with pytest.raises(UsageError, match="leave out --encoding"):
+        charlstm.read(["x"], encoding="latin-1", symbols="bytes")
+
+
+def test_ids_of_long_bytes_lie_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_file, "folder", lambda: tmp_path / "ids")
+    monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 100)
+    monkeypatch.setattr(corpus, "LOOKED_UP_BYTES", 1)
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", 64)
+    text = tmp_path / "text"
+    text.write_text("жук " * 100)
+    for _ in range(2):  # written, and found again
+        in_bytes, in_chars = charlstm.read([text], symbols="bytes"), charlstm.read([text])
+        assert isinstance(in_bytes.ids, id_file.StoredIds)
+        assert (len(in_bytes), len(in_chars)) == (700, 400)
+        assert np.asarray(in_bytes.ids).tobytes() == text.read_bytes()
+        assert in_chars.vocabulary.decode(in_chars.ids) == text.read_text()
+
+
+def test_a_pipe_of_bytes_is_kept_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_file, "folder", lambda: tmp_path / "ids")
+    monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 10)
+    (tmp_path / "t.bin").write_bytes(NOT_UTF8)  # small: read as if it could not be read twice
+    assert np.asarray(charlstm.read([tmp_path / "t.bin"], symbols="bytes").ids).tobytes() == NOT_UTF8
+
+
+def test_the_score_is_that_of_the_equations_on_the_bytes() -> None:
+    text = "Жук и €\udcff."
+    ids = np.array(list(text.encode("utf-8", "surrogateescape")))
+    logits, _ = equations(CONFIG, model().weights, ids[:-1, None], np.zeros(CONFIG.state_shape(1)))
+    score = model().evaluate(text)
+    assert score.chars == len(ids) == 15
+    assert score.nats_per_char == pytest.approx(surprises(logits, ids[1:, None]).mean(), abs=1e-5)
+
+
+def test_eval_reports_per_byte(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path, text = saved(tmp_path / "m"), tmp_path / "t.bin"
+    text.write_bytes(NOT_UTF8 * 60)
+    assert re.search(r"streams, each warmed up on \d+ bytes", here(capfd, "eval", text, "-c", path).text)
+    text.write_bytes(NOT_UTF8)
+    done = here(capfd, "eval", text, "-c", path)
+    assert done.status == 0, done.err
+    assert re.search(rf"^bits per byte .*\n.*\n.*\nbytes +{len(NOT_UTF8)}$", done.text, re.M)
+    assert "character" not in done.text
+    values = json.loads(here(capfd, "eval", text, "-c", path, "--json").out)
+    assert (values["unit"], values["chars"]) == ("byte", len(NOT_UTF8))
+    bits = [float(row.split("\t")[0]) for row in here(capfd, "eval", text, "-c", path, "--per-char").text.splitlines()]
+    assert np.mean(bits) == pytest.approx(values["bits_per_char"], abs=1e-4)
+    in_chars = model_file(tmp_path / "chars")
+    (tmp_path / "t").write_text("abc")
+    assert json.loads(here(capfd, "eval", tmp_path / "t", "-c", in_chars, "--json").out)["unit"] == "char"
+    refused = here(capfd, "eval", text, "-c", path, "--against", in_chars)
+    assert refused.status
+    assert "bytes" in refused.err
+    assert refused.err.count("\n") == 1
+    refused = here(capfd, "eval", text, "-c", path, "--encoding", "latin-1")
+    assert refused.status
+    assert "leave out --encoding" in refused.err
+
+
+def test_refusals_speak_of_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for data, more, said in (
+        (b"", (), "it needs one byte or more"),
+        (b"x", (), "of the text's 1 bytes 1 would train"),
+        (b"x" * 30, ("--max-chars", 20), "longer than 20 bytes"),
+        (b"x" * 99, ("--max-chars", 20), "99 bytes are more than a limit of 20 allows"),
+    ):
+        (tmp_path / "t").write_bytes(data)
+        refused = here(capfd, "train", tmp_path / "t", "--symbols", "bytes", "-o", tmp_path / "run", *more)
+        assert said in refused.err
+        assert (refused.status, refused.err.count("\n"), "character" in refused.err) == (1, 1, False)
+
+
+def test_a_model_of_bytes_learns_as_it_reads_every_so_many_bytes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t").write_bytes(NOT_UTF8)
+    path = saved(tmp_path / "m")
+    assert "learning every 32 bytes" in here(capfd, "eval", tmp_path / "t", "-c", path, "--dynamic").text
+    diverging = random_weights(CONFIG)
+    diverging["projection.bias"][:] = math.inf
+    with pytest.raises(DivergenceError, match="at byte 1;"):
+        dynamic_evaluation.evaluate(CONFIG, diverging, np.arange(9), DynamicConfig(), "byte")
+
+
+def test_rows_of_lines_and_bytes_are_well_formed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path, text = saved(tmp_path / "m"), tmp_path / "t"
+    text.write_bytes(b"a\xff\xc3\xa9\n")
+    lines = here(capfd, "eval", text, "-c", path, "--per-line").text
+    assert lines.split("\t")[1:] == ["5", "1", "a\ufffdé\n"]
+    chars = here(capfd, "eval", text, "-c", path, "--per-char", "--top", "1").text
+    assert [row.split("\t")[2] for row in chars.splitlines()] == [r"\xff", r"\xc3", r"\xa9", r"\n"]
+    heat = here(capfd, "eval", text, "-c", path, "--heat").text
+    assert re.sub(r"\x1b\[[0-9;]*m", "", heat).replace("↵", "") == "a\\xffé\n"
+
+
+def test_heat_gives_a_character_the_bits_of_its_bytes() -> None:
+    symbols = ByteVocabulary().decode(np.array([0xC3])), [CharScore(2, "\udca9", 1.5), CharScore(3, "b", 4.0)]
+    assert list(characters(*symbols)) == [("é", 1.5), ("b", 4.0)]
+    euro = [
+        CharScore(k, char, bits) for k, (char, bits) in enumerate([("\udce2", 1.0), ("\udc82", 2.0), ("\udcac", 4.0)])
+    ]
+    assert list(characters("a", euro)) == [("a", 0.0), ("€", 7.0)]
+
+
+def raw_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+UNTRAINED = model(scale=9.0)  # it knows nothing, and is sure of it
+WAYS: list[dict[str, Any]] = [
+    *({}, {"top_k": 3}, {"top_p": 0.5}, {"typical": 0.3}, {"min_p": 0.2}, {"repeat_penalty": 3.0}),
+    *({"ban": "\udc80a"}, {"temperature": 0.0}, {"temperature": 3.0}),
+]
+PRIMES = st.binary(max_size=5) | st.sampled_from([b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"a\xed", b"\xf4"])
+
+
+@given(PRIMES, st.integers(0, 2**32), st.sampled_from(WAYS))
+def test_every_text_is_utf8_and_finishes_the_character_that_its_prime_ends_in(
+    prime: bytes, seed: int, options: Any
+) -> None:
+    begun = ByteVocabulary().decode(np.frombuffer(prime, np.uint8))
+    config = SamplingConfig(prime=begun, length=40, seed=seed, **options)
+    (drawn,) = UNTRAINED.draw(config)
+    assert drawn.text == drawn.text.encode().decode()  # strict both ways
+    unfinished = next((prime[-n:] for n in (1, 2, 3) if n <= len(prime) and place(prime[-n:]) == "begun"), b"")
+    whole = (unfinished + drawn.symbols.astype(np.uint8).tobytes()).decode()  # strict
+    assert whole == (whole[:1] if unfinished else "") + drawn.text
+    assert 36 < len(drawn.symbols) <= 40
+    stream = UNTRAINED.stream(begun, 40, temperature=config.temperature, seed=seed, **{
+        name: value for name, value in options.items() if name != "temperature"})  # fmt: skip
+    assert "".join(stream) == drawn.text
+    if "\ufffd" in drawn.text:
+        assert b"\xef\xbf\xbd" in drawn.symbols.astype(np.uint8).tobytes()
+
+
+def test_raw_bytes_are_not_utf8() -> None:
+    """The negative control of the test above."""
+    with pytest.raises(UnicodeDecodeError):
+        raw_bytes(UNTRAINED.sample(length=200, seed=1, raw=True)).decode()
+
+
+def test_the_automaton_is_pythons_strict_decoder() -> None:
+    """After every first byte the edges of all ranges, and so on after those that begin longer characters."""
+    for sequence in itertools.chain(
+        itertools.product(range(256), EDGES),
+        itertools.product((0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF), EDGES, EDGES),
+        itertools.product((0xF0, 0xF1, 0xF3, 0xF4, 0xF5), EDGES[2:8], EDGES[1:9:3], EDGES[1:9:3]),
+    ):
+        state = 0
+        for byte in sequence:
+            state = int(utf8.TABLE[state, byte]) if state != utf8.NEVER else state
+        assert place(bytes(sequence)) == {0: "whole", utf8.NEVER: "never"}.get(state, "begun"), sequence
+
+
+@given(st.binary(max_size=4) | st.lists(st.sampled_from(EDGES), max_size=4).map(bytes), st.sampled_from(EDGES))
+def test_what_may_follow_a_text_goes_on_with_its_last_character(data: bytes, byte: int) -> None:
+    vocabulary, ids = ByteVocabulary(), np.frombuffer(data, np.uint8)
+    may = utf8.TABLE[vocabulary.phase(ids), byte] != utf8.NEVER
+    begun = data[len(data) - vocabulary.unfinished(ids) :]
+    assert may == (place(begun + bytes([byte])) != "never")
+
+
+@pytest.mark.parametrize(("data", "may"), [(b"", 0), (b"a", 0), (b"\xe2", 2), (b"\xed", 4), (b"\xf4\x8f", 2)])
+def test_what_next_shows_is_the_softmax_over_what_may_follow(data: bytes, may: int) -> None:
+    prime = ByteVocabulary().decode(np.frombuffer(data, np.uint8))
+    own = dict(model().next(prime, raw=True))
+    assert len(own) == 256
+    symbols = [ByteVocabulary().symbols[k] for k in np.flatnonzero(utf8.TABLE[may] != utf8.NEVER)]
+    total = sum(own[symbol] for symbol in symbols)
+    assert dict(model().next(prime)) == pytest.approx({symbol: own[symbol] / total for symbol in symbols})
+
+
+BEGUN = [b"", b"\xc3", b"\xe0", b"\xe2", b"\xed", b"\xf1", b"\xf0", b"\xf4"]  # one a state; neighbours differ
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_drawn_bytes_follow_the_softmax_over_what_may_follow(temperature: float, backend: str) -> None:
+    """χ² at each place in a character; of another temperature, of all bytes or after another byte it does not fit."""
+    logits = np.linspace(-2, 2, 256)[np.random.default_rng(3).permutation(256)]
+    count = 8_000 * len(BEGUN)
+    phases = np.tile([ByteVocabulary().phase(np.frombuffer(begun, np.uint8)) for begun in BEGUN], count // len(BEGUN))
+    engine, rule = biased(logits, backend), Rule(temperature, follows=ByteVocabulary.follows)
+    drawn, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), 1, rule, seed=5, phases=phases)
+    may = np.array([[place(begun + bytes([byte])) != "never" for byte in range(256)] for begun in BEGUN])
+    softmax, without_temperature = np.exp(logits / temperature), np.exp(logits)
+    for k, allowed in enumerate(may):
+        observed = np.bincount(drawn[0, k :: len(BEGUN)], minlength=256)
+        assert chance(observed, allowed * softmax) > 1e-4
+        for wrong in (allowed * without_temperature, softmax, may[k - 1] * softmax):
+            assert chance(observed, wrong) < 1e-9
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_texts_of_bytes_drawn_natively_are_those_of_numpy(isa: str) -> None:
+    ours, reference = (engine_of(CONFIG, UNTRAINED.weights, backend) for backend in (isa, "numpy"))
+    vocabulary, more = ByteVocabulary(), [{"best_of": 3}, {"lines": 2}, {"stop": ("a", "\udcbf"), "keep_stop": True}]
+    for seed, options in enumerate(WAYS + more):
+        config = SamplingConfig(**{"prime": "\udce2", "count": 3, "length": 200, "seed": seed, **options})
+        one, other = (list(sampling.texts(engine, vocabulary, config)) for engine in (ours, reference))
+        assert one == other
+        first = replace(config, count=1)
+        if config.best_of == 1:
+            assert "".join(sampling.Stream(ours, vocabulary, first)) == other[0].text
+        assert [*sampling.texts(ours, vocabulary, replace(first, raw=True))] != other[:1]  # without the automaton
+
+
+def test_rules_that_leave_nothing_that_may_follow_are_refused() -> None:
+    rest = ByteVocabulary().decode(np.arange(0x80, 0xC0))  # of every character beyond ASCII
+    ascii_alone = model().sample("a", 200, ban=rest, temperature=2.0)
+    assert ascii_alone.isascii()
+    assert len(ascii_alone) == 200  # no character was begun that could not be finished
+    for refused in ({"only": "\udcc3"}, {"only": "\udcc3\udce2"}, {"stop": ("\udcff",)}, {"stop": ("\udcc3a",)},
+                    {"stop": ("é",), "ban": rest}):  # fmt: skip
+        with pytest.raises(UsageError, match="--"):
+            model().sample("a", 9, **refused)
+    with pytest.raises(UsageError, match="finish the character that the prime ends in"):
+        model().sample("\udcc3", 9, ban=rest)
+    with pytest.raises(UsageError, match="finish the character that the prime ends in"):
+        model().next("\udcc3", only="a")
+    assert set(model().sample("a", 40, only="\udcc3\udca9")) == {"é"}
+    assert model().sample("\udce2", 1) == ""  # no room to finish it
+    assert model().sample("a", 60, stop=("\udc80",), temperature=2.0, seed=3).encode()  # a part of a character
+
+
+def test_a_text_goes_on_in_the_middle_of_a_character() -> None:
+    """The euro sign, and nothing else, in pieces of one byte."""
+    weights = {name: np.zeros_like(array) for name, array in model().weights.items()}
+    for byte, following in ((0xE2, 0x82), (0x82, 0xAC), (0xAC, 0xE2)):  # what comes next depends on the last byte alone
+        weights["embedding.weight"][byte, byte % 5] = 9
+        weights["recurrence.weight_ih_l0"][2 * 12 + byte % 5, byte % 5] = 9  # g
+        weights["projection.weight"][following, byte % 5] = 99
+    assert {0xE2 % 5, 0x82 % 5, 0xAC % 5} == {1, 0, 2}
+    weights["recurrence.bias_ih_l0"][12:24] = -99  # forgets all
+    weights["recurrence.bias_ih_l0"][:12] = weights["recurrence.bias_ih_l0"][36:] = 99
+    euro = Model(CONFIG, ByteVocabulary(), weights)
+    assert euro.sample("€", 8, temperature=0) == "€€"
+    stream = euro.stream("€", 8, temperature=0)
+    assert list(stream) == ["€", "€"]  # never a part of one
+    assert euro.sample(length=4, temperature=0, context=stream.context) == "€"  # what was left out comes again
+    (text,) = euro.draw(replace(charlstm.SamplingConfig(), prime="€", length=8, temperature=0))
+    assert (text.text, len(text.symbols)) == ("€€", 6)
+    assert euro.sample(length=3, temperature=0, context=euro.after(text)) == "€"
+    assert euro.sample("€", 20, temperature=0, stop=("€€€",), keep_stop=True) == "€€€"
+
+
+def test_sample_writes_whole_characters_and_with_raw_every_byte(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path / "m")
+    shown = here(capfd, "sample", "-c", path, "-n", 300, "--seed", 1, "-t", 1).out
+    assert 297 <= len(shown.decode().encode()) <= 300  # strict
+    for more in (("--count", 5), ("--best-of", 3), ("--lines", 2)):
+        here(capfd, "sample", "-c", path, "-n", 50, *more).out.decode()
+    bare = spawn(["sample", "-c", path, "-n", 300, "--seed", 1, "-t", 1, "--raw"]).out
+    assert len(bare) == 300
+    with pytest.raises(UnicodeDecodeError):
+        bare.decode()
+    values = json.loads(here(capfd, "sample", "-c", path, "-n", 30, "--seed", 1, "-t", 1, "--json").out)
+    assert values["unit"] == "byte"
+    assert 26 < values["chars"] <= 30
+    assert values["bits_per_char"] == pytest.approx(-values["log_probability"] / math.log(2) / values["chars"])
+
+
+@pytest.mark.parametrize("boundary", ["\n", "é"])
+def test_a_document_of_bytes_is_utf8_and_ends_at_its_boundary(boundary: str) -> None:
+    vocabulary = ByteVocabulary(boundary)
+    end = vocabulary.boundary_id
+    of_documents = Model(replace(CONFIG, boundary=end), vocabulary, UNTRAINED.weights)
+    for prime in ("", "a" + boundary, "\udce2", "\udce2" + boundary):
+        begun = prime.encode("utf-8", "surrogateescape") if prime == "\udce2" else b""
+        for drawn in of_documents.draw(SamplingConfig(1.5, prime=prime, seed=1, count=5)):
+            assert drawn.ended == "document"
+            assert (begun + drawn.symbols.astype(np.uint8).tobytes()).decode().endswith(drawn.text)  # strict
+            assert end not in drawn.symbols
+            assert bool(begun) == (len(drawn.text.encode()) < len(drawn.symbols))
+    assert of_documents.sample(length=2000, temperature=1.5, seed=1).count(boundary) > 1
+
+
+def test_to_ban_a_part_of_a_character_is_refused() -> None:
+    with pytest.raises(UsageError, match="ASCII"):
+        model().sample("a", 3, ban="é")
+    assert set(model().sample("a", 50, only="xy")) == {"x", "y"}
+
+
+def test_training_on_bytes_resumes_and_evaluates(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text, run = tmp_path / "t.bin", tmp_path / "run"
+    text.write_bytes(NOT_UTF8 * 3)
+    read = charlstm.read([text], symbols="bytes")
+    list(Trainer.start(read, run, TrainingOptions(**ONCE)).events())  # type: ignore[arg-type]
+    assert checkpoint.load(run / "last.safetensors").vocabulary == ByteVocabulary()
+    assert 'symbols = "bytes"' in (run / "config.toml").read_text()
+    resumed = here(capfd, "train", text, "-o", run, "--resume", "--steps", 5)
+    assert resumed.status == 0
+    assert "bits per byte" in resumed.err
+    assert "bytes, 256 distinct" in resumed.err
+    score = charlstm.load(run).evaluate()
+    assert score.chars == len(read.split(0.1)[1])
+    info = here(capfd, "info", run).text
+    assert "all 256 bytes" in info
+    assert "bits per byte" in info
+    assert json.loads(here(capfd, "info", run, "--json").out)["vocabulary"] is None
+
+
+def test_what_goes_on_with_a_model_reads_texts_as_the_model_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.bin").write_bytes(NOT_UTF8 * 3)
+    Path("t.txt").write_text("some words " * 30)
+    words = ["--hidden", 8, "--embedding", 4, "--batch-size", 4, "--seq-len", 8, "--threads", 1, "-q"]
+
+    def train(text: str, *arguments: object) -> Done:
+        return here(capfd, "train", text, *words, "--steps", 3, *arguments)
+
+    def stdin(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    assert train("t.bin", "--symbols", "bytes").status == train("t.txt", "-o", "checkpoints/chars").status == 0
+    for text, run in (("t.bin", "t"), ("t.txt", "chars")):
+        assert train(text, "--resume", "--steps", 5).status == 0
+        assert checkpoint.load(f"checkpoints/{run}/last.safetensors").step == 5
+    assert train("t.txt", "--from", "checkpoints/t", "--valid", "t.bin", "-o", "tuned").status == 0
+    assert checkpoint.load("tuned/last.safetensors").vocabulary == ByteVocabulary()
+    assert train("t.txt", "--resume", "-o", "tuned", "--valid", "t.bin", "--steps", 4).status == 0
+    stdin(NOT_UTF8 * 3)
+    assert train("-", "--resume", "-o", "checkpoints/t", "--steps", 6).status == 0
+    refused = train("t.txt", "--from", "checkpoints/t", "--symbols", "chars", "-o", "no")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "bytes and characters do not go together" in refused.err
+    stdin(NOT_UTF8)  # the newest run is of bytes, and this text is of none
+    refused = train("-", "--resume")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "-o" in refused.err
+    stdin(b"some words " * 30)
+    assert train("-", "--resume", "--symbols", "chars", "--steps", 6).status == 0
+    assert checkpoint.load("checkpoints/chars/last.safetensors").step == 6
+    Path("u.txt").write_bytes(b"\xff")
+    assert "no run of this text" in train("u.txt", "--resume").err
+    assert "0xff" in train("u.txt", "--resume", "--symbols", "chars").err
+    assert "missing: no such file" in train("missing", "--resume").err
+
+
+def test_a_run_of_bytes_is_not_gone_on_with_in_characters(tmp_path: Path) -> None:
+    text, run = tmp_path / "t.txt", tmp_path / "run"
+    text.write_text("some words " * 30)
+    list(Trainer.start(charlstm.read([text], symbols="bytes"), run, TrainingOptions(**ONCE)).events())  # type: ignore[arg-type]
+    with pytest.raises(ResumeError, match="--symbols bytes"):
+        Trainer.resume(charlstm.read([text]), run, {"steps": 9})
+
+
+def test_bytes_and_characters_are_not_mixed() -> None:
+    in_bytes, in_chars = ByteVocabulary(), Vocabulary.of("ab")
+    assert in_bytes.union(ByteVocabulary()) == in_bytes
+    for one, other in ((in_bytes, in_chars), (in_chars, in_bytes)):
+        with pytest.raises(UsageError, match="--symbols"):
+            one.union(other)

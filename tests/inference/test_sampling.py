@@ -1,0 +1,450 @@
+"""Text out of an engine: the random numbers, the distribution, streams, many at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlstm.config import ModelConfig, SamplingConfig
+from charlstm.errors import UnknownSymbols, UsageError
+from charlstm.inference import filters, sampling
+from charlstm.inference.engine import Engine
+from charlstm.inference.filters import Rule
+from charlstm.text.vocabulary import Vocabulary
+from tests.helpers.models import equations, random_weights, real_ids, surprises
+
+VOCABULARY = real_ids(10_000)[1]
+
+
+CONFIG = ModelConfig(len(VOCABULARY), hidden=24, layers=2, embedding=8)
+WEIGHTS = random_weights(CONFIG)
+WEIGHTS["projection.weight"] *= 10
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(CONFIG, WEIGHTS)
+
+
+def draw(engine: Engine, **options: Any) -> str:
+    return "".join(sampling.stream(engine, VOCABULARY, SamplingConfig(**{"length": 300, "seed": 5, **options})))
+
+
+def drawn(engine: Engine, config: SamplingConfig, **more: Any) -> list[str]:
+    return [found.text for found in sampling.texts(engine, VOCABULARY, config, **more)]
+
+
+# ---- numbers and distributions ----
+
+
+def test_random_numbers_are_those_of_the_published_splitmix64() -> None:
+    """The first outputs of the reference implementation for the seed 1234567."""
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    states = np.array([(1234567 + n * filters.GAMMA) % 2**64 for n in (1, 2, 3, 4)], np.uint64)
+    assert filters._mix(states).tolist() == published
+
+
+def test_random_numbers_of_seeds_streams_and_places_are_their_own_and_even() -> None:
+    numbers = np.array(
+        [filters.uniform(seed, np.arange(40), place) for seed in (0, 1, 2**63 - 1) for place in (*range(40), 2**53)]
+    )
+    assert len(np.unique(numbers)) == numbers.size
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert abs(numbers.mean() - 0.5) < 4 * (12 * numbers.size) ** -0.5
+    assert np.abs(np.corrcoef(numbers)[~np.eye(len(numbers), dtype=bool)]).max() < 0.8
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 7.0])
+def test_the_distribution_is_torchs_softmax(temperature: float) -> None:
+    torch = pytest.importorskip("torch")
+    logits = np.random.default_rng(1).normal(0, 3, (5, 40))
+    expected = torch.softmax(torch.tensor(logits) / temperature, 1).numpy()
+    assert np.abs(sampling.distribution(logits, Rule(temperature)) - expected).max() < 1e-15
+
+
+def test_temperature_zero_takes_the_first_of_the_likeliest() -> None:
+    assert sampling.distribution(np.array([1.0, 3.0, 3.0, -np.inf]), Rule(0.0)).tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_have_no_distribution(bad: float) -> None:
+    with pytest.raises(FloatingPointError):
+        sampling.distribution(np.array([0.0, bad]), Rule())
+
+
+# ---- one text ----
+
+
+@pytest.mark.fault("R76")
+@pytest.mark.parametrize("length", [1, 2, 3, 1000])
+def test_a_text_has_exactly_the_length_asked_for(engine: Engine, length: int) -> None:
+    assert len(draw(engine, length=length)) == length
+
+
+@pytest.mark.fault("R77")
+def test_the_same_seed_gives_the_same_text_and_another_another(engine: Engine) -> None:
+    assert draw(engine) == draw(engine)
+    assert draw(engine) != draw(engine, seed=6)
+    assert draw(engine, seed=None) != draw(engine, seed=None)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-4, 1.0])
+def test_a_text_does_not_depend_on_how_it_is_cut(
+    engine: Engine, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = draw(engine)
+    monkeypatch.setattr(sampling, "BLOCK_SECONDS", seconds)
+    assert draw(engine) == whole
+
+
+def test_pieces_come_before_a_millisecond_has_passed(engine: Engine) -> None:
+    """Unless the machine is busy: so the median is asked."""
+    import time
+
+    stream = sampling.stream(engine, VOCABULARY, SamplingConfig(length=0, seed=1))
+    times = [time.perf_counter()]
+    for _ in zip(range(200), stream, strict=False):
+        times.append(time.perf_counter())
+    assert np.median(np.diff(times)) < 1e-3
+
+
+def test_greedy_text_is_argmax_all_the_way(engine: Engine) -> None:
+    begin = sampling.read(engine, VOCABULARY, "The ")
+    symbol, state, expected = begin.last, begin.state, []
+    for _ in range(100):
+        logits, state = engine.step([symbol], state)
+        symbol = int(logits[0].argmax())
+        expected.append(symbol)
+    assert draw(engine, length=100, prime="The ", temperature=0.0) == VOCABULARY.decode(np.array(expected))
+
+
+def test_a_prime_is_read_symbol_by_symbol(engine: Engine) -> None:
+    state = engine.zero_state()
+    *before, last = VOCABULARY.encode("Once upon").tolist()
+    for symbol in before:
+        _, state = engine.step([symbol], state)
+    context = sampling.read(engine, VOCABULARY, "Once upon")
+    assert context.last == last
+    assert np.array_equal(context.state, state)
+    parts = sampling.read(engine, VOCABULARY, " upon", sampling.read(engine, VOCABULARY, "Once"))
+    assert np.array_equal(parts.state, state)
+
+
+def test_a_text_goes_on_where_its_context_stands(engine: Engine) -> None:
+    whole = draw(engine, length=300, prime="A")
+    stream = sampling.stream(engine, VOCABULARY, SamplingConfig(length=120, seed=5, prime="A"))
+    first = "".join(stream)
+    rest = "".join(sampling.stream(engine, VOCABULARY, SamplingConfig(length=180), stream.context))
+    assert first + rest == whole
+    elsewhere = sampling.stream(engine, VOCABULARY, SamplingConfig(length=180, seed=6), stream.context)
+    assert "".join(elsewhere) != rest
+    forgotten = replace(stream.context, state=engine.zero_state())  # the negative control
+    assert "".join(sampling.stream(engine, VOCABULARY, SamplingConfig(length=180), forgotten)) != rest
+
+
+@pytest.mark.parametrize(("symbols", "begins"), [("\n a", "\n"), (" ab", " "), ("xyz", "x")])
+def test_a_text_without_prime_begins_after_a_line_break_if_there_is_one(symbols: str, begins: str) -> None:
+    config = ModelConfig(3, hidden=4, embedding=2)
+    vocabulary = Vocabulary(symbols)
+    context = sampling.read(Engine(config, random_weights(config)), vocabulary)
+    assert vocabulary.decode(np.array([context.last])) == begins
+    assert not context.state.any()
+
+
+@pytest.mark.fault("R71")
+def test_a_prime_with_unknown_symbols_is_refused(engine: Engine) -> None:
+    with pytest.raises(UnknownSymbols):
+        draw(engine, prime="\u4e2d")
+
+
+# ---- many ----
+
+
+def test_many_texts_are_each_what_a_stream_of_its_number_gives(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SamplingConfig(length=150, seed=5, count=70, prime="So")
+    texts = drawn(engine, config)
+    assert len(texts) == len(set(texts)) == 70
+    assert texts[0] == draw(engine, length=150, prime="So")
+    monkeypatch.setattr(sampling, "GROUP", 7)
+    monkeypatch.setattr(sampling, "GROUP_SYMBOLS", 11)
+    assert drawn(engine, config) == texts
+    assert drawn(engine, replace(config, count=3)) == texts[:3]
+
+
+def test_many_texts_need_an_end(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="--length"):
+        next(sampling.texts(engine, VOCABULARY, SamplingConfig(length=0, count=2)))
+    with pytest.raises(UsageError, match="one text"):
+        sampling.stream(engine, VOCABULARY, SamplingConfig(count=2))
+
+
+# ---- what is drawn ----
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"top_k": 5, "temperature": 0.0}])
+def test_the_narrowest_filters_are_greedy(engine: Engine, options: dict[str, Any]) -> None:
+    assert draw(engine, **{"temperature": 1.0, **options}) == draw(engine, temperature=0.0)
+
+
+def test_a_narrow_typical_takes_what_is_about_as_surprising_as_the_entropy(engine: Engine) -> None:
+    begin = sampling.read(engine, VOCABULARY)
+    symbol, state, expected = begin.last, begin.state, []
+    for _ in range(60):
+        logits, state = engine.step([symbol], state)
+        logs = logits[0].astype(float) - np.log(np.exp(logits[0].astype(float)).sum())
+        symbol = int(np.abs(-logs + (np.exp(logs) * logs).sum()).argmin())
+        expected.append(symbol)
+    found = draw(engine, length=60, temperature=1.0, typical=0.0)
+    assert found == VOCABULARY.decode(np.array(expected))
+    assert found != draw(engine, length=60, temperature=0.0)
+
+
+def test_greedy_text_with_a_penalty_is_argmax_of_the_penalised_all_the_way(engine: Engine) -> None:
+    begin = sampling.read(engine, VOCABULARY, "The ")
+    state, text = begin.state, VOCABULARY.encode("The ").tolist()
+    for _ in range(100):
+        logits, state = engine.step([text[-1]], state)
+        for symbol in set(text[-7:]):
+            logits[0, symbol] *= 1 / np.float32(1.5) if logits[0, symbol] > 0 else np.float32(1.5)
+        text.append(int(logits[0].argmax()))
+    options: dict[str, Any] = {"length": 100, "prime": "The ", "temperature": 0.0}
+    assert draw(engine, **options, repeat_penalty=1.5, repeat_window=7) == VOCABULARY.decode(np.array(text[4:]))
+    assert draw(engine, **options, repeat_penalty=1.5, repeat_window=8) != VOCABULARY.decode(np.array(text[4:]))
+
+
+def test_a_penalty_makes_what_was_drawn_rarer(engine: Engine) -> None:
+    def repeats(text: str) -> int:
+        return sum(char in text[max(0, place - 5) : place] for place, char in enumerate(text))
+
+    options: dict[str, Any] = {"length": 1000, "temperature": 0.7, "repeat_window": 5}
+    plain, penalised = (repeats(draw(engine, **options, repeat_penalty=penalty)) for penalty in (1.0, 4.0))
+    assert penalised < 0.7 * plain
+
+
+def test_banned_characters_never_come_and_only_the_allowed_do(engine: Engine) -> None:
+    plain = draw(engine, temperature=2.0)
+    assert set("aeiou") & set(plain)
+    assert not set("aeiou") & set(draw(engine, temperature=2.0, ban="aeiou\u4e2d"))
+    assert set(draw(engine, temperature=2.0, only="ab \n")) == set("ab \n")
+    assert set(draw(engine, temperature=2.0, only="abc", ban="c")) == set("ab")
+    assert set(draw(engine, temperature=0.0, only="ab", length=20)) <= set("ab")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"only": ""}, UsageError, "leave no character"),
+        ({"only": "ab", "ban": "ba"}, UsageError, "leave no character"),
+        ({"ban": VOCABULARY.symbols}, UsageError, "leave no character"),
+        ({"only": "a\u4e2d\x1b"}, UnknownSymbols, r"--only has .* the model does not know: '\\x1b' × 1, '中' × 1"),
+        ({"stop": ("x", "\u4e2d")}, UnknownSymbols, "--stop '中' can never come"),
+        ({"stop": ("xa",), "ban": "a"}, UsageError, "--stop 'xa' can never come"),
+        ({"stop": ("x", "")}, UsageError, "--stop wants texts of one character or more, not ''$"),
+        ({"stop": "x"}, UsageError, "stop wants a tuple of texts, not the text 'x'$"),
+        ({"lines": 1, "ban": "\n"}, UsageError, "--lines cannot end the text"),
+    ],
+)  # fmt: skip
+def test_settings_that_no_text_can_meet_are_told(
+    engine: Engine, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        draw(engine, **options)
+    with pytest.raises(error, match=said):
+        drawn(engine, SamplingConfig(length=5, **options))
+
+
+def test_lines_of_a_vocabulary_without_a_line_break_are_told() -> None:
+    with pytest.raises(UnknownSymbols, match="--lines cannot end the text"):
+        sampling.rule_of(Vocabulary("abc"), SamplingConfig(lines=1))
+
+
+# ---- where it ends ----
+
+
+def naive_end(text: str, stops: list[str], keep: bool, lines: int | None, most: int | None) -> tuple[str, str | None]:
+    """The text up to its end and what ended it, found by looking at every prefix."""
+    for end in range(1, len(text) + 1):
+        if found := [stop for stop in stops if text[:end].endswith(stop)]:
+            return text[: end if keep else end - max(map(len, found))], "stop"
+        if lines is not None and text[:end].count("\n") == lines:
+            return text[:end], "lines"
+        if end == most:
+            return text[:end], "length"
+    return text, None
+
+
+@given(
+    st.text("ab\n", min_size=1, max_size=30),
+    st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=3),
+    st.booleans(),
+    st.none() | st.integers(1, 3),
+    st.none() | st.integers(1, 20),
+    st.lists(st.integers(1, 7), min_size=30, max_size=30),
+)
+def test_a_text_ends_where_the_first_end_is_however_it_is_cut(
+    text: str, stops: list[str], keep: bool, lines: int | None, most: int | None, cuts: list[int]
+) -> None:
+    vocabulary = Vocabulary("\nab")
+    config = SamplingConfig(length=most or 0, stop=tuple(stops), keep_stop=keep and bool(stops), lines=lines)
+    expected, by = naive_end(text, stops, keep, lines, most)
+    ending, given, seen = sampling._Ending(vocabulary, config, np.array([0])), "", 0
+    for cut in cuts:
+        piece = text[seen : seen + min(cut, ending.room or cut)]
+        if ending.by is not None or not piece:
+            break
+        seen += len(piece)
+        given += vocabulary.decode(ending.take(vocabulary.encode(piece)))
+        if ending.by is None:  # only what a stop text may begin with is held back
+            ends = [text[seen - n : seen] for n in range(seen + 1)]
+            held = max(len(end) for end in ends if end == "" or any(s.startswith(end) and s != end for s in stops))
+            assert given == text[: seen - held]
+    assert ending.by == by
+    assert given == (expected if by else given)
+
+
+STOPS: list[dict[str, Any]] = [
+    {"stop": ("e",)},
+    {"stop": ("e ", "th")},
+    {"stop": ("\n\n", "\n ", "s,")},
+    {"lines": 3},
+    {"lines": 2, "stop": ("q",), "keep_stop": True},
+    {"stop": ("an",), "keep_stop": True},
+]
+
+
+@pytest.mark.parametrize("options", STOPS, ids=str)
+@pytest.mark.parametrize("seconds", [0.0, 1e-3])
+def test_a_stream_and_texts_end_where_the_same_text_without_end_is_cut(
+    engine: Engine, options: dict[str, Any], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "BLOCK_SECONDS", seconds)
+    begun: dict[str, Any] = {"prime": "The ", "temperature": 1.5, "top_p": 0.97, "only": "aehnqst, \n"}
+    stops = list(options.get("stop", ()))
+    for seed in range(5):
+        endless = next(iter(drawn(engine, SamplingConfig(length=600, seed=seed, **begun))))
+        expected, by = naive_end(endless, stops, options.get("keep_stop", False), options.get("lines"), None)
+        assert by is not None
+        config = SamplingConfig(seed=seed, **begun, **options)
+        stream = sampling.stream(engine, VOCABULARY, config)
+        assert "".join(stream) == expected
+        (text,) = sampling.texts(engine, VOCABULARY, config)
+        assert (text.text, text.ended) == (expected, by)
+        capped = replace(config, length=3)
+        assert "".join(sampling.stream(engine, VOCABULARY, capped)) == expected[:3] == drawn(engine, capped)[0]
+        for context in (stream.context, sampling.after(engine, text)):  # of the last character that was printed
+            rest = SamplingConfig(length=50, **{**begun, "prime": ""})
+            assert (
+                expected + "".join(sampling.stream(engine, VOCABULARY, rest, context)) == endless[: len(expected) + 50]
+            )
+
+
+def test_the_context_of_every_piece_is_that_after_its_last_character(engine: Engine) -> None:
+    """Also while a stop text that may have begun is held back."""
+    endless = draw(engine, length=2000, temperature=1.5)
+    stop = max((endless[k : k + 3] for k in range(300, 400)), key=lambda s: -endless.find(s))  # comes late
+    stream = sampling.stream(engine, VOCABULARY, SamplingConfig(1.5, seed=5, stop=(stop, stop[:2] + "\n" + stop)))
+    text = ""
+    for piece in stream:
+        text += piece
+        context = stream.context
+        assert context.drawn == len(text)
+        assert context.last == VOCABULARY.encode(text[-1])[0]
+    assert text == endless[: endless.index(stop)]
+
+
+def test_a_text_goes_on_where_its_context_stands_with_the_penalty_on_what_was_before(engine: Engine) -> None:
+    options: dict[str, Any] = {"repeat_penalty": 2.0, "repeat_window": 40}
+    whole = draw(engine, length=300, prime="A", **options)
+    stream = sampling.stream(engine, VOCABULARY, SamplingConfig(length=120, seed=5, prime="A", **options))
+    first = "".join(stream)
+    config = SamplingConfig(length=180, **options)
+    assert first + "".join(sampling.stream(engine, VOCABULARY, config, stream.context)) == whole
+    forgotten = replace(stream.context, before=stream.context.before[:0])  # the negative control
+    assert first + "".join(sampling.stream(engine, VOCABULARY, config, forgotten)) != whole
+
+
+# ---- many, and the best of them ----
+
+EVERYTHING: dict[str, Any] = {
+    "temperature": 1.2, "top_k": 40, "top_p": 0.98, "min_p": 0.001, "typical": 0.97, "repeat_penalty": 1.2,
+    "ban": "xyz", "prime": "So", "seed": 5, "lines": 2, "length": 400,
+}  # fmt: skip
+
+
+def test_many_texts_with_every_filter_are_each_the_same_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SamplingConfig(count=20, **EVERYTHING)
+    texts = drawn(engine, config)
+    assert len({len(text) for text in texts}) > 5
+    assert texts[0] == "".join(sampling.stream(engine, VOCABULARY, replace(config, count=1)))
+    monkeypatch.setattr(sampling, "GROUP", 3)
+    monkeypatch.setattr(sampling, "GROUP_SYMBOLS", 7)
+    assert drawn(engine, config) == texts
+    assert drawn(engine, config, scored=True) == texts
+
+
+def test_the_log_probability_is_that_of_the_equations_with_nothing_filtered(engine: Engine) -> None:
+    exact = Engine(CONFIG, WEIGHTS, precision="fp32")
+    for text in sampling.texts(exact, VOCABULARY, SamplingConfig(count=3, **EVERYTHING), scored=True):
+        ids = VOCABULARY.encode("So" + text.text)
+        logits, _ = equations(CONFIG, WEIGHTS, ids[:-1, None], np.zeros(CONFIG.state_shape(1)))
+        expected = -surprises(logits, ids[1:, None])[1:].sum()  # the prime is not scored
+        assert text.log_probability == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_best_of_some_is_the_one_of_the_highest_mean(engine: Engine) -> None:
+    config = SamplingConfig(count=12, **EVERYTHING)
+    candidates = list(sampling.texts(engine, VOCABULARY, config, scored=True))
+    assert all(text.log_probability is not None for text in candidates)
+    best = [
+        max(candidates[first : first + 4], key=lambda text: (text.log_probability or 0) / len(text.text))
+        for first in (0, 4, 8)
+    ]
+    found = list(sampling.texts(engine, VOCABULARY, replace(config, count=3, best_of=4), scored=True))
+    assert found == best
+    assert [text.text for text in best] != [text.text for text in candidates[::4]]
+    assert drawn(engine, replace(config, count=3, best_of=4)) == [text.text for text in best]
+
+
+def test_an_empty_text_is_never_the_best(engine: Engine) -> None:
+    seeds = range(40)
+    empty = [s for s in seeds if draw(engine, seed=s, stop=("e", "t", "a", " "), temperature=2.0) == ""]
+    assert empty
+    config = SamplingConfig(2.0, seed=empty[0], stop=("e", "t", "a", " "), best_of=16)
+    (text,) = sampling.texts(engine, VOCABULARY, config)
+    assert text.text
+
+
+def test_continuations_come_before_the_next_group_is_asked_for_and_do_not_depend_on_groups(engine: Engine) -> None:
+    primes = ["The ", "A", "", "So it", "The "]
+    config = SamplingConfig(seed=3, lines=1, count=2)
+    whole = [t.text for t in sampling.continuations(engine, VOCABULARY, config, [primes])]
+    given: list[str] = []
+
+    def one_by_one() -> Any:
+        for number, prime in enumerate(primes):
+            assert len(given) == 2 * number
+            yield [prime]
+
+    for text in sampling.continuations(engine, VOCABULARY, config, one_by_one()):
+        assert text.prime == primes[len(given) // 2]
+        given.append(text.text)
+    assert given == whole
+    assert len(set(whole)) > 5
+    alone = draw(engine, length=2000, prime="The ", seed=3)
+    assert whole[0] == alone[: alone.index("\n") + 1]
+
+
+def test_what_follows_is_the_filtered_distribution(engine: Engine) -> None:
+    context = sampling.read(engine, VOCABULARY, "The ")
+    logits, _ = engine.step([context.last], context.state)
+    own = sampling.following(engine, VOCABULARY, Rule(), context)
+    assert own == pytest.approx(np.exp(logits[0].astype(float)) / np.exp(logits[0].astype(float)).sum())
+    filtered = sampling.following(engine, VOCABULARY, Rule(1.0, top_k=3), context)
+    assert np.count_nonzero(filtered) == 3
+    assert filtered.sum() == pytest.approx(1)

@@ -1,0 +1,100 @@
+"""Imports point one way, heavy packages live in their rooms, and what must start at once loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import charlstm
+from tests.helpers.commands import COMMAND, ROOT, environment, model_file, spawn
+
+PACKAGE = ROOT / "charlstm"
+HEAVY = {"torch", "numpy", "safetensors", "tqdm", "rich", "pydantic", "requests", "platformdirs"}
+
+
+def modules_loaded_by(code: str) -> set[str]:
+    """What is imported once `code` has run in a fresh Python."""
+    line = f"import sys\n{code}\nprint('\\n', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", line], env=environment(), capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level names of it."""
+    return {name.split(".")[0] for name in modules_loaded_by(code)}
+
+
+@pytest.mark.fault("R88")
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = "from charlstm.cli.main import run; run(['--version']); run(['train', '--help']); run(['sample', '--help'])"
+    assert loaded_by(code) & HEAVY == set()
+
+
+@pytest.mark.fault("R88")
+def test_completion_works_and_loads_nothing_heavy() -> None:
+    variables = {"_CHARLSTM_COMPLETE": "complete_bash", "COMP_WORDS": "charlstm sample --te", "COMP_CWORD": "2"}
+    done = spawn([], **variables)
+    assert done.text.split() == ["--temp"]
+    code = f"import os, charlstm.cli.main as r\nos.environ.update({variables})\ntry: r.run([])\nexcept SystemExit: pass"
+    assert loaded_by(code) & HEAVY == set()
+
+
+@pytest.mark.fault("R88")
+def test_sample_eval_and_info_load_numpy_and_nothing_heavier(tmp_path: Path) -> None:
+    model = model_file(tmp_path / "m")
+    (tmp_path / "text").write_text("abc" * 99)
+    calls = (["sample", "-n", "5", "-c"], ["eval", str(tmp_path / "text"), "-c"], ["info"], ["verify"])
+    lines = "; ".join(f"assert run({[*call, str(model)]}) == 0" for call in calls)
+    assert loaded_by(f"from charlstm.cli.main import run; {lines}; print()") & HEAVY == {"numpy"}
+
+
+@pytest.mark.fault("R88")
+def test_a_training_does_not_load_the_compiler_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("abc" * 99)
+    train = ["train", str(tmp_path / "text"), "--steps", "2", "--hidden", "4", "-o", str(tmp_path / "run"), "-q"]
+    found = modules_loaded_by(f"from charlstm.cli.main import run; assert run({train}) == 0")
+    assert "torch.optim" in found
+    assert "torch._dynamo" not in found, "it takes longer to import than all of torch"
+
+
+def test_the_package_itself_loads_nothing() -> None:
+    assert loaded_by("import charlstm; charlstm.__version__") - loaded_by("pass") - sys.stdlib_module_names == {
+        "charlstm"
+    }
+
+
+@pytest.mark.fault("R88")
+@pytest.mark.skipif(sys.platform == "win32", reason="counts the processor's time, which others cannot stretch")
+def test_help_takes_at_most_three_times_what_typer_does() -> None:
+    def seconds(*command: str) -> float:
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return used.ru_utime + used.ru_stime
+
+    pairs = [(seconds(*COMMAND, "--help"), seconds(sys.executable, "-c", "import typer")) for _ in range(5)]
+    ours, typers = map(min, zip(*pairs, strict=True))
+    assert ours < 3 * typers, "a bound in seconds would judge the machine"
+
+
+@pytest.mark.fault("R91")
+def test_every_public_name_is_there_and_is_where_the_type_checker_looks_for_it() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    declared = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        declared.update({alias.name: node.module for alias in node.names})
+    assert charlstm.__all__ == dir(charlstm) == sorted([*declared, "__version__"])
+    for name, home in declared.items():
+        assert getattr(charlstm, name) is getattr(importlib.import_module(str(home)), name)
+    with pytest.raises(AttributeError, match="nonsense"):
+        charlstm.nonsense  # noqa: B018
+    assert (PACKAGE / "py.typed").exists()

@@ -1,0 +1,183 @@
+"""Symbols ↔ ids against Python's own sorted(set(text)) and str.index."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlstm.errors import CorpusError, UnknownSymbols
+from charlstm.text.vocabulary import Vocabulary
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+EVERY = "".join(chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000)
+
+
+@given(TEXTS)
+def test_symbols_are_the_sorted_code_points_and_ids_their_places(text: str) -> None:
+    vocabulary = Vocabulary.of(text)
+    symbols = "".join(sorted(set(text)))
+    assert vocabulary.symbols == symbols
+    assert len(vocabulary) == len(symbols)
+    ids = vocabulary.encode(text)
+    assert ids.tolist() == [symbols.index(c) for c in text]
+    assert ids.dtype == vocabulary.dtype
+
+
+@pytest.mark.fault("R65")
+@given(TEXTS)
+def test_decoding_gives_the_text_back(text: str) -> None:
+    vocabulary = Vocabulary.of(text)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert vocabulary.decode(vocabulary.encode(text).tolist()) == text
+
+
+@pytest.mark.fault("R65")
+def test_what_looks_alike_stays_apart() -> None:
+    text = "\ufeffé e\u0301\r\n\n\r\x00\u2028\u2029 ﬁ fi Å Å 👩‍👩‍👧 \U0010ffff"
+    vocabulary = Vocabulary.of(text)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert set(vocabulary.symbols) == set(text)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1, "u1"), (256, "u1"), (257, "u2"), (65536, "u2"), (65537, "u4")])
+def test_ids_take_the_smallest_type_that_holds_them(size: int, dtype: str) -> None:
+    text = EVERY[:size]
+    ids = Vocabulary.of(text).encode(text)
+    assert ids.dtype == np.dtype(dtype)
+    assert np.array_equal(ids, np.arange(size))
+
+
+@pytest.mark.fault("R67")
+def test_all_of_unicode_is_a_vocabulary() -> None:
+    vocabulary = Vocabulary.of(EVERY)
+    assert len(vocabulary) == 1_112_064
+    assert vocabulary.symbols == EVERY
+    assert vocabulary.decode(vocabulary.encode(EVERY[::-1])) == EVERY[::-1]
+
+
+@pytest.mark.fault("R71")
+@given(TEXTS, TEXTS)
+def test_what_is_not_in_the_vocabulary_is_an_error_and_never_silent(known: str, text: str) -> None:
+    vocabulary = Vocabulary.of(known)
+    if set(text) <= set(known):
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+    else:
+        with pytest.raises(UnknownSymbols):
+            vocabulary.encode(text)
+
+
+@pytest.mark.fault("R71")
+def test_unknown_symbols_are_listed_escaped_with_how_often_they_occur() -> None:
+    vocabulary = Vocabulary.of("abc")
+    with pytest.raises(UnknownSymbols) as caught:
+        vocabulary.encode("a\x1b\x1bb\n☃c☃☃\u202e")
+    assert str(caught.value) == (
+        "4 different characters are not in the model's vocabulary: '☃' × 3, '\\x1b' × 2, '\\x0a' × 1, '\\u202e' × 1;"
+        " choose --unknown skip or replace"
+    )
+    with pytest.raises(UnknownSymbols, match=r"^1 character is not in .* vocabulary: 'd' × 300000;"):
+        vocabulary.encode("abcd" * 300_000)
+    with pytest.raises(UnknownSymbols, match=r"26 different .*'A' × 1, .*'J' × 1 and 16 more;"):
+        vocabulary.encode("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    with pytest.raises(UnknownSymbols, match=r"'\\udc80' × 1"):  # from a command line that is not UTF-8
+        vocabulary.encode("a\udc80")
+
+
+@pytest.mark.fault("R71")
+@given(st.text("abcxyz☃", max_size=40))
+def test_unknown_symbols_are_skipped_or_replaced_and_counted(text: str) -> None:
+    vocabulary = Vocabulary.of(" abc")
+    expected = {symbol: text.count(symbol) for symbol in "xyz☃" if symbol in text}
+    ids, foreign = vocabulary.encode_known(text, "skip")
+    assert (vocabulary.decode(ids), foreign) == (re.sub("[^abc]", "", text), expected)
+    ids, foreign = vocabulary.encode_known(text, "replace")
+    assert (vocabulary.decode(ids), foreign) == (re.sub("[^abc]", " ", text), expected)
+
+
+def test_unknown_symbols_are_skipped_across_blocks() -> None:
+    ids, foreign = Vocabulary.of("ab").encode_known("axb" * 200_000, "skip")
+    np.testing.assert_array_equal(ids, np.tile([0, 1], 200_000))
+    assert foreign == {"x": 200_000}
+
+
+def test_what_replaces_is_the_first_known_of_replacement_character_question_mark_and_space() -> None:
+    for symbols, expected in (("\n ?a\ufffd", "\ufffd"), ("\n ?a", "?"), ("\n a", " "), ("\na", "\n")):
+        assert Vocabulary.of(symbols).replacement == expected
+
+
+def test_the_symbol_beyond_the_last_is_unknown_in_every_type() -> None:
+    for size in (1, 255, 256, 257, 65535, 65536, 65537):
+        vocabulary = Vocabulary.of(EVERY[:size])
+        for unknown in (EVERY[size], EVERY[-1]):
+            with pytest.raises(UnknownSymbols):
+                vocabulary.encode(unknown)
+
+
+@pytest.mark.parametrize("ids", [[3], [-1], [0, 1, 2, 3], [2**40], np.array([255], dtype=np.uint8)])
+def test_ids_that_do_not_exist_are_refused(ids: list[int]) -> None:
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        Vocabulary.of("abc").decode(ids)
+
+
+def test_nothing_is_the_text_of_no_ids() -> None:
+    assert Vocabulary.of("abc").decode([]) == ""
+    assert Vocabulary.of("abc").encode("").tolist() == []
+
+
+@pytest.mark.parametrize("text", ["", "\ud800", "a\udfffb"])
+def test_no_text_and_half_characters_make_no_vocabulary(text: str) -> None:
+    with pytest.raises(CorpusError):
+        Vocabulary.of(text)
+
+
+@given(TEXTS)
+def test_it_survives_json(text: str) -> None:
+    vocabulary = Vocabulary.of(text)
+    again = Vocabulary.from_json(vocabulary.to_json())
+    assert again == vocabulary
+    assert hash(again) == hash(vocabulary)
+    assert again != Vocabulary.of(text + EVERY[:200] + "\U0010fffe")
+
+
+@pytest.mark.fault("R25")
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        "abc",
+        {},
+        {"symbols": "abc"},
+        {"kind": "bytes", "symbols": "abc"},
+        {"kind": "code points", "symbols": "abc", "more": 1},
+        {"kind": "code points", "symbols": ["a", "b"]},
+        {"kind": "code points", "symbols": ""},
+        {"kind": "code points", "symbols": "aab"},
+        {"kind": "code points", "symbols": "ba"},
+        {"kind": "code points", "symbols": "a\ud800"},
+        {"kind": "code points", "symbols": EVERY + EVERY},
+    ],
+)
+def test_anything_else_from_json_is_refused(values: object) -> None:
+    with pytest.raises(ValueError, match="vocabulary"):
+        Vocabulary.from_json(values)
+
+
+def test_encoding_needs_little_more_than_the_ids() -> None:
+    text = "0123456789" * 400_000
+    vocabulary = Vocabulary.of(text)
+    tracemalloc.start()
+    vocabulary.encode(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 * len(text) + 8_000_000
+
+
+def test_a_union_has_every_symbol_once() -> None:
+    assert Vocabulary.of("db").union(Vocabulary.of("bca"), Vocabulary.of("é")).symbols == "abcdé"
+    assert Vocabulary.of("ab").union().symbols == "ab"

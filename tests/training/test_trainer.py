@@ -1,0 +1,794 @@
+"""The training loop: exact resume, promises about files, numbers that are not finite, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import charlstm
+from charlstm import checkpoint
+from charlstm.cells import GATES
+from charlstm.checkpoint import BEST, LAST
+from charlstm.config import TrainingOptions
+from charlstm.errors import (
+    CharlstmError,
+    CheckpointError,
+    CorpusError,
+    DivergenceError,
+    ResumeError,
+    RunBusy,
+    UsageError,
+)
+from charlstm.inference import evaluation
+from charlstm.inference.engine import Engine
+from charlstm.text import corpus
+from charlstm.training import hardware, trainer
+from charlstm.training.counters import Tally
+from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
+from charlstm.training.run_dir import METRICS
+from charlstm.training.trainer import Trainer
+from tests.helpers.models import interrupt
+
+TEXT = "".join(f"{k} green bottles hanging on the wall, and if {k % 7} green bottles should fall; " for k in range(60))
+SMALL: dict[str, Any] = {"hidden": 12, "embedding": 5, "batch_size": 3, "seq_len": 9, "sample_chars": 20, "seed": 5}
+
+
+@pytest.fixture
+def tmp_path(memory: Path) -> Path:
+    """Hundreds of saves are made here."""
+    return memory
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> corpus.Corpus:
+    file = tmp_path / "bottles.txt"
+    file.write_text(TEXT)
+    return corpus.read([file])
+
+
+def finish(run: Trainer, stop_at: int | None = None) -> list[Event]:
+    """All events of a run; with `stop_at`, as if a signal came while that step was under way."""
+    if stop_at is not None:
+        interrupt(run, stop_at)
+    return list(run.events())
+
+
+def straight(text: corpus.Corpus, run: Path, **options: Any) -> bytes:
+    finish(Trainer.start(text, run, TrainingOptions(**{**SMALL, **options})))
+    return (run / LAST).read_bytes()
+
+
+def interrupted(text: corpus.Corpus, run: Path, at: int, **options: Any) -> bytes:
+    events = finish(Trainer.start(text, run, TrainingOptions(**{**SMALL, **options})), stop_at=at)
+    assert isinstance(events[-1], Stopped)
+    assert (events[-1].reason, events[-1].signal, events[-1].step) == ("interrupted", signal.SIGINT, at)
+    finish(Trainer.resume(text, run))
+    return (run / LAST).read_bytes()
+
+
+@pytest.mark.fault("R34")
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("chars", [700, pytest.param(len(TEXT), marks=pytest.mark.slow)])
+def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
+    tmp_path: Path, cell: str, dropout: float, chars: int
+) -> None:
+    (tmp_path / "bottles.txt").write_text(TEXT[:chars])
+    text = corpus.read([tmp_path / "bottles.txt"])
+    options = {"cell": cell, "dropout": dropout, "layers": 2, "epochs": 1.2, "reset": 0.2}
+    expected = straight(text, tmp_path / "straight", **options)
+    steps = checkpoint.load(tmp_path / "straight" / LAST).step
+    assert steps > 20
+    for at in (1, steps // 3, round(steps / 1.2), steps - 1):
+        assert interrupted(text, tmp_path / f"at{at}", at, **options) == expected
+        assert (tmp_path / f"at{at}" / BEST).read_bytes() == (tmp_path / "straight" / BEST).read_bytes()
+
+
+@pytest.mark.parametrize("budget", [{"seconds": 0.2}, {"steps": 2}])
+def test_the_machine_is_measured_where_the_budget_is_a_time_and_nowhere_else(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any]
+) -> None:
+    measured = []
+    monkeypatch.setattr(hardware, "speed", lambda where: measured.append(where) or 1e10)
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, **budget))
+    *_, stopped = finish(run)
+    assert [where.type for where in measured] == (["cpu"] if "seconds" in budget else [])
+    assert isinstance(stopped, Stopped)
+    assert 0 < stopped.step_seconds < stopped.seconds
+
+
+@pytest.mark.fault("R35")
+@pytest.mark.parametrize("lost", ["state", "generator", "mask", "cursor", "moments"])
+def test_resuming_without_one_part_of_the_state_is_noticed(
+    text: corpus.Corpus, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of the test above: each part of the saved state is needed for the same bytes."""
+    options = {"dropout": 0.5, "steps": 30, "reset": 0.2}
+    expected = straight(text, tmp_path / "straight", **options)
+    load = checkpoint.load
+
+    def forgetful(path: Path, **arguments: Any) -> checkpoint.Checkpoint:
+        saved = load(path, **arguments)
+        for name, array in saved.tensors.items():
+            if (lost, name) == ("state", "state/carried") or (lost == "moments" and name.startswith("optim/")):
+                array[:] = 0
+            if (lost, name) in (("generator", "rng/generator"), ("mask", "rng/mask")):
+                array[:] = torch.Generator().manual_seed(99).get_state().numpy()
+        if lost == "cursor" and saved.training is not None:
+            saved.training["cursor"] = 0
+        return saved
+
+    finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, **options})), stop_at=11)
+    monkeypatch.setattr(checkpoint, "load", forgetful)
+    finish(Trainer.resume(text, tmp_path / "run"))
+    assert (tmp_path / "run" / LAST).read_bytes() != expected
+
+
+SCRIPT = """
+import json, os, signal, sys
+from charlstm import corpus
+from charlstm.config import TrainingOptions
+from charlstm.training.events import Saved
+from charlstm.training.trainer import Trainer
+text, run, options = sys.argv[1:]
+given = corpus.read([text])
+saves = 0
+for event in Trainer.start(given, run, TrainingOptions(**json.loads(options))).events():
+    saves += isinstance(event, Saved)
+    if saves == 1 and isinstance(event, Saved):
+        os.kill(os.getpid(), signal.SIGTERM)
+assert event.reason == "interrupted", event
+list(Trainer.resume(given, run).events())
+"""
+
+
+@pytest.mark.fault("R33")
+def test_two_processes_with_one_seed_write_the_same_bytes_and_so_does_a_killed_one(
+    text: corpus.Corpus, tmp_path: Path
+) -> None:
+    options = {**SMALL, "dropout": 0.2, "steps": 120, "sample_chars": 0}
+    expected = straight(text, tmp_path / "here", **options)
+    words = [text.names[0], str(tmp_path / "there"), json.dumps(options)]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *words], capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "there" / LAST).read_bytes() == expected
+    assert straight(text, tmp_path / "other", **{**options, "seed": 6}) != expected
+
+
+@pytest.mark.fault("R39")
+def test_resuming_a_finished_run_says_so_and_touches_nothing(text: corpus.Corpus, tmp_path: Path) -> None:
+    before = straight(text, tmp_path / "run", steps=5)
+    stamp = (tmp_path / "run" / LAST).stat().st_mtime_ns
+    events = finish(Trainer.resume(text, tmp_path / "run"))
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].reason == "already-finished"
+    assert (tmp_path / "run" / LAST).read_bytes() == before
+    assert (tmp_path / "run" / LAST).stat().st_mtime_ns == stamp
+
+
+def test_a_finished_run_goes_on_with_a_larger_budget(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    events = finish(Trainer.resume(text, tmp_path / "run", {"steps": 8}))
+    assert isinstance(events[-1], Stopped)
+    assert (events[-1].reason, events[-1].step) == ("finished", 8)
+
+
+@pytest.mark.fault("R37")
+def test_another_text_is_refused_on_resume_unless_allowed(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    (tmp_path / "other.txt").write_text(TEXT.replace("3 green", "4 green"))
+    other = corpus.read([tmp_path / "other.txt"])
+    with pytest.raises(ResumeError, match=f"{text.sha256[:16]}.*{other.sha256[:16]}.*--allow-new-corpus"):
+        Trainer.resume(other, tmp_path / "run", {"steps": 6})
+    events = finish(Trainer.resume(other, tmp_path / "run", {"steps": 6}, allow_new_corpus=True))
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].step == 6
+    (tmp_path / "strange.txt").write_text(TEXT + "ß")
+    with pytest.raises(ResumeError, match="other characters"):
+        Trainer.resume(corpus.read([tmp_path / "strange.txt"]), tmp_path / "run", allow_new_corpus=True)
+
+
+@pytest.mark.fault("R38")
+def test_another_shape_is_refused_on_resume_naming_both_values(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    with pytest.raises(ResumeError, match=r"--hidden 64 \(saved: 12\), --cell gru|--cell gru .*--hidden 64"):
+        Trainer.resume(text, tmp_path / "run", {"hidden": 64, "cell": "gru"})
+
+
+@pytest.mark.fault("R40")
+def test_weights_without_training_state_are_not_resumed_from(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    with pytest.raises(ResumeError, match=LAST):
+        Trainer.resume(text, tmp_path / "run" / BEST)
+
+
+@pytest.mark.fault("R42")
+def test_another_version_or_thread_count_on_resume_is_named(text: corpus.Corpus, tmp_path: Path) -> None:
+    straight(text, tmp_path / "run", steps=5)
+    saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
+    saved.facts["versions"]["torch"] = "1.0"
+    checkpoint.save(tmp_path / "run" / LAST, saved)
+    threads = torch.get_num_threads()
+    try:
+        events = finish(Trainer.resume(text, tmp_path / "run", {"steps": 6, "threads": threads + 1}))
+    finally:
+        torch.set_num_threads(threads)
+    warnings = " ".join(event.message for event in events if isinstance(event, Warned))
+    assert "torch was 1.0" in warnings
+    assert f"threads was {threads} " in warnings
+
+
+@pytest.mark.fault("R12")
+def test_a_second_trainer_in_the_same_folder_is_refused_and_told_who(text: corpus.Corpus, tmp_path: Path) -> None:
+    first = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
+    with pytest.raises(RunBusy, match=str(os.getpid())):
+        Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
+    finish(first)
+    with pytest.raises(CheckpointError, match="--resume"):
+        Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
+
+
+@pytest.mark.fault("R8")
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(text: corpus.Corpus, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        Trainer.start(text, tmp_path / "file" / "run", TrainingOptions(**SMALL, steps=2))
+
+
+class _Poisoned:
+    """Makes the loss or a gradient of one step infinite."""
+
+    def __init__(self, run: Trainer, what: str, at: int) -> None:
+        self.run, self.what, self.at, self.calls = run, what, at, 0
+        if what == "gradient":
+            run._network.projection.bias.register_hook(self.gradient)
+        else:
+            run._network.register_forward_hook(self.logits)  # type: ignore[arg-type]
+
+    def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return gradient * math.inf if self.calls == self.at else gradient
+
+    def logits(self, _module: Any, _inputs: Any, output: tuple[torch.Tensor, torch.Tensor]) -> Any:
+        if not torch.is_grad_enabled():
+            return None
+        self.calls += 1
+        return (output[0] * math.nan, output[1]) if self.calls == self.at else None
+
+
+@pytest.mark.fault("R53", "R54")
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_files(
+    text: corpus.Corpus, tmp_path: Path, what: str
+) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20, on_divergence="stop"))
+    _Poisoned(run, what, at=7)
+    before: dict[str, np.ndarray[Any, Any]] = {}
+    step = run._step
+
+    def watched(share: float) -> float:
+        before.update(run._network.weights())
+        return step(share)
+
+    run._step = watched  # type: ignore[method-assign]
+    with pytest.raises(DivergenceError, match=r"step 7: .*(nan|inf)"):
+        list(run.events())
+    after = run._network.weights()
+    assert all(np.array_equal(before[name], after[name]) for name in after)
+    assert not (tmp_path / "run" / LAST).exists() or checkpoint.load(tmp_path / "run" / LAST).step < 7
+
+
+@pytest.mark.fault("R53", "R54")
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_without_the_finite_check_one_step_ruins_the_weights(text: corpus.Corpus, tmp_path: Path, what: str) -> None:
+    """Negative control of the test above: every gradient is said to be finite."""
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20, on_divergence="stop"))
+    _Poisoned(run, what, at=7)
+    step = run._optimizer.step
+    run._optimizer.step = lambda share, norm, factor: step(share, torch.ones_like(norm), factor)  # type: ignore[method-assign]
+    with pytest.raises(DivergenceError):
+        list(run.events())
+    assert not all(np.isfinite(array).all() for array in run._network.weights().values())
+
+
+def test_a_finite_step_after_which_weights_stay_would_be_noticed(text: corpus.Corpus, tmp_path: Path) -> None:
+    """Negative control of the test above: an ordinary step does move every weight that it can."""
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
+    before = run._network.weights()
+    list(run.events())
+    after = run._network.weights()
+    assert not any(np.array_equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(
+    text: corpus.Corpus, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "GOOD_STEPS", 5)
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
+    _Poisoned(run, what, at=8)
+    events = finish(run)
+    (warning,) = [event for event in events if isinstance(event, Warned)]
+    assert warning.message.startswith("step 8 diverged")
+    assert "back to step 5, the rate halved (1 of at most 3 times)" in warning.message
+    assert isinstance(events[-1], Stopped)
+    assert (events[-1].reason, events[-1].step) == ("finished", 20)
+    saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
+    assert saved.training is not None
+    assert saved.training["tally"]["rollbacks"] == 1
+
+
+def test_a_run_that_cannot_but_diverge_gives_up_after_three_times(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
+    run._network.projection.bias.register_hook(lambda gradient: gradient * math.nan)
+    seen: list[Event] = []
+    with pytest.raises(DivergenceError, match="--lr"):
+        seen.extend(run.events())
+    assert not (tmp_path / "run" / LAST).exists()
+
+
+def test_a_spike_of_the_loss_is_met_like_a_divergence(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=400))
+    step = run._step
+
+    def jolted(share: float) -> float:
+        if run._tally.step == 300 and run._tally.rollbacks == 0:
+            with torch.no_grad():
+                run._network.projection.weight.mul_(-30)
+        return step(share)
+
+    run._step = jolted  # type: ignore[method-assign]
+    events = finish(run)
+    assert [event.step for event in events if isinstance(event, Warned)] != []
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].best_valid_bits_per_char is not None
+    assert events[-1].best_valid_bits_per_char < 2.5
+
+
+@pytest.mark.fault("R55")
+def test_a_rate_out_of_all_bounds_ends_in_a_clear_error_or_a_finite_model(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=50, lr=1e20))
+    with contextlib.suppress(DivergenceError):
+        list(run.events())
+    for file in (tmp_path / "run").glob("*.safetensors"):
+        assert all(np.isfinite(array).all() for array in checkpoint.load(file).weights.values())
+
+
+@pytest.mark.fault("R59")
+def test_best_is_replaced_only_by_a_strictly_better_finite_value(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([3.0, math.nan, 2.5, 2.5, 2.7, 2.4, math.inf, 2.9])
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda *_: evaluation.Score(9, 8, value := next(values), value, 0.0, "canned")
+    )
+    monkeypatch.setattr(Trainer, "_validation_due", lambda self, _: self._tally.step % 5 == 0)
+    events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=40)))
+    best = [event.best for event in events if isinstance(event, Validated)]
+    assert best == [True, False, True, False, False, True, False, False]
+    assert checkpoint.load(tmp_path / "run" / BEST).step == 30
+    shown = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert math.isnan([line for line in shown if line["event"] == "validated"][1]["valid_nats_per_char"])  # R56
+
+
+@pytest.fixture
+def canned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a run validate every five steps and find these values."""
+
+    def give(*values: float) -> None:
+        coming = iter(values)
+        monkeypatch.setattr(Trainer, "_validation_due", lambda self, _: self._tally.step % 5 == 0)
+        monkeypatch.setattr(
+            evaluation, "evaluate", lambda *_: evaluation.Score(9, 8, value := next(coming), value, 0.0, "canned")
+        )
+
+    return give
+
+
+WORSE_AFTER_25 = (3.0, 2.5, 2.6, 2.7, 2.4, 2.5, 2.6, 2.6, 2.3, 2.9, 2.9, 2.9, 2.9)
+
+
+def test_a_run_out_of_patience_stops_and_stays_stopped(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None]
+) -> None:
+    canned(*WORSE_AFTER_25)
+    run = tmp_path / "run"
+    events = finish(Trainer.start(text, run, TrainingOptions(**SMALL, steps=100, patience=3)))
+    assert isinstance(events[-1], Stopped)
+    assert (events[-1].reason, events[-1].step, events[-1].no_better) == ("patience", 40, 3)
+    assert [checkpoint.load(run / name).step for name in (BEST, LAST)] == [25, 40]
+    before = (run / LAST).read_bytes()
+    again = finish(Trainer.resume(text, run))
+    assert [type(event) for event in again] == [Started, Stopped]
+    assert (again[-1].reason, again[-1].step) == ("patience", 40)  # type: ignore[union-attr]
+    assert (run / LAST).read_bytes() == before
+    more = finish(Trainer.resume(text, run, {"patience": 4}))
+    assert (more[-1].reason, more[-1].step) == ("patience", 65)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("at", [24, 26, 38])
+def test_a_resumed_run_has_the_patience_of_the_straight_one(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], at: int
+) -> None:
+    canned(*WORSE_AFTER_25)
+    expected = straight(text, tmp_path / "straight", steps=100, patience=3)
+    canned(*WORSE_AFTER_25)
+    assert interrupted(text, tmp_path / "run", at, steps=100, patience=3) == expected
+
+
+def test_patience_needs_something_to_validate_on(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("abcabcabc")
+    with pytest.raises(UsageError, match="--patience"):
+        Trainer.start(
+            corpus.read([tmp_path / "short.txt"]), tmp_path / "run", TrainingOptions(hidden=4, steps=3, patience=1)
+        )
+
+
+def test_patience_survives_a_rollback(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of the files is not rolled back with the weights: three worse ones are three."""
+    canned(3.0, 3.1, 3.2, 3.3)
+    monkeypatch.setattr(trainer, "GOOD_STEPS", 1000)
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=100, patience=3, keep=2))
+    _Poisoned(run, "loss", at=12)
+    events = finish(run)
+    assert [event.step for event in events if isinstance(event, Validated)] == [5, 10, 5, 10]
+    assert events[-1].reason == "patience"  # type: ignore[union-attr]
+    assert sorted(file.name for file in (tmp_path / "run").glob("step-*")) == [
+        "step-000005.safetensors",
+        "step-000010.safetensors",
+    ]
+
+
+def kept(run: Path) -> list[str]:
+    return sorted(file.name for file in run.glob("step-*"))
+
+
+def test_the_latest_validations_are_kept_and_what_is_not_ours_is_never_removed(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None]
+) -> None:
+    canned(*WORSE_AFTER_25)
+    run = tmp_path / "run"
+    theirs = ["step-000001.safetensors", "step-000010.safetensors.bak", "step-notes.txt"]
+    made: dict[str, set[str]] = {}
+    for event in Trainer.start(text, run, TrainingOptions(**SMALL, steps=30, keep=2)).events():
+        if isinstance(event, Started):
+            for name in theirs:
+                (run / name).write_text("mine")
+        elif isinstance(event, Saved):
+            made[event.path.name] = {*kept(run)} - {*theirs}
+    assert made["step-000015.safetensors"] == {f"step-0000{step}.safetensors" for step in ("05", "10", "15")}
+    assert kept(run) == sorted([*theirs, "step-000025.safetensors", "step-000030.safetensors"])
+    assert all((run / name).read_text() == "mine" for name in theirs)
+    last, latest = checkpoint.load(run / LAST), checkpoint.load(run / "step-000030.safetensors", training=True)
+    assert (latest.step, latest.training, latest.tensors) == (30, None, {})
+    assert all(np.array_equal(last.weights[name], latest.weights[name]) for name in last.weights)
+
+
+def test_a_resumed_run_keeps_what_the_straight_one_keeps(text: corpus.Corpus, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 40, "validations": 8, "valid_share": 0.01, "keep": 3}
+    expected = straight(text, tmp_path / "straight", **options)
+    assert interrupted(text, tmp_path / "run", 22, **options) == expected
+    assert kept(tmp_path / "run") == kept(tmp_path / "straight")
+    assert len(kept(tmp_path / "run")) == 3
+    for name in kept(tmp_path / "run"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_nothing_is_let_go_of_before_the_next_one_is_on_the_disk(
+    text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canned(*WORSE_AFTER_25)
+    save = checkpoint.save
+
+    def full_at_15(path: Path, what: checkpoint.Checkpoint) -> None:
+        if path.name == "step-000015.safetensors":
+            raise CheckpointError("No space left on device")
+        save(path, what)
+
+    monkeypatch.setattr(checkpoint, "save", full_at_15)
+    events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=15, keep=2)))
+    assert kept(tmp_path / "run") == ["step-000005.safetensors", "step-000010.safetensors"]
+    assert [event.step for event in events if isinstance(event, Warned)] == [15]
+
+
+def test_a_checkpoint_from_before_an_option_existed_is_resumed(text: corpus.Corpus, tmp_path: Path) -> None:
+    options = {"steps": 30, "dropout": 0.5}
+    expected = straight(text, tmp_path / "straight", **options)
+    finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, **options})), stop_at=11)
+    saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
+    assert saved.training is not None
+    for part, kind in (("options", TrainingOptions), ("tally", Tally)):
+        later = [field.name for field in fields(kind) if field.metadata.get("later")]
+        assert later
+        for name in later:
+            saved.training[part].pop(name, None)  # one that is None was left out
+    checkpoint.save(tmp_path / "run" / LAST, saved)
+    finish(Trainer.resume(text, tmp_path / "run"))
+    assert (tmp_path / "run" / LAST).read_bytes() == expected
+    saved.training["tally"]["luck"] = 7
+    checkpoint.save(tmp_path / "run" / LAST, saved)
+    with pytest.raises(ResumeError, match="luck"):
+        Trainer.resume(text, tmp_path / "run")
+
+
+@pytest.mark.fault("R56")
+def test_a_validation_that_is_no_number_is_told_and_the_run_is_saved(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = evaluation.Score(9, 8, math.nan, math.nan, math.nan, "canned")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: nowhere)
+    events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=6)))
+    assert [event for event in events if isinstance(event, Validated) and math.isnan(event.valid_nats_per_char)]
+    assert isinstance(events[-1], Stopped)
+    assert checkpoint.load(tmp_path / "run" / LAST).facts["valid_nats_per_char"] is None
+    assert "NaN" in (tmp_path / "run" / METRICS).read_text()
+
+
+@pytest.mark.fault("R7")
+def test_a_save_that_fails_in_mid_run_is_a_warning_and_tried_again(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
+    save, calls = checkpoint.save, iter(range(10**6))
+
+    def full_at_times(path: Path, what: checkpoint.Checkpoint) -> None:
+        if next(calls) in (0, 2):
+            raise CheckpointError("No space left on device")
+        save(path, what)
+
+    monkeypatch.setattr(checkpoint, "save", full_at_times)
+    events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=9)))
+    warned = [event.step for event in events if isinstance(event, Warned) and "will try again" in event.message]
+    assert warned == [1, 3]
+    assert [event.step for event in events if isinstance(event, Saved)][:2] == [2, 4]
+
+
+@pytest.mark.fault("R7")
+def test_a_save_that_fails_at_the_end_is_an_error(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, failing = checkpoint.save, LAST
+
+    def full(path: Path, what: checkpoint.Checkpoint) -> None:
+        if path.name == failing:
+            raise CheckpointError("No space left on device")
+        save(path, what)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    for failing in (LAST, BEST):
+        with pytest.raises(CheckpointError, match="No space left"):
+            finish(Trainer.start(text, tmp_path / failing, TrainingOptions(**SMALL, steps=6)))
+
+
+def test_a_folder_that_vanishes_is_made_again(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=30))
+    for event in run.events():
+        if isinstance(event, Started):
+            shutil.rmtree(tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run" / LAST).step == 30
+
+
+def test_a_log_that_cannot_be_written_is_one_warning(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=6))
+    (tmp_path / "run" / METRICS).mkdir()
+    events = finish(run)
+    assert [event.message for event in events if isinstance(event, Warned) and METRICS in event.message]
+    assert len([event for event in events if isinstance(event, Warned)]) == 1
+    assert isinstance(events[-1], Stopped)
+
+
+@pytest.mark.fault("R45")
+def test_the_second_interrupt_acts_at_once_and_leaves_a_whole_checkpoint(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=500))
+
+    def watch() -> None:
+        for event in run.events():
+            if isinstance(event, Saved):
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        watch()
+    assert checkpoint.load(tmp_path / "run" / BEST).step >= 1
+    assert run._lock is None
+
+
+@pytest.mark.fault("R46")
+def test_a_signal_that_nohup_ignores_stays_ignored(text: corpus.Corpus, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=10))
+        reasons = []
+        for event in run.events():
+            signal.raise_signal(signal.SIGHUP)
+            reasons += [event.reason] if isinstance(event, Stopped) else []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert reasons == ["finished"]
+
+
+@pytest.mark.fault("R47")
+def test_handlers_are_restored_and_a_thread_gets_none(text: corpus.Corpus, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    for event in Trainer.start(text, tmp_path / "main", TrainingOptions(**SMALL, steps=3)).events():
+        if isinstance(event, Progress):
+            assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    with ThreadPoolExecutor(1) as pool:
+        thread = pool.submit(straight, text, tmp_path / "thread", steps=3)
+        assert thread.result() == (tmp_path / "main" / LAST).read_bytes()
+
+
+@pytest.mark.fault("R61", "R62", "R72")
+@pytest.mark.parametrize("characters", [2, 3, 5, 9, 17, 50])
+def test_short_texts_train_with_smaller_windows(tmp_path: Path, characters: int) -> None:
+    (tmp_path / "short.txt").write_text("abcabc"[:characters] + "x" * max(0, characters - 6))
+    events = finish(
+        Trainer.start(
+            corpus.read([tmp_path / "short.txt"]), tmp_path / "run", TrainingOptions(hidden=4, steps=3, sample_chars=0)
+        )
+    )
+    assert isinstance(events[0], Started)
+    assert events[0].batch_size * events[0].seq_len <= events[0].train_chars - 1
+    assert isinstance(events[-1], Stopped)
+    assert charlstm.load(tmp_path / "run").sample(length=5)
+
+
+@pytest.mark.fault("R61")
+def test_one_character_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a")
+    with pytest.raises(CorpusError, match="2 or more"):
+        Trainer.start(corpus.read([tmp_path / "one.txt"]), tmp_path / "run", TrainingOptions(steps=1))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault("R62")
+def test_a_text_of_one_symbol_has_no_surprise(tmp_path: Path) -> None:
+    (tmp_path / "aaaa.txt").write_text("a" * 500)
+    finish(Trainer.start(corpus.read([tmp_path / "aaaa.txt"]), tmp_path / "run", TrainingOptions(hidden=4, steps=2)))
+    model = charlstm.load(tmp_path / "run")
+    assert model.sample(length=4) == "aaaa"
+    assert model.evaluate("a" * 100).bits_per_char == 0
+
+
+def test_the_validation_that_training_reports_is_what_evaluation_finds(text: corpus.Corpus, tmp_path: Path) -> None:
+    events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=40)))
+    reported = [event for event in events if isinstance(event, Validated) and event.best][-1]
+    saved = checkpoint.load(tmp_path / "run" / BEST)
+    engine = Engine(saved.model, saved.weights, precision="fp32")
+    _, valid = text.split(0.1)
+    assert evaluation.evaluate(engine, valid).nats_per_char == pytest.approx(reported.valid_nats_per_char, abs=1e-6)
+
+
+def test_a_budget_in_time_ends_by_the_clock_and_resumes(text: corpus.Corpus, tmp_path: Path) -> None:
+    first = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, seconds=0.5)))
+    assert isinstance(first[-1], Stopped)
+    assert 0.3 < first[-1].seconds < 30
+    second = finish(Trainer.resume(text, tmp_path / "run", {"seconds": first[-1].seconds + 0.5}))
+    assert isinstance(second[-1], Stopped)
+    assert second[-1].step > first[-1].step
+    assert second[-1].seconds > first[-1].seconds
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there_is_named(text: corpus.Corpus, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--device cuda"):
+        Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3, device="cuda"))
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(text: corpus.Corpus, tmp_path: Path) -> None:
+    with pytest.raises(CharlstmError, match=r"GB to train.*--hidden"):
+        Trainer.start(text, tmp_path / "run", TrainingOptions(hidden=65536, layers=64, steps=1))
+
+
+def test_a_step_that_runs_out_of_memory_ends_in_one_line(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))
+
+    def hungry(_share: float) -> float:
+        torch.empty(2**60)
+        return 0.0
+
+    run._step = hungry  # type: ignore[method-assign]
+    with pytest.raises(CharlstmError, match=r"not enough memory .*--batch-size"):
+        list(run.events())
+
+
+def test_events_become_json(text: corpus.Corpus, tmp_path: Path) -> None:
+    for event in finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))):
+        assert json.loads(json.dumps(to_json(event)))["event"] == type(event).__name__.lower()
+    lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["started", "validated", "stopped"]
+
+
+def test_train_gives_back_the_best_model(text: corpus.Corpus, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    model = trainer.train(text, tmp_path / "run", on_event=seen.append, **SMALL, steps=30)
+    assert isinstance(seen[-1], Stopped)
+    assert model.evaluate().bits_per_char == pytest.approx(seen[-1].best_valid_bits_per_char, abs=1e-5)
+
+
+@pytest.mark.parametrize(("valid_chars", "scored"), [(100, 100), (0, 443), (10**6, 443)])
+def test_a_validation_scores_the_first_characters_of_the_part_held_out_and_eval_the_same(
+    text: corpus.Corpus, tmp_path: Path, valid_chars: int, scored: int
+) -> None:
+    options = TrainingOptions(**SMALL, steps=5, valid_chars=valid_chars)
+    events = finish(Trainer.start(text, tmp_path / "run", options))
+    started, validated = events[0], next(event for event in reversed(events) if isinstance(event, Validated))
+    assert isinstance(started, Started)
+    assert (started.held_out_chars, started.valid_chars) == (443, scored)
+    model = charlstm.load(tmp_path / "run")
+    score = model.evaluate()
+    assert score.chars == scored
+    assert score == model.evaluate(TEXT[-443:][:scored])
+    assert score.nats_per_char == pytest.approx(validated.valid_nats_per_char, rel=1e-6)
+
+
+def test_the_rate_warms_up_and_falls_to_nothing(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, "steps": 5, "lr": 2.0, "warmup": 0.2}))
+    rates = [run._optimizer.rate(share) for share in (0, 0.1, 0.2, 0.6, 1)]
+    assert rates == pytest.approx([0.04, 1.02, 2, 1.5, 0])
+    constant = Trainer.start(text, tmp_path / "other", TrainingOptions(**{**SMALL, "steps": 5, "lr": 2.0, "warmup": 1}))
+    assert constant._optimizer.rate(1) == 2
+
+
+def test_a_validation_is_foreseen_before_there_was_one(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**SMALL, "seconds": 10.0, "batch_size": 4, "seq_len": 5, "validations": 1000}
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**options))
+    clock = trainer.Clock(0.0)
+    monkeypatch.setattr(clock, "seconds", lambda: 1.0)
+    assert run._validation_seconds() == 0
+    assert run._validation_due(1.0), "nothing is known yet"
+    run._valid_ids, run._steps_here, run._step_seconds = run.corpus.ids[:200], 3, 0.6
+    assert run._validation_seconds() == pytest.approx(0.2 * 200 / 20 * 0.2)
+    assert not run._validation_due(1.0)
+    assert run._share(clock) == pytest.approx((1 + 0.4) / 10), "the last one's time is kept back"
+    run._step_seconds = 600.0
+    assert run._share(clock) == pytest.approx((1 + 5) / 10), "but never more than half"
+    run._validation_took = 0.01
+    assert run._validation_due(1.0)
+    run._validation_took = 0.2
+    assert [run._validation_due(seconds) for seconds in (6.6, 6.7)] == [False, True], "a twentieth with the last one"
+    run._validation_took = 0.6
+    assert not run._validation_due(10.0), "the last one alone takes more"
+
+
+def test_what_rests_on_the_machines_speed_is_chosen_again_once_it_is_known(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer.hardware, "speed", lambda _: 1.0)  # nothing will be read, it seems
+    monkeypatch.setattr(Trainer, "_share", lambda self, _: self._tally.step / 40)  # but forty steps are made
+    monkeypatch.setattr(Trainer, "_validation_due", lambda *_: False)
+    options = {**SMALL, "dropout": None, "seconds": 1e6}
+    for given, expected in (({}, (0.5, 0.1)), ({"dropout": 0.2}, (0.2, 0.1)), ({"weight_decay": 0.0}, (0.5, 0.0))):
+        run = Trainer.start(text, tmp_path / str(given), TrainingOptions(**{**options, **given}))
+        run._train_chars = 20  # of which each step reads some
+        before = run.options
+        assert (before.dropout, before.weight_decay) == (given.get("dropout", 0.0), given.get("weight_decay", 0.02))
+        (told,) = [event.message for event in run.events() if isinstance(event, Warned)]
+        assert "epochs will be read" in told
+        assert (run.options.dropout, run.options.weight_decay) == expected
+        assert run._optimizer.weight_decay == expected[1]
+        saved = checkpoint.load(tmp_path / str(given) / LAST, training=True)
+        assert saved.training is not None
+        assert saved.training["options"]["weight_decay"] == expected[1]
+    both = Trainer.start(text, tmp_path / "both", TrainingOptions(**{**options, "dropout": 0.2, "weight_decay": 0.5}))
+    assert not [event for event in both.events() if isinstance(event, Warned)]
