@@ -278,7 +278,7 @@ def test_a_text_that_comes_slowly_shows_how_much_is_read(model: Path) -> None:
 @pytest.mark.parametrize("way", [[], ["--dynamic"]])
 def test_what_takes_long_shows_how_much_is_scored(model: Path, tmp_path: Path, way: list[str]) -> None:
     (tmp_path / "text").write_text("abc" * 2000)
-    at_once = "import sys; from charlstm.cli import progress_bar, main; progress_bar.DELAY_SECONDS = 0; main.run(sys.argv[1:])"
+    at_once = "import sys; from charlstm.cli import main, progress_bar as bar; bar.DELAY_SECONDS = 0; main.run(sys.argv[1:])"
     shown = in_terminal([sys.executable, "-c", at_once, "eval", "-c", model, tmp_path / "text", *way])
     assert shown.status == 0
     assert re.search(rb"\rscoring: +[0-9]+%\|.*/6.00k", shown.out)
