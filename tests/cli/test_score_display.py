@@ -107,7 +107,7 @@ def test_memory_does_not_grow_with_the_lines(model: Path, many: int) -> None:
     peaks = []
     for lines in (1_000, many):
         code = (
-            "import sys; from charlstm import corpus; from charlstm.cli.main import run;"
+            "import sys; from charlstm.text import corpus; from charlstm.cli.main import run;"
             "corpus.BLOCK_BYTES = 4096;"  # the lines of one block are there at once
             f"status = run(['eval', '-c', {str(model)!r}, '--per-line', '-']);"
             "peak, = (line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'));"
@@ -278,7 +278,9 @@ def test_a_text_that_comes_slowly_shows_how_much_is_read(model: Path) -> None:
 @pytest.mark.parametrize("way", [[], ["--dynamic"]])
 def test_what_takes_long_shows_how_much_is_scored(model: Path, tmp_path: Path, way: list[str]) -> None:
     (tmp_path / "text").write_text("abc" * 2000)
-    at_once = "import sys; from charlstm.cli import main, progress_bar as bar; bar.DELAY_SECONDS = 0; main.run(sys.argv[1:])"
+    at_once = (
+        "import sys; from charlstm.cli import main, progress_bar as bar; bar.DELAY_SECONDS = 0; main.run(sys.argv[1:])"
+    )
     shown = in_terminal([sys.executable, "-c", at_once, "eval", "-c", model, tmp_path / "text", *way])
     assert shown.status == 0
     assert re.search(rb"\rscoring: +[0-9]+%\|.*/6.00k", shown.out)

@@ -141,7 +141,7 @@ def test_resuming_without_one_part_of_the_state_is_noticed(
 
 SCRIPT = """
 import json, os, signal, sys
-from charlstm import corpus
+from charlstm.text import corpus
 from charlstm.config import TrainingOptions
 from charlstm.training.events import Saved
 from charlstm.training.trainer import Trainer
