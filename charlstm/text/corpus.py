@@ -1,7 +1,4 @@
-"""From files to ids: strict reading, the split, and parallel streams over the training part.
-
-Letters: B batch, T time, S transitions of one stream.
-"""
+"""From files to ids: strict reading, and the split into a training part and a held-out part."""
 
 from __future__ import annotations
 
@@ -415,71 +412,6 @@ def whole_lines(parts: Iterable[str], boundary: str | None = None) -> Iterator[l
         begun.append(part[end:])
     if rest := "".join(begun):
         yield [rest]
-
-
-def fit(n_chars: int, batch_size: int, seq_len: int) -> tuple[int, int]:
-    """The largest (B, T) up to those wished for with which a training part of `n_chars` fills a window of every stream.
-
-    Raises:
-        CorpusError: fewer than two characters.
-    """
-    transitions = n_chars - 1
-    if transitions < 1:
-        raise CorpusError(f"the training part has {n_chars} characters; it needs 2 or more")
-    seq_len = min(seq_len, transitions)
-    return min(batch_size, transitions // seq_len), seq_len
-
-
-class Streams:
-    """B parallel streams over the ids of a training part, in windows of T; the same for ever, whatever the seed.
-
-    Of the N − 1 transitions each stream has its own S = (N − 1) // B that lie side by side. In one epoch each
-    transition is in exactly one window, but for the N − 1 − B·S < B left over; which these are changes from epoch to
-    epoch. The last window of an epoch is shorter than T where T does not divide S.
-
-    Attributes:
-        cursor: windows given so far; `seek(cursor)` goes on from there.
-        windows_per_epoch: ⌈S / T⌉.
-
-    Raises:
-        CorpusError: fewer transitions than streams.
-    """
-
-    def __init__(self, ids: Symbols, batch_size: int, seq_len: int) -> None:
-        self._ids = ids
-        self._streams = batch_size
-        self._length = (len(ids) - 1) // batch_size
-        self._window = seq_len
-        if self._length < 1:
-            raise CorpusError(f"{batch_size} streams need {batch_size + 1} characters or more, not {len(ids)}")
-        self.windows_per_epoch = -(-self._length // seq_len)
-        self.cursor = 0
-
-    @property
-    def chars_per_epoch(self) -> int:
-        """Transitions in the windows of one epoch, B·S."""
-        return self._streams * self._length
-
-    def seek(self, cursor: int) -> None:
-        """Go to the window after `cursor` windows.
-
-        Raises:
-            ValueError: a negative cursor.
-        """
-        if cursor < 0:
-            raise ValueError(f"a cursor counts windows from 0, not {cursor}")
-        self.cursor = cursor
-
-    def next(self) -> tuple[Ids, Ids, Ids]:
-        """The next window: inputs (T, B) and targets (T, B), int64, and fresh (B,), bool: start from the zero state."""
-        epoch, window = divmod(self.cursor, self.windows_per_epoch)
-        self.cursor += 1
-        offset = epoch % (len(self._ids) - self.chars_per_epoch)
-        begin, end = window * self._window, min((window + 1) * self._window, self._length)
-        firsts = offset + begin + self._length * np.arange(self._streams)
-        rows = [np.asarray(self._ids[first : first + end - begin + 1]) for first in firsts.tolist()]
-        symbols = np.stack(rows, axis=1, dtype=np.int64)  # (T + 1, B)
-        return symbols[:-1], symbols[1:], np.full(self._streams, window == 0)
 
 
 def _document_end(ids: Symbols, boundary: int, valid_share: float) -> int | None:

@@ -26,7 +26,7 @@ from charlstm.inference import evaluation, native, sampling
 from charlstm.inference.engine import Engine
 from charlstm.model import Model, load
 from charlstm.terminal import escape
-from charlstm.text.corpus import Corpus, Streams, Symbols, beginning, fit
+from charlstm.text.corpus import Corpus, Symbols, beginning
 from charlstm.training import defaults, hardware, records, resume, run_dir
 from charlstm.training.counters import Clock, Speed, Tally
 from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
@@ -34,6 +34,7 @@ from charlstm.training.network import Network, Scorer
 from charlstm.training.optimizer import Optimizer
 from charlstm.training.scan_native import keep_pages
 from charlstm.training.signals import Signals
+from charlstm.training.streams import Streams, fit_batch
 
 SAVE_SECONDS = 20.0  # at most so much work is lost to a kill
 PROGRESS_SECONDS = 0.1
@@ -123,7 +124,7 @@ class Trainer:
             speed = hardware.speed(hardware.device(options.device))
         base = None if from_ is None else from_.config
         chosen = defaults.choose(options, len(train_ids), len(vocabulary), base, speed=speed)
-        batch_size, seq_len = fit(len(train_ids), chosen.batch_size, chosen.seq_len)
+        batch_size, seq_len = fit_batch(len(train_ids), chosen.batch_size, chosen.seq_len)
         chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
         sizes = (len(vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
         model = ModelConfig(*sizes, boundary=vocabulary.boundary_id)

@@ -23,10 +23,11 @@ from charlstm.config import DynamicConfig, ModelConfig, TrainingOptions, Unknown
 from charlstm.errors import CorpusError, UnknownSymbols
 from charlstm.model import Model
 from charlstm.text import corpus, id_file, vocabulary
-from charlstm.text.corpus import Corpus, Streams, read
+from charlstm.text.corpus import Corpus, read
 from charlstm.text.id_file import StoredIds
 from charlstm.text.vocabulary import Vocabulary
 from charlstm.training import dynamic_evaluation
+from charlstm.training.streams import Streams
 from tests.helpers.faults import Forks
 from tests.helpers.models import random_weights
 
