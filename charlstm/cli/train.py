@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,7 @@ from charlstm.cli.options import MaxChars, unescaped
 from charlstm.cli.progress_bar import counting
 from charlstm.cli.tensorboard import Board
 from charlstm.config import SymbolKind, TrainingOptions, parse_duration
-from charlstm.errors import CheckpointError, CorpusError, UsageError
+from charlstm.errors import UsageError
 from charlstm.text.documents import RECORD_SEPARATOR
 from charlstm.training.defaults import DEFAULT_CELL, DEFAULT_SECONDS
 from charlstm.training.events import Stopped
@@ -205,6 +204,7 @@ def train(
     from charlstm.model import load
     from charlstm.text.corpus import read
     from charlstm.training import records
+    from charlstm.training.resume import newest_run_of
 
     def read_for(model: Vocabulary | None, in_: str | None, *sources: str) -> Corpus:
         """A text, read as that of a model was, and in the encoding that it had, but where an option says otherwise."""
@@ -216,7 +216,12 @@ def train(
 
     base, run = None if from_ is None else load(from_), output
     if resume and run is None:
-        run, text = _newest_run_of(corpus, symbols, (between or RECORD_SEPARATOR) if ways else None, read_for)
+        run, text = newest_run_of(
+            lambda vocabulary, its_encoding: read_for(vocabulary, its_encoding, *corpus),
+            symbols=symbols,
+            boundary=(between or RECORD_SEPARATOR) if ways else None,
+            only_once="-" in corpus,
+        )
     elif resume:
         saved = checkpoint.load(checkpoint.resolve(run, prefer="last"))
         text = read_for(saved.vocabulary, records.encoding_of(saved), *corpus)
@@ -246,45 +251,3 @@ def train(
                 show(event)
     if isinstance(event, Stopped) and event.reason == "interrupted":
         raise typer.Exit(128 + (event.signal or signal.SIGINT))
-
-
-def _newest_run_of(
-    sources: Sequence[str], symbols: SymbolKind | None, boundary: str | None, read_for: Callable[..., Corpus]
-) -> tuple[Path, Corpus]:
-    """The newest run under checkpoints/ that was trained on this very text, and the text, read as it was for that run.
-
-    Raises:
-        CheckpointError: there is none.
-        CorpusError: nor is there one as which the text can be read.
-        UsageError: stdin, which can be read once, would have to be read in several ways.
-    """
-    from charlstm import checkpoint
-    from charlstm.training import records
-
-    texts: dict[tuple[SymbolKind, str | None, str | None], Corpus | None] = {}
-    refusal: CorpusError | None = None
-    runs = sorted(checkpoint.ROOT.glob(f"*/{checkpoint.LAST}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in runs:
-        try:
-            found = checkpoint.load(file)
-        except CheckpointError:  # a damaged run is not the one to go on with
-            continue
-        known, in_ = found.facts.get("corpus"), records.encoding_of(found)
-        way = (found.vocabulary.kind, found.vocabulary.boundary, in_)
-        if symbols not in (None, way[0]) or boundary not in (None, way[1]):
-            continue
-        if way not in texts:
-            if texts and "-" in sources:
-                raise UsageError("stdin is read once, and there are runs that read it in other ways: name one with -o")
-            try:
-                texts[way] = read_for(found.vocabulary, in_, *sources)
-            except CorpusError as error:  # no text of that kind, but perhaps of another
-                texts[way], refusal = None, error
-        text = texts[way]
-        if text is not None and isinstance(known, dict) and known.get("sha256") == text.sha256:
-            return file.parent, text
-    if refusal is not None and not any(texts.values()):
-        raise refusal
-    raise CheckpointError(
-        f"no run of this text in {checkpoint.ROOT}; name one with -o, or leave out --resume to begin one"
-    )

@@ -2,23 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
-from charlstm.checkpoint import Checkpoint
-from charlstm.config import UNITS, TrainingConfig, TrainingOptions, flag
-from charlstm.errors import ResumeError
+from charlstm import checkpoint
+from charlstm.checkpoint import LAST, Checkpoint
+from charlstm.config import UNITS, SymbolKind, TrainingConfig, TrainingOptions, flag
+from charlstm.errors import CheckpointError, CorpusError, ResumeError, UsageError
 from charlstm.model import Model
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus
 from charlstm.text.documents import divided
+from charlstm.text.vocabulary import Vocabulary
 from charlstm.training import records
 
 CHANGEABLE = {
     *("epochs", "steps", "seconds", "lr", "warmup", "weight_decay", "beta1", "beta2", "clip"),
     *("dropout", "reset", "on_divergence", "validations", "sample_chars", "patience", "keep", "device", "threads"),
 }
+
+
+def newest_run_of(
+    read: Callable[[Vocabulary, str | None], Corpus],
+    *,
+    symbols: SymbolKind | None = None,
+    boundary: str | None = None,
+    only_once: bool = False,
+    root: Path = checkpoint.ROOT,
+) -> tuple[Path, Corpus]:
+    """Find the newest run that was trained on a text, and read the text as that run read it.
+
+    Torch is not needed. Run directories whose `last.safetensors` is damaged are skipped.
+
+    Args:
+        read: reads the text. It is called with the vocabulary of a run and the encoding of the run's text (None if the
+            checkpoint has none), at most once for each combination of symbols, boundary and encoding.
+        symbols: consider only runs with these symbols; None considers all.
+        boundary: consider only runs with this boundary between documents; None considers all.
+        only_once: the text can be read only once, such as standard input.
+        root: the directory that contains the run directories.
+
+    Returns:
+        The run directory, and the text.
+
+    Raises:
+        CheckpointError: no run was trained on this text.
+        CorpusError: the text could not be read in the way of any run.
+        UsageError: the text can be read only once, but runs read it in different ways.
+    """
+    texts: dict[tuple[SymbolKind, str | None, str | None], Corpus | None] = {}
+    refusal: CorpusError | None = None
+    for file in sorted(root.glob(f"*/{LAST}"), key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            saved = checkpoint.load(file)
+        except CheckpointError:
+            continue
+        known, encoding = saved.facts.get("corpus"), records.encoding_of(saved)
+        way = (saved.vocabulary.kind, saved.vocabulary.boundary, encoding)
+        if symbols not in (None, way[0]) or boundary not in (None, way[1]):
+            continue
+        if way not in texts:
+            if texts and only_once:
+                raise UsageError("stdin is read once, and there are runs that read it in other ways: name one with -o")
+            try:
+                texts[way] = read(saved.vocabulary, encoding)
+            except CorpusError as error:  # it may still be readable in the way of an older run
+                texts[way], refusal = None, error
+        text = texts[way]
+        if text is not None and isinstance(known, dict) and known.get("sha256") == text.sha256:
+            return file.parent, text
+    if refusal is not None and not any(texts.values()):
+        raise refusal
+    raise CheckpointError(f"no run of this text in {root}; name one with -o, or leave out --resume to begin one")
 
 
 def options_of(saved: Checkpoint, changes: Mapping[str, Any]) -> TrainingConfig:
