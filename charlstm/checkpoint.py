@@ -33,6 +33,7 @@ import numpy as np
 from charlstm import __version__, atomicfile, config
 from charlstm.config import ModelConfig
 from charlstm.errors import CheckpointError, UsageError
+from charlstm.provenance import BaseRecord, CorpusRecord
 from charlstm.terminal import escape
 from charlstm.text.vocabulary import Vocabulary
 
@@ -75,7 +76,7 @@ class Checkpoint:
         step: updates made so far.
         training: what the trainer needs besides the tensors; any JSON object, the trainer checks it.
         tensors: all other arrays, under the full names they have in the file: "optim/…", "state/…", "rng/…".
-        facts: what a person may want to know of the model: corpus, best value, versions, … Any JSON object.
+        facts: what the file records about the model: texts, best validation, versions, … Any JSON object.
     """
 
     model: ModelConfig
@@ -85,6 +86,17 @@ class Checkpoint:
     training: Mapping[str, Any] | None = None
     tensors: Mapping[str, Array] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def corpus(self) -> CorpusRecord:
+        """The texts that the model was trained on and validated on; an empty record if the facts do not name them."""
+        return CorpusRecord.from_json(self.facts.get("corpus"))
+
+    @property
+    def base(self) -> BaseRecord | None:
+        """The model that this one was fine-tuned from; None if its training began with random weights."""
+        base = self.facts.get("base")
+        return None if base is None else BaseRecord.from_json(base)
 
 
 class _Entry(NamedTuple):

@@ -27,7 +27,6 @@ from charlstm.config import (
     ModelConfig,
     Precision,
     SamplingConfig,
-    TrainingOptions,
     Unknown,
     to_json,
 )
@@ -38,6 +37,7 @@ from charlstm.inference.evaluation import Score
 from charlstm.inference.sampling import Context, Text
 from charlstm.inference.surprisal import CharScore, Difference, LineScore
 from charlstm.progress import Report
+from charlstm.provenance import CorpusRecord
 from charlstm.text import corpus
 from charlstm.text.corpus import Symbols
 from charlstm.text.vocabulary import Vocabulary
@@ -96,6 +96,11 @@ class Model:
         self.path = path
         self._precision: Precision = precision
         self._threads = threads
+
+    @property
+    def corpus(self) -> CorpusRecord:
+        """The texts that the model was trained on and validated on; an empty record if `facts` do not name them."""
+        return CorpusRecord.from_json(self.facts.get("corpus"))
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -333,29 +338,25 @@ class Model:
             CorpusError: the checkpoint does not name that text, or it is not there or has changed since; or nothing
                 was held out.
         """
-        known = self.facts.get("corpus")
-        known = known if isinstance(known, Mapping) else {}
-        own = known.get("validation")
-        source = own if isinstance(own, Mapping) else known
-        names = source.get("names")
-        if not isinstance(names, list) or not names or "-" in names or not all(isinstance(name, str) for name in names):
+        record, vocabulary = self.corpus, self.vocabulary
+        source = record.validation or record
+        if not source.names or "-" in source.names:
             raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
+        if record.valid_share is None or record.valid_chars is None:
+            raise CorpusError("the checkpoint does not record which part was held out; give the text to evaluate")
         try:
-            vocabulary, encoding = self.vocabulary, str(source.get("encoding", "utf-8"))
-            text = corpus.read(names, encoding=encoding, symbols=vocabulary.kind, boundary=vocabulary.boundary)
+            how: dict[str, Any] = {"symbols": vocabulary.kind, "boundary": vocabulary.boundary}
+            text = corpus.read(source.names, encoding=source.encoding, **how)
         except CorpusError as error:
             raise CorpusError(f"{error}; give the text to evaluate") from error
-        if text.sha256 != source.get("sha256"):
-            name, use = terminal.escape(text.names[0]), "trained" if source is known else "validated"
+        if text.sha256 != source.sha256:
+            name, use = terminal.escape(text.names[0]), "trained" if source is record else "validated"
             raise CorpusError(f"{name} is not the text that the model was {use} on; give the text to evaluate")
-        options = TrainingOptions(
-            valid_share=known.get("valid_share", TrainingOptions.valid_share), valid_chars=known.get("valid_chars", 0)
-        )
         text = text.recoded(self.vocabulary)
-        held_out = text.split(options.valid_share)[1] if source is known else text.ids
+        held_out = text.split(record.valid_share)[1] if source is record else text.ids
         if not len(held_out):
             raise CorpusError("nothing was held out when this model was trained; give the text to evaluate")
-        return corpus.beginning(held_out, options.valid_chars, vocabulary.boundary_id)
+        return corpus.beginning(held_out, record.valid_chars, vocabulary.boundary_id)
 
     def validation_text(self) -> str:
         """The same as a text: of documents without the boundary in front of the first. Raises: as `validation_part`."""

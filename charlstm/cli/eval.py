@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -181,10 +180,9 @@ def _show(
 
 def _validation_part(model: Model, score: Score) -> str:
     """What is scored where no text is given: what the training's validations scored."""
-    corpus = model.facts["corpus"]
-    own = corpus.get("validation")
-    name = ", ".join(own["names"]) if isinstance(own, Mapping) else VALIDATION_PART
-    if score.chars != corpus.get("valid_chars"):
+    own = model.corpus.validation
+    name = VALIDATION_PART if own is None else ", ".join(own.names)
+    if score.chars != model.corpus.valid_chars:
         return name
     return f"the first {score.chars:,} {UNITS[model.vocabulary.unit]}s of {name}"
 

@@ -16,6 +16,7 @@ from charlstm.errors import CheckpointError
 from charlstm.terminal import escape
 
 if TYPE_CHECKING:
+    from charlstm.provenance import TextRecord
     from charlstm.text.vocabulary import Vocabulary
 
 INFO_EXAMPLES = """\
@@ -62,10 +63,10 @@ def info(
         ("parameters", f"{model.parameters():,}"),
         ("vocabulary", "all 256 bytes" if symbols is None else f"{model.vocab_size:,}: {_first(symbols)}"),
         *_documents(found.vocabulary),
-        ("text", _text(found.facts, unit)),
+        ("text", _text(found.corpus, unit)),
         ("steps", f"{found.step:,}"),
-        *_validation_text(found.facts, unit),
-        *_base(found.facts),
+        *([] if found.corpus.validation is None else [("validated on", _text(found.corpus.validation, unit))]),
+        *([] if found.base is None else [("fine-tuned from", found.base.checkpoint or "not known")]),
         ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per {unit} at the best"),
         ("training state", "in this file" if found.training is not None else "not in this file: weights only"),
         ("made by", _versions(found.facts)),
@@ -132,27 +133,9 @@ def _number(known: Mapping[str, Any], name: str) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def _text(known: Mapping[str, Any], unit: str) -> str:
-    corpus = known.get("corpus")
-    if not isinstance(corpus, Mapping):
-        return "not known"
-    names = corpus.get("names")
-    named = ", ".join(map(str, names)) if isinstance(names, list) else "not named"
-    chars = _number(corpus, "chars")
-    return named if chars is None else f"{named}: {chars:,} {unit}s"
-
-
-def _validation_text(known: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
-    """A row on the validation text, where the training had one of its own."""
-    corpus = known.get("corpus")
-    own = corpus.get("validation") if isinstance(corpus, Mapping) else None
-    return [] if own is None else [("validated on", _text({"corpus": own}, unit))]
-
-
-def _base(known: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A row on the model that this one was fine-tuned from."""
-    base = known.get("base")
-    return [("fine-tuned from", str(base.get("checkpoint")))] if isinstance(base, Mapping) else []
+def _text(record: TextRecord, unit: str) -> str:
+    names = ", ".join(record.names) or "not known"
+    return names if record.chars is None else f"{names}: {record.chars:,} {unit}s"
 
 
 def _versions(known: Mapping[str, Any]) -> str:

@@ -203,7 +203,6 @@ def train(
     from charlstm import checkpoint
     from charlstm.model import load
     from charlstm.text.corpus import read
-    from charlstm.training import records
     from charlstm.training.resume import newest_run_of
 
     def read_for(model: Vocabulary | None, in_: str | None, *sources: str) -> Corpus:
@@ -224,7 +223,7 @@ def train(
         )
     elif resume:
         saved = checkpoint.load(checkpoint.resolve(run, prefer="last"))
-        text = read_for(saved.vocabulary, records.encoding_of(saved), *corpus)
+        text = read_for(saved.vocabulary, saved.corpus.encoding, *corpus)
     else:
         text = read_for(None if base is None else base.vocabulary, None, *corpus)
     held_out = None if valid is None else read_for(text.vocabulary, text.encoding, valid)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from charlstm.checkpoint import LAST, Checkpoint
 from charlstm.config import TrainingConfig, from_json
 from charlstm.errors import ResumeError, UsageError
+from charlstm.provenance import BaseRecord
 from charlstm.terminal import escape
 from charlstm.training.counters import Tally
 
@@ -71,19 +72,10 @@ def text_of(saved: Checkpoint) -> tuple[str, int]:
     Raises:
         ResumeError: the file does not say.
     """
-    known = saved.facts.get("corpus")
-    if isinstance(known, Mapping):
-        sha256, chars = known.get("sha256"), known.get("chars")
-        if isinstance(sha256, str) and type(chars) is int:
-            return escape(sha256), chars
-    raise unsound("it does not say which text it began with")
-
-
-def encoding_of(saved: Checkpoint) -> str | None:
-    """In which the text of a training was read; None where the file does not say, and it was UTF-8."""
-    known = saved.facts.get("corpus")
-    encoding = known.get("encoding") if isinstance(known, Mapping) else None
-    return encoding if isinstance(encoding, str) else None
+    record = saved.corpus
+    if record.sha256 is None or record.chars is None:
+        raise unsound("it does not say which text it began with")
+    return escape(record.sha256), record.chars
 
 
 def validation_of(saved: Checkpoint) -> tuple[str, str] | None:
@@ -92,27 +84,24 @@ def validation_of(saved: Checkpoint) -> tuple[str, str] | None:
     Raises:
         ResumeError: it is not described as a training does.
     """
-    known = saved.facts["corpus"].get("validation")
-    if known is None:
+    record = saved.corpus.validation
+    if record is None:
         return None
-    if isinstance(known, Mapping) and isinstance(known.get("sha256"), str) and isinstance(known.get("names"), list):
-        return escape(known["sha256"]), escape(", ".join(map(str, known["names"])))
-    raise unsound("it does not say which text it is validated on")
+    if record.sha256 is None or not record.names:
+        raise unsound("it does not say which text it is validated on")
+    return escape(record.sha256), escape(", ".join(record.names))
 
 
-def base_of(saved: Checkpoint) -> dict[str, str | None] | None:
+def base_of(saved: Checkpoint) -> BaseRecord | None:
     """The checkpoint that a training began with and its sha256; None where it began with fresh weights.
 
     Raises:
         ResumeError: it is not described as a training does.
     """
-    known = saved.facts.get("base")
-    if known is None:
-        return None
-    if isinstance(known, Mapping) and isinstance(known.get("sha256"), str):
-        name = known.get("checkpoint")
-        return {"checkpoint": None if name is None else escape(str(name)), "sha256": known["sha256"]}
-    raise unsound("it does not say which weights it began with")
+    base = saved.base
+    if base is not None and base.sha256 is None:
+        raise unsound("it does not say which weights it began with")
+    return None if base is None else replace(base, checkpoint=base.checkpoint and escape(base.checkpoint))
 
 
 def surroundings_of(saved: Checkpoint) -> dict[str, str]:

@@ -12,6 +12,7 @@ from charlstm.checkpoint import LAST, Checkpoint
 from charlstm.config import UNITS, SymbolKind, TrainingConfig, TrainingOptions, flag
 from charlstm.errors import CheckpointError, CorpusError, ResumeError, UsageError
 from charlstm.model import Model
+from charlstm.provenance import BaseRecord
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus
 from charlstm.text.documents import divided
@@ -25,7 +26,7 @@ CHANGEABLE = {
 
 
 def newest_run_of(
-    read: Callable[[Vocabulary, str | None], Corpus],
+    read: Callable[[Vocabulary, str], Corpus],
     *,
     symbols: SymbolKind | None = None,
     boundary: str | None = None,
@@ -37,8 +38,8 @@ def newest_run_of(
     Torch is not needed. Run directories whose `last.safetensors` is damaged are skipped.
 
     Args:
-        read: reads the text. It is called with the vocabulary of a run and the encoding of the run's text (None if the
-            checkpoint has none), at most once for each combination of symbols, boundary and encoding.
+        read: reads the text. It is called with the vocabulary of a run and the encoding of the run's text, at most once
+            for each combination of symbols, boundary and encoding.
         symbols: consider only runs with these symbols; None considers all.
         boundary: consider only runs with this boundary between documents; None considers all.
         only_once: the text can be read only once, such as standard input.
@@ -52,14 +53,14 @@ def newest_run_of(
         CorpusError: the text could not be read in the way of any run.
         UsageError: the text can be read only once, but runs read it in different ways.
     """
-    texts: dict[tuple[SymbolKind, str | None, str | None], Corpus | None] = {}
+    texts: dict[tuple[SymbolKind, str | None, str], Corpus | None] = {}
     refusal: CorpusError | None = None
     for file in sorted(root.glob(f"*/{LAST}"), key=lambda file: file.stat().st_mtime, reverse=True):
         try:
             saved = checkpoint.load(file)
         except CheckpointError:
             continue
-        known, encoding = saved.facts.get("corpus"), records.encoding_of(saved)
+        encoding = saved.corpus.encoding
         way = (saved.vocabulary.kind, saved.vocabulary.boundary, encoding)
         if symbols not in (None, way[0]) or boundary not in (None, way[1]):
             continue
@@ -71,7 +72,7 @@ def newest_run_of(
             except CorpusError as error:  # it may still be readable in the way of an older run
                 texts[way], refusal = None, error
         text = texts[way]
-        if text is not None and isinstance(known, dict) and known.get("sha256") == text.sha256:
+        if text is not None and text.sha256 == saved.corpus.sha256:
             return file.parent, text
     if refusal is not None and not any(texts.values()):
         raise refusal
@@ -125,15 +126,15 @@ def check_text(saved: Checkpoint, corpus: Corpus, *, allow_new: bool) -> bool:
     return same
 
 
-def check_base(saved: Checkpoint, given: Model | None) -> Mapping[str, str | None] | None:
+def check_base(saved: Checkpoint, given: Model | None) -> BaseRecord | None:
     """What a run began with, as `records.base_of` has it. The model may be left out.
 
     Raises:
         ResumeError: the one that is given is another.
     """
     base = records.base_of(saved)
-    if given is not None and (base is None or given.digest.hex() != base["sha256"]):
-        then = "fresh weights" if base is None else base["checkpoint"]
+    if given is not None and (base is None or given.digest.hex() != base.sha256):
+        then = "fresh weights" if base is None else base.checkpoint
         raise ResumeError(f"this run began with {then}, not with {escape(str(given.path))} as it is: leave out --from")
     return base
 

@@ -25,6 +25,7 @@ from charlstm.errors import CheckpointError, DivergenceError, UsageError
 from charlstm.inference import evaluation, native, sampling
 from charlstm.inference.engine import Engine
 from charlstm.model import Model, load
+from charlstm.provenance import BaseRecord, CorpusRecord, TextRecord
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus, Symbols, beginning
 from charlstm.training import defaults, hardware, records, resume, run_dir
@@ -68,7 +69,7 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(options.seed)
         self._mask_generator = torch.Generator(self._device).manual_seed(options.seed)
         self._state = self._network.zero_state(options.batch_size)
-        self._base: Mapping[str, str | None] | None = None  # checkpoint and sha256 of the model that is fine-tuned
+        self._base: BaseRecord | None = None  # the model that is fine-tuned
         self._tally = Tally()
         self._seconds_before = 0.0  # in earlier sittings
         self._steps_here, self._step_seconds = 0, 0.0  # training steps of this one, and the time in them
@@ -143,7 +144,7 @@ class Trainer:
                 ids = vocabulary.lookup(from_.vocabulary.symbols)[0]
                 training._network.adopt(from_.weights, ids, training._generator)
                 path = None if from_.path is None else escape(str(from_.path))
-                training._base = {"checkpoint": path, "sha256": from_.digest.hex()}
+                training._base = BaseRecord(path, from_.digest.hex())
         except BaseException:
             lock.close()
             raise
@@ -226,7 +227,7 @@ class Trainer:
             patience=options.patience,
             keep=options.keep,
             valid=() if self.valid is None else self.valid.names,
-            base=None if self._base is None else self._base["checkpoint"] or "a model without a file",
+            base=None if self._base is None else self._base.checkpoint or "a model without a file",
             boundary=self.corpus.vocabulary.boundary,
             unit=self.corpus.vocabulary.unit,
         )
@@ -260,7 +261,7 @@ class Trainer:
         self._validated_at = clock.seconds()
         yield self.started
         others = {
-            "from": None if self._base is None else self._base["checkpoint"],
+            "from": None if self._base is None else self._base.checkpoint,
             "valid": None if self.valid is None else self.valid.names[0],
             "symbols": None if self.corpus.vocabulary.kind == "chars" else self.corpus.vocabulary.kind,
             "encoding": None if self.corpus.encoding == "utf-8" else self.corpus.encoding,
@@ -521,13 +522,13 @@ class Trainer:
     def _facts(self) -> dict[str, Any]:
         tally = self._tally
         return {
-            "corpus": {
-                **_identity(self.corpus),
-                "valid_share": self.options.valid_share if self.valid is None else 0.0,
-                "valid_chars": self.options.valid_chars,
-                "validation": None if self.valid is None else _identity(self.valid),
-            },
-            "base": self._base,
+            "corpus": CorpusRecord(
+                **vars(TextRecord.of(self.corpus)),
+                valid_share=self.options.valid_share if self.valid is None else 0.0,
+                valid_chars=self.options.valid_chars,
+                validation=None if self.valid is None else TextRecord.of(self.valid),
+            ).to_json(),
+            "base": None if self._base is None else self._base.to_json(),
             "chars_seen": tally.chars_seen,
             "valid_nats_per_char": tally.last_nats if tally.validated_step == tally.step else None,
             "best_valid_nats_per_char": tally.best_nats,
@@ -646,12 +647,6 @@ def _split(corpus: Corpus, valid: Corpus | None, options: TrainingOptions) -> tu
 def _escaped(boundary: str) -> str:
     """As `--boundary` reads it, which takes a backslash for an escape."""
     return boundary.replace("\\", "\\\\")
-
-
-def _identity(corpus: Corpus) -> dict[str, Any]:
-    """By what a text is known again."""
-    how = {"encoding": corpus.encoding} if corpus.encoding != "utf-8" else {}
-    return {"names": list(corpus.names), "chars": len(corpus.ids), "sha256": corpus.sha256, **how}
 
 
 def _budget(options: TrainingConfig) -> str:
