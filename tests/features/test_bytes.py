@@ -36,8 +36,8 @@ from charlstm.text.vocabulary import ByteVocabulary, Vocabulary
 from charlstm.training import dynamic_evaluation
 from charlstm.training.trainer import Trainer
 from tests.helpers.commands import Done, here, model_file, spawn
+from tests.helpers.engines import BACKENDS, ISAS, biased, engine_of
 from tests.helpers.models import chance, equations, random_weights, surprises
-from tests.inference.test_filters import BACKENDS, ISAS, biased, engine_of
 
 CONFIG = ModelConfig(256, hidden=12, layers=1, embedding=5)
 NOT_UTF8 = bytes(range(256)) + "Ж€😀".encode() + b"\xe2\x82\x00\xf0\x9f"

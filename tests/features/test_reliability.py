@@ -35,11 +35,19 @@ from charlstm.training import trainer
 from charlstm.training.events import Progress, Saved, Stopped, Validated, Warned
 from charlstm.training.run_dir import METRICS, SETTINGS
 from charlstm.training.trainer import Trainer
+from tests.helpers.checkpoint_files import (
+    DAMAGED_ENTRIES,
+    DAMAGED_HEADERS,
+    digest,
+    put_together,
+    take_apart,
+    time_limit,
+    written,
+)
 from tests.helpers.command_line import OPTIONS
 from tests.helpers.commands import Done, here, model_file
 from tests.helpers.faults import Forks
 from tests.helpers.models import equations, interrupt, random_weights, real_ids, surprises
-from tests.test_checkpoint import DAMAGE, TEXTS, digest, put_together, take_apart, within, written
 
 TEXT = "the cat sat on the mat, and the dog sat on the cat.\n" * 40
 TINY = ("--hidden", "8", "--embedding", "4", "--batch-size", "4", "--seq-len", "8", "--threads", "1")
@@ -359,9 +367,9 @@ def damaged(folder: Path) -> Iterator[tuple[str, bytes]]:
     """All kinds of damage that the tests of the loader know, each in a file whose digest is right where it can be."""
     data = written(folder)
     length = int.from_bytes(data[:8], "little")
-    for kind, change in TEXTS.items():
+    for kind, change in DAMAGED_HEADERS.items():
         yield kind, put_together(change(data[8 : 8 + length]), data[8 + length :])
-    for kind, damage in DAMAGE.items():
+    for kind, damage in DAMAGED_ENTRIES.items():
         header, body = take_apart(data)
         damage(header)
         with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
@@ -427,7 +435,7 @@ def test_what_is_no_checkpoint_file_is_one_line_at_once_for_every_command(
     for kind, path in no_files(memory).items():
         (run / LAST).unlink(missing_ok=True)
         (run / LAST).symlink_to(path)
-        with within(2):
+        with time_limit(2):
             done = here(capfd, *words_of(command, run / LAST, text=memory / "text"))
         is_refused(done, kind)
 
@@ -446,7 +454,7 @@ def test_what_is_no_text_is_one_line_at_once_for_every_command(
     if "{text}" in command:
         del paths["empty"]  # nothing is added to the other
     for kind, path in paths.items():
-        with within(2):
+        with time_limit(2):
             done = here(capfd, *words_of(command, path, text=memory / "text", model=model))
         is_refused(done, kind)
     assert not (memory / "checkpoints").exists()  # nothing was begun

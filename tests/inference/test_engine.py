@@ -18,12 +18,8 @@ from charlstm.inference import filters, native
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import Rule
 from tests.helpers.commands import ROOT
+from tests.helpers.engines import BACKENDS, ISAS
 from tests.helpers.models import CELLS, Weights, chance, equations, random_weights, real_ids, surprises
-
-BACKENDS = ["numpy", *native.isas()]
-ISAS = [pytest.param(isa, id=isa) for isa in native.isas()] or [
-    pytest.param("", marks=pytest.mark.skip(reason="the native engine was not compiled"))
-]
 
 
 def make(config: ModelConfig, weights: Weights, backend: str, **options: Any) -> Engine:
@@ -482,6 +478,7 @@ def test_an_engine_survives_a_fork() -> None:
     program = """
 import os, sys, warnings
 warnings.simplefilter("ignore")
+from tests.helpers.engines import BACKENDS, ISAS
 from tests.helpers.models import random_weights
 from charlstm.config import ModelConfig
 from charlstm.inference.engine import Engine

@@ -12,15 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlstm.config import Cell, ModelConfig
-from charlstm.inference import filters, native
+from charlstm.inference import filters
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import Rule
-from tests.helpers.models import CELLS, Weights, chance, random_weights
+from tests.helpers.engines import BACKENDS, ISAS, biased, engine_of
+from tests.helpers.models import CELLS, chance, random_weights
 
-BACKENDS = ["numpy", *native.isas()]
-ISAS = [pytest.param(isa, id=isa) for isa in native.isas()] or [
-    pytest.param("", marks=pytest.mark.skip(reason="the native engine was not compiled"))
-]
 ALLOWED = np.arange(70) % 3 != 1
 FOLLOWS = np.random.default_rng(0).choice(np.array([0, 1, 2, 255], np.uint8), (3, 70), p=[0.1, 0.1, 0.1, 0.7])
 RULES = {
@@ -44,20 +41,6 @@ def walked(rule: Rule, phases: Any, symbols: Any) -> Any:
     for row in symbols:
         phases = phases if rule.follows is None else rule.follows[phases, row]
     return phases
-
-
-def engine_of(config: ModelConfig, weights: Weights, backend: str) -> Engine:
-    if backend == "numpy":
-        return Engine(config, weights, backend="numpy")
-    return Engine(config, weights, precision="fp32", backend="native", isa=backend)
-
-
-def biased(logits: Any, backend: str) -> Engine:
-    """An engine whose logits are always these."""
-    config = ModelConfig(len(logits), hidden=1, embedding=1)
-    weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
-    weights["projection.bias"] = np.asarray(logits, np.float32)
-    return engine_of(config, weights, backend)
 
 
 # ---- by hand ----
