@@ -31,9 +31,9 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def marked(name: str) -> str:
-    """The README's command between two comments."""
+    """Return the README's command between the comments `<!-- name -->` and `<!-- end -->`."""
     (block,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*?)\n```\n<!-- end -->", README, re.DOTALL)
-    assert "\n" not in block, "one line"
+    assert all(line.endswith("&&") for line in block.splitlines()[:-1]), "one command, which stops at the first failure"
     return block
 
 
