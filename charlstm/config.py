@@ -114,7 +114,7 @@ class TrainingOptions:
     lr: float | None = None  # at its peak; warms up to it, then falls to zero
     warmup: float = 0.02  # share of the budget
     weight_decay: float | None = None
-    beta1: float = 0.0  # no momentum: docs/recipe.md says what it cost
+    beta1: float = 0.0  # no momentum: docs/experiments.md says what it cost
     beta2: float = 0.99
     clip: float = 1.0  # global norm of the gradient
     reset: float = 0.01  # chance that a stream's carried state is dropped at a window

@@ -1,6 +1,6 @@
 """The choices a user did not make: model size, batch, window, rate and dropout, from the text, the budget, the machine.
 
-What they rest on, and what was tried besides, stands in docs/recipe.md; `python bench/quality.py` measures them.
+What they rest on, and what was tried besides, stands in docs/experiments.md; `python bench/quality.py` measures them.
 """
 
 from __future__ import annotations
