@@ -33,7 +33,7 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import ModelConfig
 from charlstm.inference import native
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 from charlstm.text.vocabulary import Vocabulary
 
 SHAPES = [(1, 128), (1, 256), (2, 256), (1, 512), (2, 512), (2, 1024)]
@@ -167,7 +167,7 @@ def drawer(engine: Engine, length: int, texts: int = 1) -> Side:
 
     def draw() -> int:
         nonlocal state, ids, position
-        symbols, state = engine.generate(ids, state, length, Rule(0.8), seed=1, position=position)
+        symbols, state = engine.generate(ids, state, length, SamplingRule(0.8), seed=1, position=position)
         ids, position = symbols[-1], position + length
         return length * texts
 

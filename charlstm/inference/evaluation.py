@@ -37,7 +37,7 @@ class Reader(Protocol):
 
     def zero_state(self, batch: int = 1) -> NDArray[np.float32]: ...
 
-    def read(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def advance(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
     def score(
         self, ids: NDArray[np.integer], state: NDArray[np.float32]
@@ -90,7 +90,7 @@ def evaluate(
     state = engine.zero_state(count)
     if warm_up:
         before = _columns(ids, cuts[1:] - warm_up, warm_up)
-        state[:, :, 1:] = engine.read(before, engine.zero_state(count - 1))
+        state[:, :, 1:] = engine.advance(before, engine.zero_state(count - 1))
     nats = _run(engine, ids, cuts, state, part, transitions - int(cuts[-1]), report)
     protocol = f"{count} streams, each warmed up on {warm_up} {unit}s"
     return score_of(len(ids), float(nats.sum()), protocol_of(engine.config, protocol))

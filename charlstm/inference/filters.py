@@ -1,12 +1,14 @@
-"""From logits to a symbol, in numpy: the reference of the drawing inside `engine.c`.
+"""Sample a symbol from logits, in numpy. This is the reference for the same algorithm in `engine.c`.
 
-A `Rule` says how. Its parts apply in this order, and each sees what the one before it has left, renormalised: what may
-follow, what is allowed, the penalty on what was said lately, the temperature, top-k, top-p, min-p, locally typical
-sampling. A filter never leaves nothing.
+A `SamplingRule` defines the distribution. Its steps apply in this order: the automaton or the set of allowed symbols,
+the repeat penalty, the temperature, top-k, top-p, min-p, locally typical sampling. Each filter works on the
+renormalised probabilities that the previous step left, and always leaves at least one symbol.
 
-The random numbers are a function of (seed, stream, position) and of nothing else: no generator is carried along, so a
-text does not depend on how it is cut into blocks or on how many are drawn at once. They are SplitMix64 (Steele, Lea &
-Flood 2014), whose n-th output is a mix of `start + n·γ`; each stream has a start of its own.
+The random numbers depend on (seed, stream, position) only. Because there is no generator state, a text does not depend
+on how it is split into blocks or on how many texts are generated in parallel. The numbers come from SplitMix64 (Steele,
+Lea & Flood 2014), whose n-th output is a mix of `start + n·γ`; each stream has its own start.
+
+Letters: B batch of independent texts, T time, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,46 +22,59 @@ from numpy.typing import NDArray
 from charlstm.text.utf8 import NEVER
 
 GAMMA = 0x9E3779B97F4A7C15
-TIES = 2.0**32  # deviations from the entropy within the inverse of this, in nats, are equal: rounding decides nothing
+# Typical sampling treats distances from the entropy that differ by less than 1/TIES nats as equal, so that rounding
+# errors do not decide which symbol is kept.
+TIES = 2.0**32
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Rule:
-    """How a symbol is drawn. Every default leaves the softmax of the logits as it is.
+class SamplingRule:
+    """The distribution that a symbol is sampled from. The defaults give the softmax of the logits.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the first of the most probable allowed symbols.
+        top_k: keep the k most probable symbols; 0 keeps all.
+        top_p: keep the smallest set of most probable symbols with this total probability, from 0 to 1.
+        min_p: keep symbols with at least this fraction of the largest probability, from 0 to 1.
+        typical: keep the smallest set with this total probability whose surprisal is nearest to the entropy, 0 to 1.
+        penalty: repeat penalty: positive logits of recent symbols are divided by it, negative ones are multiplied.
+        window: number of recent symbols that the penalty applies to.
+        allowed: (V,) which symbols may be sampled, or None for all.
+        follows: (S, V) transition table of an automaton with S states, used instead of `allowed`: the next state after
+            each symbol, or NEVER if the symbol must not be sampled. Every reachable state allows at least one symbol.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is outside its range.
     """
 
-    temperature: float = 1.0  # 0 takes the first of the likeliest of what is allowed
-    top_k: int = 0  # 0: all
+    temperature: float = 1.0
+    top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     typical: float = 1.0
-    penalty: float = 1.0  # logits of the last `window` symbols: divided by it where positive, multiplied where negative
+    penalty: float = 1.0
     window: int = 0
-    allowed: NDArray[np.bool_] | None = None  # (V,): the others are never drawn
-    follows: NDArray[np.uint8] | None = None  # (S, V), in place of `allowed`: an automaton's state after each symbol,
-    # or NEVER where it is not drawn. Each state that can be come to lets a symbol come.
+    allowed: NDArray[np.bool_] | None = None
+    follows: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         shares = (self.top_p, self.min_p, self.typical)
         ok = 0 <= self.temperature < math.inf and self.top_k >= 0 and all(0 <= share <= 1 for share in shares)
         ok = ok and 0 < self.penalty < math.inf and self.window >= 0
         ok = ok and (self.allowed is None or (self.follows is None and bool(self.allowed.any())))
-        if not ok or (self.follows is not None and not _goes_on(self.follows)):
-            raise ValueError(f"cannot draw with {self}")
+        if not ok or (self.follows is not None and not _is_automaton(self.follows)):
+            raise ValueError(f"invalid sampling rule: {self}")
 
     @property
-    def memory(self) -> int:
-        """How many of the symbols before it a draw looks back at."""
+    def lookback(self) -> int:
+        """Number of previous symbols that affect the distribution."""
         return self.window if self.penalty != 1 else 0
 
 
-def _goes_on(follows: NDArray[np.uint8]) -> bool:
-    """Whether an automaton's table (S, V) has a state after every symbol that may come, and one that can go on."""
+def _is_automaton(follows: NDArray[np.uint8]) -> bool:
+    """Return whether every transition of a table (S, V) leads to a state of the table that allows a symbol."""
     if follows.ndim != 2 or follows.dtype != np.uint8 or len(follows) > NEVER:
         return False
     after = np.unique(follows[follows != NEVER])
@@ -67,7 +82,7 @@ def _goes_on(follows: NDArray[np.uint8]) -> bool:
 
 
 def uniform(seed: int, stream: NDArray[np.integer] | int, position: int) -> Floats:
-    """Numbers in [0, 1) with 53 random bits, one for each entry of `stream`, which gives the shape."""
+    """Return pseudorandom numbers in [0, 1) with 53 random bits, in the shape of `stream`."""
     streams = np.atleast_1d(np.asarray(stream)).astype(np.uint64)
     start = _mix(_mix(np.array([seed], np.uint64)) + streams * np.uint64(GAMMA))
     steps = np.array([((position + 1) * GAMMA) % 2**64], np.uint64)
@@ -82,23 +97,28 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def adjusted(
     logits: NDArray[np.floating],
-    rule: Rule,
+    rule: SamplingRule,
     recent: NDArray[np.integer] | None = None,
     phases: NDArray[np.integer] | int = 0,
 ) -> NDArray[np.floating]:
-    """The logits (…, V) with −∞ for what may not be drawn, and the penalty on what is among the recent symbols.
+    """Apply the automaton or the set of allowed symbols, and the repeat penalty.
 
     Args:
-        recent: (T, …), the symbols before this draw, the last one last; −1 is none. Looked at for a penalty only.
-        phases: (…), the state that the automaton of `rule.follows` is in.
+        logits: (…, V).
+        rule: the distribution.
+        recent: (T, …) the previous symbols, the latest last; −1 means none. Used by the penalty only.
+        phases: (…) the state of the automaton `rule.follows`.
+
+    Returns:
+        (…, V) the logits, −∞ where a symbol must not be sampled.
     """
     if rule.follows is not None:
         logits = np.where(rule.follows[phases] != NEVER, logits, -np.inf).astype(logits.dtype)
     if rule.allowed is not None:
         logits = np.where(rule.allowed, logits, -np.inf).astype(logits.dtype)
-    if rule.memory and recent is not None:
-        seen = np.zeros((*logits.shape[:-1], logits.shape[-1] + 1), bool)  # the last stands for none
-        for symbols in recent[-rule.memory :]:
+    if rule.lookback and recent is not None:
+        seen = np.zeros((*logits.shape[:-1], logits.shape[-1] + 1), bool)  # the last column takes the −1
+        for symbols in recent[-rule.lookback :]:
             np.put_along_axis(seen, np.asarray(symbols, np.int64)[..., None], True, axis=-1)
         penalty = logits.dtype.type(rule.penalty)
         with np.errstate(over="ignore"):
@@ -108,9 +128,9 @@ def adjusted(
 
 
 def weights(logits: NDArray[np.floating], temperature: float) -> Floats:
-    """e^((logit − largest)/temperature), (…, V): the softmax before it is divided by its sum; the largest is 1.
+    """Return e^((logit − largest)/temperature), (…, V): an unnormalised softmax whose largest entry is 1.
 
-    Temperature 0 is the limit: 1 at the first of the largest, else 0. A logit of −∞ is a symbol that is never drawn.
+    At temperature 0 this is its limit: 1 for the first of the largest logits, else 0. A logit of −∞ gives 0.
 
     Raises:
         FloatingPointError: the largest logit is NaN or infinite.
@@ -126,55 +146,64 @@ def weights(logits: NDArray[np.floating], temperature: float) -> Floats:
 
 
 def top_k(weights: Floats, k: int) -> Floats:
-    """Exactly the k largest (Fan, Lewis & Dauphin 2018), or all there are; of equal ones the first."""
+    """Keep exactly the k largest weights (Fan, Lewis & Dauphin 2018), or all. Of equal ones the first are kept."""
     return _keep(weights, np.argsort(-weights, axis=-1, kind="stable"), np.full((*weights.shape[:-1], 1), k))
 
 
 def top_p(weights: Floats, p: float) -> Floats:
-    """The smallest set of the largest whose share of the whole is p or more (Holtzman et al. 2020)."""
+    """Keep the smallest set of largest weights with at least the share p of the sum (Holtzman et al. 2020)."""
     return _keep_mass(weights, np.argsort(-weights, axis=-1, kind="stable"), p)
 
 
 def min_p(weights: Floats, share: float) -> Floats:
-    """Those that are at least that share of the largest (Nguyen et al. 2024)."""
+    """Keep the weights that are at least this share of the largest one (Nguyen et al. 2024)."""
     return np.where(weights >= share * weights.max(axis=-1, keepdims=True), weights, 0.0)
 
 
 def typical(weights: Floats, mass: float) -> Floats:
-    """The smallest set, of those whose surprise is nearest to the entropy, whose share is `mass` or more.
+    """Keep the smallest set with at least the share `mass` whose surprisal is nearest to the entropy.
 
-    Locally typical sampling (Meister et al. 2023). Of equally near ones the likelier goes first, then the first.
+    This is locally typical sampling (Meister et al. 2023). Of symbols at the same distance the more probable one is
+    kept first, then the one with the smaller id.
     """
     shares = weights / weights.sum(axis=-1, keepdims=True)
-    surprise = -np.log(np.where(shares > 0, shares, 1.0))
-    entropy = (shares * surprise).sum(axis=-1, keepdims=True)
-    deviation = np.where(shares > 0, np.rint(np.abs(surprise - entropy) * TIES), np.inf)
+    surprisal = -np.log(np.where(shares > 0, shares, 1.0))
+    entropy = (shares * surprisal).sum(axis=-1, keepdims=True)
+    deviation = np.where(shares > 0, np.rint(np.abs(surprisal - entropy) * TIES), np.inf)
     return _keep_mass(weights, np.lexsort((-weights, deviation), axis=-1), mass)
 
 
 def _keep_mass(weights: Floats, order: NDArray[np.integer], mass: float) -> Floats:
-    heap = np.cumsum(np.take_along_axis(weights, order, -1), axis=-1)
-    return _keep(weights, order, (heap < mass * heap[..., -1:]).sum(axis=-1, keepdims=True) + 1)
+    cumulative = np.cumsum(np.take_along_axis(weights, order, -1), axis=-1)
+    return _keep(weights, order, (cumulative < mass * cumulative[..., -1:]).sum(axis=-1, keepdims=True) + 1)
 
 
 def _keep(weights: Floats, order: NDArray[np.integer], count: NDArray[np.integer]) -> Floats:
-    """The weights of the first `count` (…, 1) symbols of an order (…, V); the others become 0."""
+    """Keep the weights of the first `count` (…, 1) symbols of an order (…, V), and set the others to 0."""
     return np.where(np.argsort(order, axis=-1) < count, weights, 0.0)
 
 
 def filtered(
     logits: NDArray[np.floating],
-    rule: Rule,
+    rule: SamplingRule,
     recent: NDArray[np.integer] | None = None,
     phases: NDArray[np.integer] | int = 0,
 ) -> Floats:
-    """What a draw by the rule gives each symbol, (…, V), not yet divided by its sum: logits → `adjusted` → `weights` →
-    the filters.
+    """Return the unnormalised distribution of a rule: logits → `adjusted` → `weights` → the filters.
+
+    Args:
+        logits: (…, V).
+        rule: the distribution.
+        recent: as in `adjusted`.
+        phases: as in `adjusted`.
+
+    Returns:
+        (…, V) weights of at least 0; their sum is not 1.
 
     Raises:
-        FloatingPointError: the largest logit is NaN or infinite.
+        FloatingPointError: the largest logit is NaN or infinite, even if its symbol is not allowed.
     """
-    if not np.isfinite(logits.max(axis=-1)).all():  # also where it is not allowed: such a model is not to be trusted
+    if not np.isfinite(logits.max(axis=-1)).all():
         raise FloatingPointError("the model's logits are not finite")
     found = weights(adjusted(logits, rule, recent, phases), rule.temperature)
     if rule.top_k:
@@ -188,13 +217,38 @@ def filtered(
     return found
 
 
-def draw(
+def distribution(
     logits: NDArray[np.floating],
-    rule: Rule,
+    rule: SamplingRule,
+    recent: NDArray[np.integer] | None = None,
+    phases: NDArray[np.integer] | int = 0,
+) -> Floats:
+    """Return the probability of each symbol under a rule, (…, V). Arguments and errors as in `filtered`."""
+    found = filtered(logits, rule, recent, phases)
+    return np.asarray(found / found.sum(axis=-1, keepdims=True))
+
+
+def sample(
+    logits: NDArray[np.floating],
+    rule: SamplingRule,
     numbers: Floats,
     recent: NDArray[np.integer] | None = None,
     phases: NDArray[np.integer] | int = 0,
 ) -> NDArray[np.int64]:
-    """The symbol (B,) on which each number in [0, 1) falls, of what the rule makes of logits (B, V)."""
-    heap = np.cumsum(filtered(logits, rule, recent, phases), axis=-1)
-    return np.asarray((heap <= numbers[:, None] * heap[:, -1:]).sum(axis=-1), np.int64)
+    """Sample one symbol for each text by inverting the cumulative distribution.
+
+    Args:
+        logits: (B, V).
+        rule: the distribution.
+        numbers: (B,) uniform random numbers in [0, 1).
+        recent: as in `adjusted`.
+        phases: as in `adjusted`.
+
+    Returns:
+        (B,) symbols.
+
+    Raises:
+        FloatingPointError: the largest logit is NaN or infinite.
+    """
+    cumulative = np.cumsum(filtered(logits, rule, recent, phases), axis=-1)
+    return np.asarray((cumulative <= numbers[:, None] * cumulative[:, -1:]).sum(axis=-1), np.int64)

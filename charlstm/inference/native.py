@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm.config import ModelConfig
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 
 Ids = NDArray[np.int32]
 State = NDArray[np.float32]
@@ -168,8 +168,8 @@ class Native:
         """How many threads a call with so many texts uses."""
         return int(self._engine.engine_threads(self._handle, batch))
 
-    def read(self, ids: Ids, state: State, project: bool) -> tuple[NDArray[np.float32], State]:
-        """ids (T, B) → logits (B, V) after the last, or (B, 0) if not asked for, and the state."""
+    def advance(self, ids: Ids, state: State, project: bool) -> tuple[NDArray[np.float32], State]:
+        """Feed ids (T, B) and return the logits (B, V) after the last, or (B, 0) without `project`, and the state."""
         state = np.array(state, order="C")
         logits = np.empty((ids.shape[1], self._vocabulary if project else 0), np.float32)
         self._call("engine_read", ids, len(ids), state, logits.ctypes.data if project else None)
@@ -187,7 +187,7 @@ class Native:
         ids: Ids,
         state: State,
         length: int,
-        rule: Rule,
+        rule: SamplingRule,
         seed: int,
         position: int,
         streams: NDArray[np.uint64],

@@ -21,7 +21,7 @@ from charlstm.config import MAX_REPEAT_WINDOW, SamplingConfig
 from charlstm.errors import UnknownSymbols, UsageError
 from charlstm.inference import filters
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 from charlstm.text import utf8
 from charlstm.text.vocabulary import Vocabulary, code_points, listed
 
@@ -70,7 +70,7 @@ class Text:
     begin: Context = field(repr=False, compare=False)
 
 
-def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
+def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRule:
     """How symbols of a vocabulary are drawn by these settings.
 
     Raises:
@@ -104,10 +104,10 @@ def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> Rule:
         if follows is not None and not utf8.can_come(follows, ids):
             raise UsageError(f"{what} that are not UTF-8, or that --ban or --only forbids: see --raw")
     window = config.repeat_window if config.repeat_penalty != 1 else 0
-    filters = (config.top_k, config.top_p, config.min_p, config.typical)
-    return Rule(
+    shares = (config.top_k, config.top_p, config.min_p, config.typical)
+    return SamplingRule(
         config.temperature,
-        *filters,
+        *shares,
         config.repeat_penalty,
         window,
         allowed if follows is None else None,
@@ -127,26 +127,7 @@ def _known(ids: Ids, foreign: Mapping[str, int], what: str) -> Ids:
     return ids
 
 
-def distribution(
-    logits: NDArray[np.floating],
-    rule: Rule,
-    recent: NDArray[np.integer] | None = None,
-    phases: NDArray[np.integer] | int = 0,
-) -> NDArray[np.float64]:
-    """What a draw by the rule gives each symbol, (…, V), of logits (…, V).
-
-    Args:
-        recent: (T, …), the symbols before, for a penalty.
-        phases: (…), the state of the rule's automaton.
-
-    Raises:
-        FloatingPointError: the largest logit is NaN or infinite.
-    """
-    weights = filters.filtered(logits, rule, recent, phases)
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-
-def _phase(vocabulary: Vocabulary, rule: Rule, recent: Ids) -> int:
+def _phase(vocabulary: Vocabulary, rule: SamplingRule, recent: Ids) -> int:
     """The state of the rule's automaton after a text's last symbols, −1 where there is none.
 
     Raises:
@@ -183,7 +164,7 @@ def _read(engine: Engine, context: Context, ids: Ids) -> Context:
     if len(ids) == 0:
         return context
     behind = np.concatenate(([context.last], ids[:-1])).astype(np.int32)
-    return _moved(context, engine.read(behind[:, None], context.state), ids)
+    return _moved(context, engine.advance(behind[:, None], context.state), ids)
 
 
 def _moved(context: Context, state: NDArray[np.float32], ids: Ids) -> Context:
@@ -350,7 +331,7 @@ class Stream:
                 seed=was.seed,
                 position=was.drawn,
                 streams=[0],
-                recent=was.recent[:, None] if self._rule.memory else None,
+                recent=was.recent[:, None] if self._rule.lookback else None,
                 phases=[_phase(self._vocabulary, self._rule, was.recent)],
             )
             seconds = time.perf_counter() - began
@@ -441,7 +422,7 @@ def _best(
     engine: Engine,
     vocabulary: Vocabulary,
     config: SamplingConfig,
-    rule: Rule,
+    rule: SamplingRule,
     begins: Sequence[tuple[str, Context]],
     streams: Iterator[int],
     scored: bool,
@@ -466,14 +447,14 @@ def _side_by_side(
     engine: Engine,
     vocabulary: Vocabulary,
     config: SamplingConfig,
-    rule: Rule,
+    rule: SamplingRule,
     begins: Sequence[Context],
     streams: Ids,
     scored: bool,
 ) -> list[tuple[Ended, Ids, NDArray[np.float64]]]:
     """What ended each text, its symbols and, if `scored`, their nats; of contexts with one seed and one place in it."""
     state = np.concatenate([begin.state for begin in begins], axis=2)
-    recent = np.full((max(LONGEST_BEGINNING, rule.memory), len(begins)), -1, np.int32)
+    recent = np.full((max(LONGEST_BEGINNING, rule.lookback), len(begins)), -1, np.int32)
     for column, begin in enumerate(begins):
         behind = begin.recent[-len(recent) :]
         recent[-len(behind) :, column] = behind
@@ -517,7 +498,7 @@ def _side_by_side(
     return found
 
 
-def following(engine: Engine, vocabulary: Vocabulary, rule: Rule, context: Context) -> NDArray[np.float64]:
+def following(engine: Engine, vocabulary: Vocabulary, rule: SamplingRule, context: Context) -> NDArray[np.float64]:
     """The probability of each symbol to come next by the rule, (V,).
 
     Raises:
@@ -526,7 +507,7 @@ def following(engine: Engine, vocabulary: Vocabulary, rule: Rule, context: Conte
     """
     phase = _phase(vocabulary, rule, context.recent)
     logits, _ = engine.step([context.last], context.state)
-    return distribution(logits[0], rule, context.recent, phase)
+    return filters.distribution(logits[0], rule, context.recent, phase)
 
 
 def fresh_seed() -> int:

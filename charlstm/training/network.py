@@ -130,8 +130,8 @@ class Scorer:
         """(L, S, B, H) of zeros."""
         return np.zeros(self.config.state_shape(batch), np.float32)
 
-    def read(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The state after reading ids (T, B)."""
+    def advance(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the state after feeding ids (T, B)."""
         return self._run(ids, state)[1]
 
     def score(

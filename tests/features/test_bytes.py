@@ -28,7 +28,7 @@ from charlstm.cli.score_display import characters
 from charlstm.config import DynamicConfig, ModelConfig, SamplingConfig, TrainingOptions
 from charlstm.errors import CharlstmError, DivergenceError, ResumeError, UnknownSymbols, UsageError
 from charlstm.inference import sampling
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 from charlstm.inference.surprisal import CharScore
 from charlstm.model import Model
 from charlstm.text import corpus, id_file, utf8
@@ -308,7 +308,7 @@ def test_drawn_bytes_follow_the_softmax_over_what_may_follow(temperature: float,
     logits = np.linspace(-2, 2, 256)[np.random.default_rng(3).permutation(256)]
     count = 8_000 * len(BEGUN)
     phases = np.tile([ByteVocabulary().phase(np.frombuffer(begun, np.uint8)) for begun in BEGUN], count // len(BEGUN))
-    engine, rule = biased(logits, backend), Rule(temperature, follows=ByteVocabulary.follows)
+    engine, rule = biased(logits, backend), SamplingRule(temperature, follows=ByteVocabulary.follows)
     drawn, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), 1, rule, seed=5, phases=phases)
     may = np.array([[place(begun + bytes([byte])) != "never" for byte in range(256)] for begun in BEGUN])
     softmax, without_temperature = np.exp(logits / temperature), np.exp(logits)

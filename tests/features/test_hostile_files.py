@@ -20,7 +20,7 @@ from charlstm.config import DynamicConfig, ModelConfig
 from charlstm.errors import CharlstmError, CheckpointError
 from charlstm.inference import native
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 from charlstm.model import Model
 from charlstm.text.vocabulary import Vocabulary
 from tests.helpers.models import CELLS
@@ -69,14 +69,14 @@ def test_any_weights_are_read_scored_and_drawn_from_or_refused(count: int) -> No
         ids = np.random.default_rng(seed).integers(0, model.model.vocab_size, (12, 3))
         for options in ENGINES:
             engine = Engine(model.model, model.weights, **options)
-            state = engine.read(ids, engine.zero_state(3))
+            state = engine.advance(ids, engine.zero_state(3))
             assert state.shape == model.model.state_shape(3)
             nats, _ = engine.score(ids, engine.zero_state(3))
             assert nats.shape == (11, 3)
             assert is_score(nats), (seed, options)
             temperature = rng.choice((0.0, 5e-324, 0.5, 1.0, 1e308))
             try:
-                symbols, _ = engine.generate(ids[0], state, 9, Rule(temperature), seed=seed)
+                symbols, _ = engine.generate(ids[0], state, 9, SamplingRule(temperature), seed=seed)
             except CheckpointError as error:
                 messages.add(str(error))
                 refused += 1

@@ -28,8 +28,7 @@ from charlstm.config import ModelConfig, TrainingOptions
 from charlstm.errors import DivergenceError
 from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
-from charlstm.inference.sampling import distribution
+from charlstm.inference.filters import SamplingRule, distribution
 from charlstm.text import corpus
 from charlstm.training import trainer
 from charlstm.training.events import Progress, Saved, Stopped, Validated, Warned
@@ -527,8 +526,8 @@ def test_all_commands_work_without_a_home_a_terminal_and_a_current_folder(
 @pytest.mark.fault("R74")
 def test_ties_are_drawn_evenly_but_for_temperature_0() -> None:
     ties = np.array([1.0, 2.0, 2.0, 2.0, -np.inf])
-    assert distribution(ties, Rule(0.0)).tolist() == [0, 1, 0, 0, 0]  # the first of them, always
-    even = distribution(ties, Rule(1e-3))
+    assert distribution(ties, SamplingRule(0.0)).tolist() == [0, 1, 0, 0, 0]  # the first of them, always
+    even = distribution(ties, SamplingRule(1e-3))
     assert even[1] == even[2] == even[3] == pytest.approx(1 / 3)
 
 

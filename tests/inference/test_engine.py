@@ -16,7 +16,7 @@ from charlstm.config import Cell, ModelConfig
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.inference import filters, native
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 from tests.helpers.commands import ROOT
 from tests.helpers.engines import BACKENDS, ISAS
 from tests.helpers.models import CELLS, Weights, chance, equations, random_weights, real_ids, surprises
@@ -75,7 +75,7 @@ def test_shapes_at_the_edges_of_the_blocks(
     for backend in BACKENDS:
         engine = make(config, weights, backend)
         assert np.abs(logits_of(engine, ids) - expected).max() < 1e-5, backend
-        assert np.abs(engine.read(ids, engine.zero_state(11)) - state).max() < 1e-5, backend
+        assert np.abs(engine.advance(ids, engine.zero_state(11)) - state).max() < 1e-5, backend
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -112,7 +112,7 @@ def test_tanh_and_sigmoid_are_good_to_2e_7_from_end_to_end(cell: Cell, backend: 
     weights["recurrence.weight_ih_l0"][0] = 1.0  # rnn: h = tanh(x). gru: r = σ(x), n = tanh(r·u), z = σ(0) = ½
     weights["recurrence.bias_hh_l0"][-1] = 0.0 if cell == "rnn" else 1.0
     engine = make(config, weights, backend)
-    h = engine.read(np.arange(len(x))[None], engine.zero_state(len(x)))[0, 0, :, 0]
+    h = engine.advance(np.arange(len(x))[None], engine.zero_state(len(x)))[0, 0, :, 0]
     exact = x.astype(np.float64)
     expected = np.tanh(exact) if cell == "rnn" else 0.5 * np.tanh(0.5 + 0.5 * np.tanh(exact / 2))
     assert np.abs(h - expected).max() < 2e-7
@@ -134,7 +134,7 @@ def test_a_boundary_zeroes_the_state_of_its_text_alone_before_it_is_read(cell: C
         engine = make(config, weights, backend)
         nats, _ = engine.score(ids, begin)
         assert np.abs(nats - surprises(logits[:-1], ids[1:])).max() < 2e-5, backend
-        assert np.abs(engine.read(ids, begin) - state).max() < 1e-5, backend
+        assert np.abs(engine.advance(ids, begin) - state).max() < 1e-5, backend
         carried = make(replace(config, boundary=None), weights, backend).score(ids, begin)[0]
         assert np.abs(carried - nats).max() > 1e-3, backend  # negative control
 
@@ -157,10 +157,10 @@ def test_what_follows_a_boundary_is_the_same_bits_whatever_stood_before(cell: Ce
     for streams in ([0], [0, 1, 2]):  # drawn in the engine, and the same symbols read: the same state
         count = len(streams)
         begin = np.ascontiguousarray(states[:, :, :count])
-        drawn, state = engine.generate([1, 2, 3][:count], begin, 200, Rule(1.0), seed=3, streams=streams)
+        drawn, state = engine.generate([1, 2, 3][:count], begin, 200, SamplingRule(1.0), seed=3, streams=streams)
         assert (drawn == 0).any(axis=0).all()
         read = np.concatenate([[[1, 2, 3][:count]], drawn[:-1]])
-        assert np.array_equal(engine.read(read, begin), state)
+        assert np.array_equal(engine.advance(read, begin), state)
 
 
 # ---- int8 ----
@@ -220,8 +220,8 @@ def test_a_text_read_in_parts_leaves_the_same_state_as_in_one(cell: Cell, backen
     config = ModelConfig(20, hidden=24, layers=2, embedding=8, cell=cell)
     engine = make(config, random_weights(config), backend)
     ids = np.random.default_rng(1).integers(0, 20, (50, 3))
-    parts = engine.read(ids[17:], engine.read(ids[:17], engine.zero_state(3)))
-    assert np.array_equal(parts, engine.read(ids, engine.zero_state(3)))
+    parts = engine.advance(ids[17:], engine.advance(ids[:17], engine.zero_state(3)))
+    assert np.array_equal(parts, engine.advance(ids, engine.zero_state(3)))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -247,7 +247,7 @@ def test_the_number_of_threads_changes_no_bit(precision: Any) -> None:
         state, blocks = engine.zero_state(3), []
         for position in range(0, 60, 6):  # the first calls try one thread, two and all in turn
             symbols, state = engine.generate(
-                [1, 2, 3] if not blocks else blocks[-1][-1], state, 6, Rule(1.0), seed=7, position=position
+                [1, 2, 3] if not blocks else blocks[-1][-1], state, 6, SamplingRule(1.0), seed=7, position=position
             )
             blocks.append(symbols)
         results.append((np.concatenate(blocks), state))
@@ -261,9 +261,9 @@ def test_a_call_leaves_the_state_it_was_given_alone() -> None:
     for backend in BACKENDS:
         engine = make(config, random_weights(config), backend)
         state = engine.zero_state(2)
-        engine.read(np.ones((5, 2), int), state)
+        engine.advance(np.ones((5, 2), int), state)
         engine.score(np.ones((5, 2), int), state)
-        engine.generate([1, 2], state, 5, Rule(1.0), seed=1)
+        engine.generate([1, 2], state, 5, SamplingRule(1.0), seed=1)
         assert not state.any()
 
 
@@ -308,13 +308,13 @@ def test_the_native_draw_is_that_of_numpy_for_the_same_logits(isa: str, temperat
     engine = make(config, weights, isa)
     streams = np.array([3, 10**12, 0])
     symbols, _ = engine.generate(
-        [1, 2, 3], engine.zero_state(3), 700, Rule(temperature), seed=2**63 - 1, position=5, streams=streams
+        [1, 2, 3], engine.zero_state(3), 700, SamplingRule(temperature), seed=2**63 - 1, position=5, streams=streams
     )
     state = engine.zero_state(3)
     for t, read in enumerate([np.array([1, 2, 3]), *symbols[:-1]]):
         logits, state = engine.step(read, state)
         assert np.array_equal(
-            symbols[t], filters.draw(logits, Rule(temperature), filters.uniform(2**63 - 1, streams, 5 + t))
+            symbols[t], filters.sample(logits, SamplingRule(temperature), filters.uniform(2**63 - 1, streams, 5 + t))
         )
 
 
@@ -328,7 +328,9 @@ def test_drawn_symbols_follow_the_softmax(temperature: float, backend: str) -> N
     weights["projection.bias"] = logits
     engine = make(config, weights, backend)
     count, length = (64, 1600) if backend != "numpy" else (3200, 32)
-    symbols, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), length, Rule(temperature), seed=11)
+    symbols, _ = engine.generate(
+        np.zeros(count, int), engine.zero_state(count), length, SamplingRule(temperature), seed=11
+    )
     softmax = np.exp(logits.astype(float) / temperature)
     observed = np.bincount(symbols.ravel(), minlength=17)
     assert chance(observed, softmax) > 1e-4
@@ -346,7 +348,7 @@ def test_extreme_logits_and_temperatures_draw_a_symbol_that_can_be(
     weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
     weights["projection.bias"] = np.array([-1, 1, 1, 0.5, -np.inf], np.float32) * np.float32(size)
     engine = make(config, weights, backend)
-    symbols, _ = engine.generate([0] * 50, engine.zero_state(50), 20, Rule(temperature), seed=1)
+    symbols, _ = engine.generate([0] * 50, engine.zero_state(50), 20, SamplingRule(temperature), seed=1)
     counts = np.bincount(symbols.ravel(), minlength=5)
     assert counts[4] == 0  # a logit of −∞
     if temperature == 0:
@@ -373,7 +375,7 @@ def test_weights_out_of_all_proportion_are_told_and_never_drawn_from(cell: Cell,
             if np.isfinite(nats).all():
                 continue
             with pytest.raises(CheckpointError, match="not finite"):
-                engine.generate([0, 1], engine.zero_state(2), 50, Rule(1.0), seed=1)
+                engine.generate([0, 1], engine.zero_state(2), 50, SamplingRule(1.0), seed=1)
 
 
 # ---- what is asked of it wrongly ----
@@ -388,9 +390,9 @@ def test_a_malformed_state_is_told_with_both_shapes(backend: str) -> None:
     for bad in (good[0], good[:, :, :2], good[..., :7], good.astype(np.float64), tuple(good), None, good[:, :1]):
         for call in (
             lambda state: engine.step([1, 2, 3], state),
-            lambda state: engine.read([[1, 2, 3]], state),
+            lambda state: engine.advance([[1, 2, 3]], state),
             lambda state: engine.score([[1, 2, 3]], state),
-            lambda state: engine.generate([1, 2, 3], state, 1, Rule(1.0), seed=1),
+            lambda state: engine.generate([1, 2, 3], state, 1, SamplingRule(1.0), seed=1),
         ):
             with pytest.raises(ValueError, match=r"the state must be float32 \(2, 2, 3, 8\), found"):
                 call(bad)
@@ -410,15 +412,15 @@ def test_malformed_ids_are_told(backend: str) -> None:
                  {"follows": np.full((1, 7), 255, np.uint8)}, {"follows": np.full((1, 7), 1, np.uint8)},
                  {"follows": stuck}, {"follows": np.zeros((1, 7), int)}, {"follows": np.zeros(7, np.uint8)},
                  {"follows": np.zeros((1, 7), np.uint8), "allowed": ~none_allowed}):  # fmt: skip
-        with pytest.raises(ValueError, match="cannot draw with Rule"):
-            Rule(**rule)  # type: ignore[arg-type]
-    for wrong in ({"length": 0}, {"streams": [1, 2]}, {"rule": Rule(allowed=too_few)}, {"recent": [7]},
+        with pytest.raises(ValueError, match="invalid sampling rule: SamplingRule"):
+            SamplingRule(**rule)  # type: ignore[arg-type]
+    for wrong in ({"length": 0}, {"streams": [1, 2]}, {"rule": SamplingRule(allowed=too_few)}, {"recent": [7]},
                   {"recent": [[7]]}, {"recent": [[1, 2]]},
-                  {"rule": Rule(follows=np.zeros((1, 6), np.uint8))},
-                  {"rule": Rule(follows=np.zeros((1, 7), np.uint8)), "phases": [1]},
-                  {"rule": Rule(follows=np.array([[0] * 7, [255] * 7], np.uint8)), "phases": [1]}):  # fmt: skip
-        options: Any = {"length": 1, "rule": Rule(1.0), "seed": 1, **wrong}
-        with pytest.raises(ValueError, match="cannot draw"):
+                  {"rule": SamplingRule(follows=np.zeros((1, 6), np.uint8))},
+                  {"rule": SamplingRule(follows=np.zeros((1, 7), np.uint8)), "phases": [1]},
+                  {"rule": SamplingRule(follows=np.array([[0] * 7, [255] * 7], np.uint8)), "phases": [1]}):  # fmt: skip
+        options: Any = {"length": 1, "rule": SamplingRule(1.0), "seed": 1, **wrong}
+        with pytest.raises(ValueError, match="cannot sample"):
             engine.generate([1], engine.zero_state(1), **options)
 
 
@@ -438,7 +440,7 @@ def test_without_a_compiler_numpy_does_the_work_and_int8_is_refused(monkeypatch:
     weights = random_weights(config)
     assert Engine(config, weights).description == "numpy (fp32)"
     for options in ({"precision": "int8"}, {"backend": "native"}):
-        with pytest.raises(UsageError, match="needs a C compiler"):
+        with pytest.raises(UsageError, match="install a C compiler"):
             Engine(config, weights, **options)  # type: ignore[arg-type]
 
 
@@ -466,7 +468,7 @@ def test_idle_threads_sleep() -> None:
     config = ModelConfig(90, hidden=512, layers=1, embedding=16)
     engine = Engine(config, random_weights(config), threads=3)
     for position in range(6):
-        engine.generate([1], engine.zero_state(), 4, Rule(1.0), seed=7, position=position)
+        engine.generate([1], engine.zero_state(), 4, SamplingRule(1.0), seed=7, position=position)
     time.sleep(0.05)
     before = time.process_time()
     time.sleep(0.2)
@@ -482,10 +484,10 @@ from tests.helpers.engines import BACKENDS, ISAS
 from tests.helpers.models import random_weights
 from charlstm.config import ModelConfig
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 config = ModelConfig(90, hidden=512, layers=1, embedding=16)
 engine = Engine(config, random_weights(config), threads=2)
-draw = lambda: [engine.generate([1], engine.zero_state(), 20, Rule(1.0), seed=7)[0].tolist() for _ in range(4)]
+draw = lambda: [engine.generate([1], engine.zero_state(), 20, SamplingRule(1.0), seed=7)[0].tolist() for _ in range(4)]
 first = draw()
 child = os.fork()
 same = draw() == first
@@ -504,7 +506,7 @@ def test_two_threads_of_python_may_share_an_engine() -> None:
     engine = Engine(config, random_weights(config))
 
     def draw(seed: int) -> Any:
-        return engine.generate([1], engine.zero_state(), 200, Rule(1.0), seed=seed)[0].tolist()
+        return engine.generate([1], engine.zero_state(), 200, SamplingRule(1.0), seed=seed)[0].tolist()
 
     alone = [draw(seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:

@@ -8,7 +8,7 @@ import pytest
 from charlstm.config import ModelConfig, Precision
 from charlstm.inference import native
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 
 
 @pytest.mark.skipif(native.library() is None, reason="no compiler at install")
@@ -20,7 +20,7 @@ def test_a_text_does_not_depend_on_the_threads_that_draw_it() -> None:
 
     def drawn(threads: int, seed: int) -> bytes:
         engine = Engine(config, weights, precision="int8", threads=threads, backend="native")
-        symbols, _ = engine.generate([1], engine.zero_state(), 200, Rule(1.0), seed=seed)
+        symbols, _ = engine.generate([1], engine.zero_state(), 200, SamplingRule(1.0), seed=seed)
         return symbols.tobytes()
 
     assert [drawn(2, seed) for seed in range(150)] == [drawn(1, seed) for seed in range(150)]
@@ -38,9 +38,9 @@ def test_texts_side_by_side_do_not_depend_on_the_threads(precision: Precision, t
 
     def outcomes(threads: int) -> list[bytes]:
         engine = Engine(config, weights, precision=precision, threads=threads, backend="native")
-        assert engine._run.threads(texts) == threads  # type: ignore[union-attr]
+        assert engine._backend.threads(texts) == threads  # type: ignore[union-attr]
         nats, state = engine.score(ids, engine.zero_state(texts))
-        symbols, last = engine.generate(ids[-1], state, 20, Rule(1.0), seed=3)
+        symbols, last = engine.generate(ids[-1], state, 20, SamplingRule(1.0), seed=3)
         return [array.tobytes() for array in (nats, state, symbols, last)]
 
     alone = outcomes(1)

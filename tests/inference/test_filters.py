@@ -14,29 +14,29 @@ from hypothesis import strategies as st
 from charlstm.config import Cell, ModelConfig
 from charlstm.inference import filters
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 from tests.helpers.engines import BACKENDS, ISAS, biased, engine_of
 from tests.helpers.models import CELLS, chance, random_weights
 
 ALLOWED = np.arange(70) % 3 != 1
 FOLLOWS = np.random.default_rng(0).choice(np.array([0, 1, 2, 255], np.uint8), (3, 70), p=[0.1, 0.1, 0.1, 0.7])
 RULES = {
-    "top-k": Rule(1.0, top_k=5),
-    "top-p": Rule(1.0, top_p=0.7),
-    "min-p": Rule(1.0, min_p=0.1),
-    "typical": Rule(1.0, typical=0.6),
-    "penalty": Rule(0.7, penalty=1.3, window=20),
-    "reward": Rule(1.0, penalty=0.8, window=1),
-    "allowed": Rule(1.0, allowed=ALLOWED),
-    "greedy": Rule(0.0, top_k=3, penalty=1.5, window=9, allowed=ALLOWED),
-    "all": Rule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, ALLOWED),
-    "one": Rule(1.0, top_p=0.0),
-    "automaton": Rule(1.5, follows=FOLLOWS),
-    "automaton and all": Rule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, None, FOLLOWS),
+    "top-k": SamplingRule(1.0, top_k=5),
+    "top-p": SamplingRule(1.0, top_p=0.7),
+    "min-p": SamplingRule(1.0, min_p=0.1),
+    "typical": SamplingRule(1.0, typical=0.6),
+    "penalty": SamplingRule(0.7, penalty=1.3, window=20),
+    "reward": SamplingRule(1.0, penalty=0.8, window=1),
+    "allowed": SamplingRule(1.0, allowed=ALLOWED),
+    "greedy": SamplingRule(0.0, top_k=3, penalty=1.5, window=9, allowed=ALLOWED),
+    "all": SamplingRule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, ALLOWED),
+    "one": SamplingRule(1.0, top_p=0.0),
+    "automaton": SamplingRule(1.5, follows=FOLLOWS),
+    "automaton and all": SamplingRule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, None, FOLLOWS),
 }
 
 
-def walked(rule: Rule, phases: Any, symbols: Any) -> Any:
+def walked(rule: SamplingRule, phases: Any, symbols: Any) -> Any:
     """The states of the rule's automaton after symbols (T, B)."""
     for row in symbols:
         phases = phases if rule.follows is None else rule.follows[phases, row]
@@ -121,9 +121,9 @@ def test_typical_takes_the_likelier_of_a_tie_whatever_the_rounding(scale: float)
 def test_the_penalty_divides_what_is_above_0_and_multiplies_what_is_below() -> None:
     logits = np.array([[2.0, -2.0, 0.0, 3.0], [2.0, -2.0, 0.0, 3.0]])
     recent = np.array([[3, 3], [1, -1], [0, 2], [1, 2]])  # a symbol that comes twice is penalised once
-    rule = Rule(penalty=2.0, window=3)  # the 3 is too long ago
+    rule = SamplingRule(penalty=2.0, window=3)  # the 3 is too long ago
     assert filters.adjusted(logits, rule, recent).tolist() == [[1, -4, 0, 3], [2, -2, 0, 3]]
-    assert filters.adjusted(logits, Rule(penalty=2.0, window=4), recent)[1].tolist() == [2, -2, 0, 1.5]
+    assert filters.adjusted(logits, SamplingRule(penalty=2.0, window=4), recent)[1].tolist() == [2, -2, 0, 1.5]
 
 
 def test_the_parts_of_a_rule_apply_in_the_stated_order() -> None:
@@ -131,7 +131,7 @@ def test_the_parts_of_a_rule_apply_in_the_stated_order() -> None:
     logits = np.log([8.0, 4, 2, 1, 1])
 
     def kept(**rule: Any) -> list[int]:
-        return np.flatnonzero(filters.filtered(logits, Rule(**rule))).tolist()
+        return np.flatnonzero(filters.filtered(logits, SamplingRule(**rule))).tolist()
 
     assert kept(top_p=0.6) == [0, 1]
     assert kept(top_p=0.6, top_k=2) == [0]  # 8 of 12
@@ -142,14 +142,14 @@ def test_the_parts_of_a_rule_apply_in_the_stated_order() -> None:
     assert kept(top_p=0.85, min_p=0.25) == [0, 1, 2]  # 14 of 16; of what min-p leaves, 12 of 14 were enough
     assert kept(typical=0.2) == [1]  # 2 bits; the entropy is 1.875
     assert kept(typical=0.2, min_p=0.5) == [0]  # 2/3 and 1/3: 0.58 and 1.58 bits, the entropy is 0.92
-    rule = Rule(penalty=4.0, window=1, top_k=1)
+    rule = SamplingRule(penalty=4.0, window=1, top_k=1)
     assert np.flatnonzero(filters.filtered(logits, rule, np.array([0]))).tolist() == [1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_logits_that_are_no_numbers_are_told_even_where_they_are_not_allowed(bad: float) -> None:
     with pytest.raises(FloatingPointError):
-        filters.filtered(np.array([0.0, bad]), Rule(allowed=np.array([True, False])))
+        filters.filtered(np.array([0.0, bad]), SamplingRule(allowed=np.array([True, False])))
 
 
 # ---- by definition ----
@@ -196,7 +196,9 @@ def test_each_text_of_a_batch_is_filtered_by_itself() -> None:
     logits = np.random.default_rng(1).normal(0, 2, (9, 30)).astype(np.float32)
     recent = np.random.default_rng(2).integers(-1, 30, (40, 9))
     for rule in RULES.values():
-        rule = Rule(*(getattr(rule, name) for name in ("temperature", "top_k", "top_p", "min_p", "typical")), 1.3, 20)
+        rule = SamplingRule(
+            *(getattr(rule, name) for name in ("temperature", "top_k", "top_p", "min_p", "typical")), 1.3, 20
+        )
         together = filters.filtered(logits, rule, recent)
         for text in range(9):
             assert np.array_equal(together[text], filters.filtered(logits[text], rule, recent[:, text]))
@@ -207,7 +209,7 @@ def test_each_text_of_a_batch_is_filtered_by_itself() -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_the_native_draw_is_that_of_numpy_by_every_rule(rule: Rule, isa: str) -> None:
+def test_the_native_draw_is_that_of_numpy_by_every_rule(rule: SamplingRule, isa: str) -> None:
     config = ModelConfig(70, hidden=30, embedding=8)
     weights = random_weights(config)
     weights["projection.weight"] *= 30
@@ -230,7 +232,7 @@ def test_the_native_draw_is_that_of_numpy_by_every_rule(rule: Rule, isa: str) ->
     for t in range(len(symbols)):
         logits, state = engine.step(behind[t + 2], state)
         numbers = filters.uniform(2**63 - 1, streams, 5 + t)
-        assert np.array_equal(symbols[t], filters.draw(logits, rule, numbers, behind[: t + 3], phases))
+        assert np.array_equal(symbols[t], filters.sample(logits, rule, numbers, behind[: t + 3], phases))
         phases = walked(rule, phases, symbols[t : t + 1])
 
 
@@ -241,7 +243,7 @@ def test_a_text_drawn_natively_is_that_of_numpy_from_end_to_end(cell: Cell, isa:
     config = ModelConfig(40, hidden=21, layers=2, embedding=6, cell=cell)
     weights = random_weights(config)
     weights["projection.weight"] *= 10
-    rule = Rule(0.9, 30, 0.98, 0.001, 0.95, 1.1, 32, ALLOWED[:40])
+    rule = SamplingRule(0.9, 30, 0.98, 0.001, 0.95, 1.1, 32, ALLOWED[:40])
     native_engine, numpy_engine = engine_of(config, weights, isa), engine_of(config, weights, "numpy")
     for seed in range(3):
         one, other = (
@@ -252,7 +254,7 @@ def test_a_text_drawn_natively_is_that_of_numpy_from_end_to_end(cell: Cell, isa:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule: Rule, isa: str) -> None:
+def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule: SamplingRule, isa: str) -> None:
     config = ModelConfig(70, hidden=200, layers=2, embedding=8)
     weights = random_weights(config)
     weights["projection.weight"] *= 10
@@ -284,18 +286,18 @@ def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule:
 @pytest.mark.parametrize(
     "rule",
     [
-        Rule(1.5, top_k=9),
-        Rule(1.0, top_p=0.8),
-        Rule(2.0, min_p=0.3),
-        Rule(1.0, typical=0.7),
-        Rule(1.0, penalty=2.0, window=3),
-        Rule(1.0, allowed=np.arange(17) % 2 == 0),
-        Rule(1.0, follows=np.array([[0] * 17, [255, 0] * 8 + [255]], np.uint8)),
-        Rule(1.5, 12, 0.95, 0.05, 0.9, 1.5, 3, np.arange(17) != 4),
+        SamplingRule(1.5, top_k=9),
+        SamplingRule(1.0, top_p=0.8),
+        SamplingRule(2.0, min_p=0.3),
+        SamplingRule(1.0, typical=0.7),
+        SamplingRule(1.0, penalty=2.0, window=3),
+        SamplingRule(1.0, allowed=np.arange(17) % 2 == 0),
+        SamplingRule(1.0, follows=np.array([[0] * 17, [255, 0] * 8 + [255]], np.uint8)),
+        SamplingRule(1.5, 12, 0.95, 0.05, 0.9, 1.5, 3, np.arange(17) != 4),
     ],
     ids=["top-k", "top-p", "min-p", "typical", "penalty", "allowed", "automaton", "all"],
 )
-def test_drawn_symbols_follow_the_filtered_distribution(rule: Rule, backend: str) -> None:
+def test_drawn_symbols_follow_the_filtered_distribution(rule: SamplingRule, backend: str) -> None:
     """χ² over what can be drawn; what cannot is never seen; and the distribution of another rule does not fit."""
     logits = np.linspace(-2, 2, 17)[np.random.default_rng(3).permutation(17)]
     recent = np.array([4, 11, 8])
@@ -312,4 +314,4 @@ def test_drawn_symbols_follow_the_filtered_distribution(rule: Rule, backend: str
     )
     observed = np.bincount(symbols.ravel(), minlength=17)
     assert chance(observed, filters.filtered(logits, rule, recent, phase)) > 1e-4
-    assert chance(observed, filters.filtered(logits, Rule(rule.temperature))) < 1e-9
+    assert chance(observed, filters.filtered(logits, SamplingRule(rule.temperature))) < 1e-9

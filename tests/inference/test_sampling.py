@@ -14,7 +14,7 @@ from charlstm.config import ModelConfig, SamplingConfig
 from charlstm.errors import UnknownSymbols, UsageError
 from charlstm.inference import filters, sampling
 from charlstm.inference.engine import Engine
-from charlstm.inference.filters import Rule
+from charlstm.inference.filters import SamplingRule
 from charlstm.text.vocabulary import Vocabulary
 from tests.helpers.models import equations, random_weights, real_ids, surprises
 
@@ -65,17 +65,17 @@ def test_the_distribution_is_torchs_softmax(temperature: float) -> None:
     torch = pytest.importorskip("torch")
     logits = np.random.default_rng(1).normal(0, 3, (5, 40))
     expected = torch.softmax(torch.tensor(logits) / temperature, 1).numpy()
-    assert np.abs(sampling.distribution(logits, Rule(temperature)) - expected).max() < 1e-15
+    assert np.abs(filters.distribution(logits, SamplingRule(temperature)) - expected).max() < 1e-15
 
 
 def test_temperature_zero_takes_the_first_of_the_likeliest() -> None:
-    assert sampling.distribution(np.array([1.0, 3.0, 3.0, -np.inf]), Rule(0.0)).tolist() == [0, 1, 0, 0]
+    assert filters.distribution(np.array([1.0, 3.0, 3.0, -np.inf]), SamplingRule(0.0)).tolist() == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_logits_that_are_no_numbers_have_no_distribution(bad: float) -> None:
     with pytest.raises(FloatingPointError):
-        sampling.distribution(np.array([0.0, bad]), Rule())
+        filters.distribution(np.array([0.0, bad]), SamplingRule())
 
 
 # ---- one text ----
@@ -443,8 +443,8 @@ def test_continuations_come_before_the_next_group_is_asked_for_and_do_not_depend
 def test_what_follows_is_the_filtered_distribution(engine: Engine) -> None:
     context = sampling.read(engine, VOCABULARY, "The ")
     logits, _ = engine.step([context.last], context.state)
-    own = sampling.following(engine, VOCABULARY, Rule(), context)
+    own = sampling.following(engine, VOCABULARY, SamplingRule(), context)
     assert own == pytest.approx(np.exp(logits[0].astype(float)) / np.exp(logits[0].astype(float)).sum())
-    filtered = sampling.following(engine, VOCABULARY, Rule(1.0, top_k=3), context)
+    filtered = sampling.following(engine, VOCABULARY, SamplingRule(1.0, top_k=3), context)
     assert np.count_nonzero(filtered) == 3
     assert filtered.sum() == pytest.approx(1)
