@@ -22,7 +22,7 @@ FILLED_FROM = {64: 0, 128: 10_000, 256: 100_000, 384: 300_000, 512: 800_000}
 DROPPED_FROM = {0.0: 0, 0.1: 3, 0.3: 8, 0.4: 12, 0.5: 20}  # this share of a layer's output, from so many epochs on
 BATCH_SIZE = 32
 GRU_RATE = 0.5  # of the rate that suits the other cells
-FINE_TUNING = 0.7  # of the rate that suits fresh weights: the best of 0.1 to 1 in docs/training.md
+FINE_TUNING = 0.7  # of the rate that suits fresh weights: the best of 0.1 to 1 in docs/fine-tuning.md
 
 
 def choose(
