@@ -70,7 +70,7 @@ def test_a_block_that_fails_is_found_out(tmp_path: Path) -> None:
 
 
 def test_the_tunes_of_the_script_have_full_bars_and_others_are_left_out(tmp_path: Path) -> None:
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.split("## Music")[1], re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.split("## How do I generate music?")[1], re.DOTALL | re.MULTILINE)
     make, keep = (block.split("charlstm")[0] for block in blocks)
     cook(tmp_path, f"set -eu\n{make}{keep}awk -f full-bars.awk tunes.abc > good.abc\n", tiny=True)
     tunes = (tmp_path / "desk" / "tunes.abc").read_text()
