@@ -1,4 +1,4 @@
-"""Fixtures of several rooms' tests."""
+"""Fixtures that several test modules use, and the options of the test run."""
 
 from __future__ import annotations
 
@@ -10,24 +10,43 @@ from pathlib import Path
 
 import pytest
 
-# Tests run side by side, each with models so small that a second thread would only wait for its turn. Before torch is
-# loaded, and for the processes that tests start.
+# Tests run in parallel, each with models so small that a second thread gains nothing. The variable must be set before
+# torch is loaded; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--fault ROW`."""
+    parser.addoption(
+        "--fault", metavar="ROW", help="run only the tests of this row in docs/reliability.md, such as R12"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep only the tests of the row that `--fault` names, and give slow tests more time before they count as hung."""
+    row = config.getoption("--fault")
+    if row is not None:
+        chosen = [item for item in items if any(row in mark.args for mark in item.iter_markers("fault"))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(4 * 3600))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing that a test keeps goes into the folder for caches of whoever runs it."""
+    """Keep what tests cache out of the cache directory of the user."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: an fsync there costs nothing, on a busy disk it may take seconds."""
+    """A directory in memory where the system has one: an fsync on a busy disk may take seconds."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
         yield Path(os.path.realpath(folder))
 
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background job; the tests send it
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
