@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import signal
 import sys
 import threading
 import time
-import tty
 import unicodedata
 from collections.abc import Iterator
 from types import FrameType
@@ -106,7 +104,7 @@ def test_escaped_text_is_printable_or_at_least_harmless(text: str) -> None:
 
 
 def test_a_terminal_is_told_from_all_else(pipe: tuple[int, int]) -> None:
-    control, terminal = pty.openpty()
+    control, terminal = pytest.importorskip("pty").openpty()
     with os.fdopen(control, "wb"), os.fdopen(terminal, "w") as stream:
         assert is_terminal(terminal)
         assert is_terminal(stream)
@@ -121,8 +119,8 @@ def test_a_terminal_is_told_from_all_else(pipe: tuple[int, int]) -> None:
 
 def to_terminal(text: str, **options: Any) -> bytes:
     """What a terminal gets to see of it."""
-    control, terminal = pty.openpty()
-    tty.setraw(terminal)  # else the terminal itself would turn newlines around
+    control, terminal = pytest.importorskip("pty").openpty()
+    pytest.importorskip("tty").setraw(terminal)  # else the terminal itself would turn newlines around
     out = TextOut(terminal, **options)
     said: list[bytes] = []
     reader = threading.Thread(target=lambda: said.append(drain(control)))

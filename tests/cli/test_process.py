@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -48,6 +47,7 @@ def shell(line: str, **changes: str | None) -> Done:
 
 def cpu_seconds_of_children() -> float:
     """What the processes that have ended, and theirs, have computed: the same however busy the machine is."""
+    resource = pytest.importorskip("resource")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

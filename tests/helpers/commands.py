@@ -1,21 +1,17 @@
-"""Help for the tests of the command line: a model with random weights, and three ways to run a command.
+"""A model file with random weights, and three ways to run a command.
 
-`here` runs it in this process, which is quick; `spawn` in one of its own, with real descriptors; `in_terminal` in a
-pseudoterminal of a given size.
+`here` runs a command in this process, which is fast; `spawn` runs it in a new process with real descriptors;
+`in_terminal` runs it in a pseudoterminal of a given size. Every name can be imported on Windows, too.
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
-import pty
 import select
-import signal
 import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +30,7 @@ from charlstm.text.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "charlstm"]
-ONCE = functools.cache(typer.main.get_command)  # to make all options takes longer than most commands do
+ONCE = functools.cache(typer.main.get_command)  # building all options takes longer than most commands
 
 
 class Done(NamedTuple):
@@ -48,11 +44,11 @@ class Done(NamedTuple):
 
 
 def model_file(path: Path, symbols: str = "\n abcdefgh", facts: Mapping[str, Any] | None = None) -> Path:
-    """A checkpoint of a small model that was never trained."""
+    """Write a checkpoint of a small model with random weights, and return its path."""
     vocabulary = Vocabulary.of(symbols)
     config = ModelConfig(len(vocabulary), hidden=12, layers=1, embedding=5)
-    draw = np.random.default_rng(7)
-    weights = {name: draw.normal(0, 0.3, shape).astype(np.float32) for name, shape in config.shapes().items()}
+    random = np.random.default_rng(7)
+    weights = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in config.shapes().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path, Checkpoint(config, vocabulary, weights, step=3, facts=facts or {}))
     return path
@@ -69,13 +65,13 @@ def here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """This process's environment, where a child finds charlstm from any folder; None takes a variable away."""
+    """Return this process's environment with changes; None removes a variable. A child can import charlstm."""
     merged: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": None, **changes}
     return {name: value for name, value in merged.items() if value is not None}
 
 
 def spawn(arguments: Sequence[object], *, cwd: Path | None = None, stdin: bytes = b"", **changes: str | None) -> Done:
-    """Run a command in a process of its own and wait for it."""
+    """Run a command in a new process and wait for it."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=cwd,
@@ -89,7 +85,8 @@ def spawn(arguments: Sequence[object], *, cwd: Path | None = None, stdin: bytes 
 
 
 def in_terminal(command: Sequence[object], *, columns: int = 80, **changes: str | None) -> Done:
-    """Run any command with stdin, stdout and stderr on a pseudoterminal; `out` is all that it was shown."""
+    """Run any command with stdin, stdout and stderr on a pseudoterminal; `out` is everything it writes there."""
+    pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
@@ -103,12 +100,12 @@ def in_terminal(command: Sequence[object], *, columns: int = 80, **changes: str 
         if ready:
             try:
                 data = os.read(parent, 65536)
-            except OSError:  # Linux says EIO where the last writer has closed a terminal
+            except OSError:  # on Linux EIO: the last writer closed the terminal
                 break
             if not data:
                 break
             shown += data
     else:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     os.close(parent)
     return Done(process.wait(), shown, "")

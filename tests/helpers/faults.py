@@ -1,8 +1,8 @@
-"""Tools that provoke faults: a stand-in for `os` that kills, fails or shortens calls; a disk that loses its power;
-mutations of what a checkpoint holds; and children that are forked from one warm process, so that a test can afford a
-thousand of them.
+"""Tools that cause faults on purpose.
 
-Run as a script this is that warm process; see `Forks`.
+`FaultyOs` replaces `os` and makes a system call fail, stop early or kill the process. `Disk` is a model of a disk that
+loses its power. `mutate_value` changes the metadata of a checkpoint at random. `Forks` forks children from one process
+that has everything imported, which makes a thousand children affordable; run as a script, this file is that process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import random
-import resource
 import select
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from charlstm import atomicfile, checkpoint
 from charlstm.checkpoint import Checkpoint
@@ -33,13 +33,17 @@ from charlstm.errors import CharlstmError
 from charlstm.text import corpus
 from charlstm.text.vocabulary import Vocabulary
 
+HANG_SECONDS = 10.0  # CPU seconds that no small file may take; a loop over what a file claims to hold takes far longer
+
 Hook = Callable[[str, tuple[Any, ...], Callable[[], Any]], Any]
 
 
 class FaultyOs:
-    """Stands for the module `os` in `atomicfile`: each call that reaches the kernel goes through `hook`.
+    """A replacement of the module `os` in `atomicfile` that passes each system call to a hook.
 
-    The hook gets the call's name, its arguments and a function that makes it; what it returns is the call's result.
+    Args:
+        hook: Receives the name of the call, its arguments and a function that makes the call. Its result is the result
+            of the call.
     """
 
     SYSTEM_CALLS = frozenset(
@@ -58,7 +62,7 @@ class FaultyOs:
 
 @contextlib.contextmanager
 def hooked(hook: Hook) -> Iterator[None]:
-    """While this is open, the system calls of `atomicfile` go through `hook`."""
+    """Pass the system calls of `atomicfile` to `hook` within this context."""
     module: Any = atomicfile
     module.os = FaultyOs(hook)
     try:
@@ -68,11 +72,11 @@ def hooked(hook: Hook) -> Iterator[None]:
 
 
 class At:
-    """A hook that lets the calls through until the k-th, counted from 1, and then does `fault` instead."""
+    """A hook that makes all calls but the k-th, counted from 1, and passes the k-th to `fault`."""
 
     def __init__(self, k: int, fault: Hook) -> None:
         self.left = k
-        self.name = ""  # of the call that met the fault
+        self.name = ""  # of the k-th call
         self._fault = fault
 
     def __call__(self, name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
@@ -84,19 +88,19 @@ class At:
 
 
 def die(name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> None:
-    """The process is killed before the call."""
+    """Kill the process before the call."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_within(name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> None:
-    """The process is killed in the middle of a write; before any other call."""
+    """Kill the process in the middle of a write, or before any other call."""
     if name == "write":
         os.write(args[0], args[1][: len(args[1]) // 2])
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail(code: int) -> Hook:
-    """The call fails with this errno. A descriptor is closed all the same, as Linux does."""
+    """Return a hook that fails with this errno. A failing close still closes the descriptor, as on Linux."""
 
     def fault(name: str, args: tuple[Any, ...], call: Callable[[], Any]) -> None:
         if name == "close":
@@ -107,14 +111,14 @@ def fail(code: int) -> Hook:
 
 
 class Recorder:
-    """A hook that lets every call through and writes down those that change the disk.
+    """A hook that makes every call and records those that change the disk.
 
     Attributes:
         calls: ("open", path, fd), ("write", fd, data), ("fsync", fd), ("close", fd), ("replace", old, new) or
             ("unlink", path).
 
     Args:
-        skip: says of which calls neither is made nor recorded anything: the guard taken away.
+        skip: Selects calls that are neither made nor recorded, to remove a guard.
     """
 
     def __init__(self, skip: Callable[[str, tuple[Any, ...]], bool] = lambda name, args: False) -> None:
@@ -135,11 +139,11 @@ class Recorder:
 
 
 class Disk:
-    """What a disk may hold after its power is lost: the model of a filesystem that honours fsync and nothing more.
+    """A model of what a disk may contain after a loss of power, on a filesystem that honours fsync only.
 
-    A write that no fsync of its file followed is there, or in part (by sectors of 512 bytes), or not; the same for the
-    file's length. A name that was made, changed or removed since the last fsync of the folder is so or not, each by
-    itself. A rename is all or nothing. So data may be lost whose rename survived.
+    A write without a later fsync of its file may survive, survive in part (by sectors of 512 bytes) or be lost, and so
+    may the new length of the file. Each name that was created, changed or removed since the last fsync of the directory
+    is changed or not, independently. A rename is atomic. So a rename may survive whose data is lost.
     """
 
     SECTOR = 512
@@ -150,17 +154,17 @@ class Disk:
         self._safe = dict(enumerate(files.values()))
         self._unsafe: dict[int, list[tuple[int, bytes]]] = {index: [] for index in self._safe}
         self._end = {index: len(data) for index, data in self._safe.items()}
-        self._changes: list[tuple[str | None, str | None, int | None]] = []  # (name that goes, that comes, its file)
+        self._changes: list[tuple[str | None, str | None, int | None]] = []  # (removed name, added name, its file)
         self._now = dict(self._names)
         self._fds: dict[int, int | None] = {}  # descriptor → file; None is the folder
 
     def replay(self, calls: list[tuple[Any, ...]]) -> None:
-        """Do what a process did."""
+        """Apply the recorded calls of a process."""
         for name, *args in calls:
             getattr(self, "do_" + name)(*args)
 
     def lose_power(self, rng: random.Random) -> dict[str, bytes]:
-        """One state that the files may be in afterwards: name → content."""
+        """Return one possible content of the directory after the loss: name → content."""
         names = dict(self._names)
         keep = rng.choice((0.0, 0.5, 0.5, 1.0))
         for gone, come, file in self._changes:
@@ -254,7 +258,7 @@ INTERESTING: list[Any] = [
 
 
 def mutate_value(value: Any, rng: random.Random) -> Any:
-    """A JSON value with something in it changed: replaced, removed, doubled, renamed or moved."""
+    """Return a JSON value with one part of it replaced, removed, duplicated, renamed or moved."""
     if isinstance(value, (dict, list)) and value and rng.random() < 0.9:
         value = dict(value) if isinstance(value, dict) else list(value)
         key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
@@ -280,16 +284,18 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
 
 
 class Forks:
-    """A warm process that forks children on demand: a child costs two milliseconds instead of two hundred.
+    """A process with everything imported that forks children: a child takes 2 ms to start instead of 200 ms.
 
-    A child runs one of the functions `child_*` below and ends.
+    A child runs one of the functions `child_*` below and ends. Systems without fork skip the tests that use this.
 
     Args:
-        modules: what the warm process imports, so that its children need not.
+        modules: Modules that the process imports before it forks.
     """
 
     def __init__(self, *modules: str) -> None:
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # no threads: what forks must have none
+        if not hasattr(os, "fork"):
+            pytest.skip("this system has no fork")
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads must not fork
         root = str(Path(checkpoint.__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         command = [sys.executable, __file__, *modules]
@@ -299,13 +305,13 @@ class Forks:
         self._received = b""
 
     def start(self, name: str, *args: Any, **options: Any) -> int:
-        """Fork a child that runs `child_{name}(*args, **options)`; its process id. Then read `lines`, all of them."""
+        """Fork a child that runs `child_{name}(*args, **options)`, and return its id. Then read all of `lines`."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([name, args, options]).encode() + b"\n")
         return int(self._line()["pid"])
 
     def lines(self, timeout: float = 600) -> Iterator[Any]:
-        """What the child says, a JSON value at a time; the last is {"exit": status}, negative for a signal."""
+        """Yield each JSON value that the child prints; the last is {"exit": status}, negative for a signal."""
         while True:
             line = self._line(timeout)
             yield line
@@ -313,7 +319,7 @@ class Forks:
                 return
 
     def call(self, name: str, *args: Any) -> Any:
-        """The first line that a child says; it must end well."""
+        """Return the first value that a child prints; the child must end with status 0."""
         self.start(name, *args)
         said, *_, end = self.lines()
         assert end == {"exit": 0}, end
@@ -330,21 +336,28 @@ class Forks:
         assert self._process.stdout is not None
         while b"\n" not in self._received:
             ready, _, _ = select.select([self._process.stdout], [], [], timeout)
-            assert ready, f"the child said nothing for {timeout} s"
+            assert ready, f"the child printed nothing for {timeout} s"
             piece = os.read(self._process.stdout.fileno(), 65536)
-            assert piece, "the warm process died"
+            assert piece, "the forking process died"
             self._received += piece
         line, _, self._received = self._received.partition(b"\n")
         return json.loads(line)
 
 
 def say(value: Any) -> None:
-    """From a child to its test; at once and in one piece."""
+    """Send a value from a child to its test, in one write."""
     os.write(1, json.dumps(value).encode() + b"\n")
 
 
+def limit_files(size: int) -> None:
+    """Let no file of this process grow beyond `size` bytes."""
+    import resource  # not on Windows
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
 def child_save_for_ever(path: str, hidden: int) -> None:
-    """Save steps 1, 2, … and say each when `save` has returned."""
+    """Save steps 1, 2, … and print each step after `save` has returned."""
     states = [example(step, hidden) for step in range(8)]
     for step in range(1, 1_000_000):
         state = states[step % 8]
@@ -353,15 +366,15 @@ def child_save_for_ever(path: str, hidden: int) -> None:
 
 
 def child_save_and_die(path: str, step: int, k: int, within: bool) -> None:
-    """Save, and be killed at the k-th system call of it; exit well where there are fewer."""
+    """Save, and be killed at the k-th system call; exit with 0 where there are fewer calls."""
     state = example(step)
     with hooked(At(k, die_within if within else die)):
         checkpoint.save(path, state)
 
 
 def child_save_with_limit(path: str, limit: int) -> None:
-    """Save where no file may grow beyond `limit` bytes, as on a full disk; say the error."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    """Save while no file may grow beyond `limit` bytes, as on a full disk; print the error."""
+    limit_files(limit)
     try:
         checkpoint.save(path, example(2))
     except CharlstmError as error:
@@ -369,7 +382,7 @@ def child_save_with_limit(path: str, limit: int) -> None:
 
 
 def child_save_as_nobody(path: str) -> None:
-    """Save as a user who is not root, to whom every folder is open; say the error."""
+    """Save as a user other than root, because root may write everywhere; print the error."""
     state = example(2)
     if os.getuid() == 0:
         os.setuid(65534)
@@ -380,18 +393,18 @@ def child_save_as_nobody(path: str) -> None:
 
 
 def child_measure_load(path: str, training: bool) -> None:
-    """Load; say the error or None, the growth of the process in bytes at its peak, and the seconds of its own work."""
+    """Load; print the error or None, the peak growth of the process in bytes, and the CPU seconds."""
     _measure(lambda: checkpoint.load(path, training=training))
 
 
 def child_measure_read(path: str, max_chars: int | None = None) -> None:
-    """Read a corpus; the same."""
+    """Read a corpus; print the same values."""
     _measure(lambda: corpus.read([path], max_chars=max_chars))
 
 
 def child_read_as_nobody(path: str) -> None:
-    """Read a corpus as a user who is not root; say the error."""
-    corpus.read([__file__])  # so that all is imported that a user other than root may not be able to
+    """Read a corpus as a user other than root; print the error."""
+    corpus.read([__file__])  # imports everything that another user may not be able to read
     os.chdir(path if os.path.isdir(path) else os.path.dirname(path))
     if os.getuid() == 0:
         os.setuid(65534)
@@ -402,13 +415,19 @@ def child_read_as_nobody(path: str) -> None:
 
 
 def child_charlstm(*words: str, save_seconds: float, file_limit: int | None = None) -> None:
-    """The command `charlstm` with these arguments, where a training saves so often; what it prints are the lines."""
+    """Run the command `charlstm`; its output is what the child prints.
+
+    Args:
+        words: The arguments of the command.
+        save_seconds: Interval between two saves of a training.
+        file_limit: Largest size of a file in bytes, as on a full disk.
+    """
     from charlstm.cli.main import run
     from charlstm.training import trainer
 
     trainer.SAVE_SECONDS = save_seconds
     if file_limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        limit_files(file_limit)
     os._exit(run(words))
 
 
@@ -423,18 +442,18 @@ def _measure(work: Callable[[], Any]) -> None:
 
 
 def memory(field: str) -> int:
-    """Bytes by the kernel's count; 0 where it does not tell, and then no bound is tested."""
+    """Return a field of /proc/self/status in bytes; 0 on a system without it, where no bound is tested."""
     status = Path("/proc/self/status")
     return int(status.read_text().split(field + ":")[1].split()[0]) * 1024 if status.exists() else 0
 
 
 def descriptors() -> int:
-    """How many descriptors this process holds."""
+    """Return the number of open descriptors of this process."""
     return len(os.listdir("/dev/fd"))
 
 
 def warm_up() -> None:
-    """Run once what children measure: what Python loads and keeps at first use is no memory of the file's."""
+    """Run once what children measure, so that memory of the first use is not counted for a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x"
         checkpoint.save(path, example())
@@ -447,7 +466,7 @@ def warm_up() -> None:
 
 
 def serve() -> None:
-    """The warm process: for each line of stdin a child."""
+    """Fork a child for each line of stdin."""
     for module in sys.argv[1:]:
         importlib.import_module(module)
     warm_up()
@@ -460,11 +479,11 @@ def serve() -> None:
                 say({"pid": os.getpid()})
                 globals()["child_" + name](*args, **options)
                 status = 0
-            except KeyboardInterrupt:  # before the child's own work had begun, or after it
+            except KeyboardInterrupt:  # before or after the work of the child
                 status = 130
             except BaseException:
                 traceback.print_exc()
-            os._exit(status)  # without what the parent would do at its end
+            os._exit(status)  # without the exit handlers of the parent
         _, status = os.waitpid(pid, 0)
         say({"exit": os.waitstatus_to_exitcode(status)})
 

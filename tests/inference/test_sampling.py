@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,15 +105,15 @@ def test_a_text_does_not_depend_on_how_it_is_cut(
     assert draw(engine) == whole
 
 
-def test_pieces_come_before_a_millisecond_has_passed(engine: Engine) -> None:
-    """Unless the machine is busy: so the median is asked."""
-    import time
-
+@pytest.mark.parametrize(("seconds_of_a_call", "shortest", "longest"), [(1e-3, 1, 1), (1e-9, 64, 10**6)])
+def test_the_length_of_a_piece_follows_the_time_that_the_last_one_took(
+    engine: Engine, seconds_of_a_call: float, shortest: int, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0, seconds_of_a_call)
+    monkeypatch.setattr(sampling, "time", SimpleNamespace(perf_counter=clock.__next__))
     stream = sampling.stream(engine, VOCABULARY, SamplingConfig(length=0, seed=1))
-    times = [time.perf_counter()]
-    for _ in zip(range(200), stream, strict=False):
-        times.append(time.perf_counter())
-    assert np.median(np.diff(times)) < 1e-3
+    pieces = [next(stream) for _ in range(12)]
+    assert shortest <= len(pieces[-1]) <= longest
 
 
 def test_greedy_text_is_argmax_all_the_way(engine: Engine) -> None:
