@@ -344,7 +344,7 @@ class Trainer:
         wanted = torch.from_numpy(targets).to(self._device, non_blocking=True)
         logits, state = self._network(ids, self._state, options.dropout, self._mask_generator)
         loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = self._optimizer.clip()
         rate = self._optimizer.step(share, norm, 0.5**tally.rollbacks)
         self._state = state.detach()

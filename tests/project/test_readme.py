@@ -149,7 +149,11 @@ def test_options_and_commands_in_the_documents_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     known = {option for options in OPTIONS.values() for option in options}
     benches = " ".join(file.read_text(encoding="utf-8") for file in (ROOT / "bench").glob("*.py"))
-    foreign = {"--check", *re.findall(r'add_argument\("(--[a-z-]+)"', benches)}  # of ruff, and of the benchmarks
+    foreign = {
+        "--check",
+        "--fault",
+        *re.findall(r'add_argument\("(--[a-z-]+)"', benches),
+    }  # of ruff, pytest and the benchmarks
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= known | foreign
     commands = {*typer.main.get_command(app).commands}  # type: ignore[attr-defined]
     assert set(re.findall(r"^(?:\S+/)?charlstm ([a-z]+)", text, re.MULTILINE)) <= commands
