@@ -173,7 +173,7 @@ def seeds(kind: str, folder: Path) -> list[bytes]:
         plain = [bytes([n]) + text.encode(codec, "ignore") for n, codec in enumerate(ENCODINGS)]
         return [*plain, b"\0" + gzip.compress(text.encode()) * 2, b"\x58" + text.encode(), b"\x08" + text.encode()]
     model = Model(small().model, small().vocabulary, small().weights)
-    model.save_state(path, model.read("ab"))
+    model.save_state(path, model.advance("ab"))
     return [path.read_bytes(), b"!" + path.read_bytes()[:-32]]
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         UnknownSymbols,
         UsageError,
     )
+    from charlstm.inference.context import Context
     from charlstm.inference.engine import Engine
     from charlstm.inference.evaluation import Score
-    from charlstm.inference.sampling import Context
     from charlstm.model import Model, load
     from charlstm.text.corpus import Corpus, read
     from charlstm.text.vocabulary import Vocabulary
@@ -56,7 +56,7 @@ _HOMES = {
     ),
     "inference.evaluation": ("Score",),
     "model": ("Model", "load"),
-    "inference.sampling": ("Context",),
+    "inference.context": ("Context",),
     "training.trainer": ("Trainer", "train"),
     "text.vocabulary": ("Vocabulary",),
 }

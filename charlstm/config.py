@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from charlstm.cells import GATES, STATES
 from charlstm.errors import UsageError
@@ -247,6 +247,24 @@ class SamplingConfig:
     def ends(self) -> bool:
         """Whether anything ends the text."""
         return self.most is not None or bool(self.stop) or self.lines is not None
+
+
+class SamplingKeywords(TypedDict, total=False):
+    """The fields of `SamplingConfig` that functions of the public API pass on as `**options`."""
+
+    top_k: int
+    top_p: float
+    min_p: float
+    typical: float
+    repeat_penalty: float
+    repeat_window: int
+    ban: str
+    only: str | None
+    stop: tuple[str, ...]
+    keep_stop: bool
+    lines: int | None
+    best_of: int
+    raw: bool
 
 
 @dataclass(frozen=True)

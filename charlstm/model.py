@@ -1,6 +1,6 @@
-"""A trained model in a program: `charlstm.load` and what it returns. What the commands `sample` and `eval` call.
+"""The public interface of a trained model: `charlstm.load` and `Model`.
 
-model = charlstm.load()                                  # the newest run's best checkpoint
+model = charlstm.load()  # the best checkpoint of the newest run
 print(model.sample("Once upon", length=300, temperature=0.7, seed=1))
 print(model.evaluate("Once upon a time").bits_per_char)
 """
@@ -11,30 +11,23 @@ import functools
 import hashlib
 import json
 import math
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlstm import atomicfile, checkpoint, terminal
-from charlstm.config import (
-    MAX_REPEAT_WINDOW,
-    UNITS,
-    ModelConfig,
-    Precision,
-    SamplingConfig,
-    Unknown,
-    to_json,
-)
-from charlstm.errors import CheckpointError, CorpusError, UsageError
-from charlstm.inference import evaluation, sampling, surprisal
+from charlstm import checkpoint, terminal
+from charlstm.config import UNITS, ModelConfig, Precision, SamplingConfig, Unknown, to_json
+from charlstm.errors import CorpusError
+from charlstm.inference import context as contexts
+from charlstm.inference import evaluation, state_file, surprisal
+from charlstm.inference.context import Context
 from charlstm.inference.engine import Engine
 from charlstm.inference.evaluation import Score
-from charlstm.inference.sampling import Context, Text
+from charlstm.inference.sampling import GeneratedText, Sampler, Stream
 from charlstm.inference.surprisal import CharScore, Difference, LineScore
 from charlstm.progress import Report
 from charlstm.provenance import CorpusRecord
@@ -42,22 +35,23 @@ from charlstm.text import corpus
 from charlstm.text.corpus import Symbols
 from charlstm.text.vocabulary import Vocabulary
 
-STATE_MAGIC = b"charlstm-state-2"
-STATE_HEADER = struct.Struct("<16s32sqqqq")  # magic, digest of the model, last, drawn, seed, how many before the last
-# Then the state, the symbols before the last, and a sha256 of it all.
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from charlstm.config import SamplingKeywords
 
 
 def load(path: str | Path | None = None, *, precision: Precision = "auto", threads: int | None = None) -> Model:
-    """Open a trained model.
+    """Load a trained model.
 
     Args:
-        path: a checkpoint, or a run's folder; None is the newest run under `checkpoints/`.
-        precision: 'fp32' is exact. 'int8' reads a quarter of the bytes. 'auto' samples in int8 where that is faster,
-            and evaluates in fp32.
-        threads: at most so many; None chooses. No result depends on it.
+        path: a checkpoint, or a run directory; None loads the newest run in `checkpoints/`.
+        precision: 'fp32' is exact. 'int8' rounds the weights and takes a quarter of the memory bandwidth. 'auto'
+            samples in int8 where that is faster, and scores in fp32.
+        threads: the largest number of threads; None chooses it. Results do not depend on it.
 
     Raises:
-        CheckpointError: no such file, or one that is not a whole and trustworthy checkpoint.
+        CheckpointError: the file does not exist, or is not a valid checkpoint.
     """
     file = checkpoint.resolve(path)
     found = checkpoint.load(file)
@@ -66,17 +60,32 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto", threa
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on one text."""
+    """The scores of two models on one text.
+
+    Attributes:
+        ours: the score of the model whose `compare` was called.
+        theirs: the score of the other model.
+        difference: ours minus theirs.
+    """
 
     ours: Score
     theirs: Score
-    difference: Difference  # ours less theirs
+    difference: Difference
 
 
 class Model:
-    """A trained model: its vocabulary, its weights, what is known of its training, and what it can do.
+    """A trained model, which samples and scores text.
 
-    It remembers nothing between calls; where a text stands is a `Context` that goes in and comes out.
+    A model keeps nothing between calls. The position in a text is a `Context`, which is an argument and a result.
+
+    Args:
+        config: the shape of the model.
+        vocabulary: the symbols, `config.vocab_size` of them.
+        weights: name → float32 array, with the names and shapes of `config.shapes()`.
+        facts: what the checkpoint records about the model, as in `Checkpoint.facts`.
+        path: the file that the model was loaded from.
+        precision: as in `load`.
+        threads: as in `load`.
     """
 
     def __init__(
@@ -104,15 +113,22 @@ class Model:
 
     @functools.cached_property
     def engine(self) -> Engine:
-        """What draws text, in the precision asked for."""
-        return Engine(self.config, self.weights, precision=self._precision, threads=self._threads)
+        """The engine that samples, in the requested precision."""
+        return self._engine_in(self._precision)
 
     @functools.cached_property
     def scorer(self) -> Engine:
-        """What evaluates: fp32, so that figures are the model's own, unless int8 was asked for by name."""
-        if self._precision == "int8" or self.engine.precision == "fp32":
-            return self.engine
-        return Engine(self.config, self.weights, precision="fp32", threads=self._threads)
+        """The engine that scores: fp32, so that scores are exact, unless int8 was requested."""
+        is_engine = self._precision == "int8" or self.engine.precision == "fp32"
+        return self.engine if is_engine else self._engine_in("fp32")
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """The sha256 of the config, the vocabulary and the weights."""
+        digest = hashlib.sha256(json.dumps([to_json(self.config), self.vocabulary.symbols]).encode())
+        for name in sorted(self.weights):
+            digest.update(np.ascontiguousarray(self.weights[name]).data)
+        return digest.digest()
 
     def sample(
         self,
@@ -122,27 +138,35 @@ class Model:
         temperature: float = SamplingConfig.temperature,
         seed: int | None = None,
         context: Context | None = None,
-        **options: Any,
+        **options: Unpack[SamplingKeywords],
     ) -> str:
-        """Draw a text that goes on from `prime`, which is not part of it.
+        """Generate a text.
 
         Args:
-            length: in characters; with `stop` or `lines`, at most. None is 1,000, or without limit where those end it.
-            temperature: 0 takes the likeliest character each time.
-            seed: the same seed gives the same text; None draws a fresh one.
-            context: where `prime` goes on; None begins a text.
+            prime: the text to continue.
+            length: number of characters; the largest number with `stop` or `lines`. None means 1,000, or no limit if
+                `stop`, `lines` or the end of a document ends the text.
+            temperature: divides the logits; 0 always takes the most probable character.
+            seed: the same seed gives the same text; None uses a random seed.
+            context: the context that the prime continues; None starts a new text.
             **options: other fields of `charlstm.SamplingConfig`, such as `top_p=0.9`, `stop=("\\n\\n",)`, `best_of=8`.
+
+        Returns:
+            The text without the prime.
 
         Raises:
             UnknownSymbols: the prime has characters that are not in the vocabulary.
-            UsageError: a setting out of its range, or one that no text of this model can meet.
+            UsageError: an option is outside its range, or no text can satisfy the options.
+
+        Example:
+            >>> charlstm.load().sample("Once upon", length=300, temperature=0.7, seed=1)
         """
         if length == 0:
             return ""
         config = SamplingConfig(temperature, length, prime, seed, **options)
         if config.best_of > 1:
-            return next(sampling.texts(self.engine, self.vocabulary, config, context)).text
-        return "".join(sampling.Stream(self.engine, self.vocabulary, config, context))
+            return next(self._sampler(config).texts(context=context)).text
+        return "".join(self._sampler(config).stream(context))
 
     def stream(
         self,
@@ -152,11 +176,25 @@ class Model:
         temperature: float = SamplingConfig.temperature,
         seed: int | None = None,
         context: Context | None = None,
-        **options: Any,
-    ) -> sampling.Stream:
-        """As `sample`, piece by piece as it is drawn; a length of 0 is without limit. `.context` is where it stands."""
-        config = SamplingConfig(temperature, length, prime, seed, **options)
-        return sampling.Stream(self.engine, self.vocabulary, config, context)
+        **options: Unpack[SamplingKeywords],
+    ) -> Stream:
+        """Generate a text in pieces, each as soon as it is sampled.
+
+        Args:
+            prime: as in `sample`.
+            length: number of characters; 0 means no limit.
+            temperature: as in `sample`.
+            seed: as in `sample`.
+            context: as in `sample`.
+            **options: as in `sample`, but `best_of` must be 1.
+
+        Returns:
+            An iterator of strings. Its attribute `context` is the context after the last piece.
+
+        Raises:
+            UnknownSymbols, UsageError: as in `sample`.
+        """
+        return self._sampler(SamplingConfig(temperature, length, prime, seed, **options)).stream(context)
 
     def samples(
         self,
@@ -167,37 +205,36 @@ class Model:
         temperature: float = SamplingConfig.temperature,
         seed: int | None = None,
         context: Context | None = None,
-        **options: Any,
+        **options: Unpack[SamplingKeywords],
     ) -> Iterator[str]:
-        """`count` texts drawn side by side, for a fraction of the cost of one after the other."""
-        config = SamplingConfig(temperature, length, prime, seed, count, **options)
-        return (found.text for found in sampling.texts(self.engine, self.vocabulary, config, context))
+        """Generate `count` texts in batches, which is several times faster than one after another.
 
-    def draw(
+        The other arguments and the errors are those of `sample`.
+        """
+        config = SamplingConfig(temperature, length, prime, seed, count, **options)
+        return (found.text for found in self._sampler(config).texts(context=context))
+
+    def generate(
         self,
         config: SamplingConfig,
         primes: Iterable[Sequence[str]] | None = None,
         context: Context | None = None,
         *,
         scored: bool = True,
-    ) -> Iterator[Text]:
-        """Texts with their log-probability and what ended them: `config.count` of them, or so many for each prime.
+    ) -> Iterator[GeneratedText]:
+        """Generate texts with their log-probability and the reason why each ended.
 
         Args:
-            primes: in groups, in place of `config.prime`. Those of one group are drawn side by side; all texts of a
-                group are given before the next group is asked for.
-            scored: without it the log-probability is None, and half the time is saved.
+            config: the options. `config.count` texts are generated for each prime.
+            primes: groups of primes, used instead of `config.prime`. The texts of a group are generated in batches, and
+                before the next group is requested.
+            context: as in `sample`.
+            scored: compute the log-probabilities, which takes about half of the time.
 
         Raises:
-            UnknownSymbols, UsageError: as `sample`.
+            UnknownSymbols, UsageError: as in `sample`.
         """
-        if primes is None:
-            primes = [[config.prime]]
-        return sampling.continuations(self.engine, self.vocabulary, config, primes, context, scored=scored)
-
-    def after(self, text: Text) -> Context:
-        """Where a text from `draw` stands, to go on from there."""
-        return sampling.after(self.engine, text)
+        return self._sampler(config).texts(primes, context, scored=scored)
 
     def next(
         self,
@@ -206,32 +243,56 @@ class Model:
         *,
         temperature: float = 1.0,
         context: Context | None = None,
-        **options: Any,
+        **options: Unpack[SamplingKeywords],
     ) -> list[tuple[str, float]]:
-        """The characters that may come next and their probabilities, the likeliest first.
+        """Return the possible next characters and their probabilities, the most probable first.
 
         Args:
-            top: at most so many; None is all that can come.
-            temperature: 1 is the model's own distribution.
-            context: where `text` goes on; None begins a text.
-            **options: as `sample`; what the filters leave, renormalised.
+            text: the text before the next character.
+            top: the largest number of characters to return; None returns all with a probability above 0.
+            temperature: 1 gives the distribution of the model.
+            context: the context that `text` continues; None starts a new text.
+            **options: as in `sample`. The probabilities that the filters keep are renormalised.
 
         Raises:
-            UnknownSymbols, UsageError: as `sample`.
+            UnknownSymbols, UsageError: as in `sample`.
         """
-        rule = sampling.rule_of(self.vocabulary, SamplingConfig(temperature, **options))
-        where = sampling.read(self.scorer, self.vocabulary, text, context)
-        shares = sampling.following(self.scorer, self.vocabulary, rule, where)
+        sampler = Sampler(self.scorer, self.vocabulary, SamplingConfig(temperature, **options))
+        shares = sampler.next_probabilities(contexts.advance(self.scorer, self.vocabulary, text, context))
         order = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)][:top]
         return [(self.vocabulary.name(k), float(shares[k])) for k in order]
 
-    def read(self, text: str, context: Context | None = None) -> Context:
-        """The context after `text`, read after `context`, or from the beginning.
+    def advance(self, text: str, context: Context | None = None) -> Context:
+        """Return the context after a text.
+
+        Args:
+            text: the text to feed to the model.
+            context: the context that `text` continues; None starts a new text.
 
         Raises:
             UnknownSymbols: the text has characters that are not in the vocabulary.
         """
-        return sampling.read(self.engine, self.vocabulary, text, context)
+        return contexts.advance(self.engine, self.vocabulary, text, context)
+
+    def context_after(self, text: GeneratedText) -> Context:
+        """Return the context after a text from `generate`, from which another text can continue."""
+        return contexts.advance_sampled(self.engine, text.start, text.symbols)
+
+    def save_state(self, path: str | Path, context: Context) -> None:
+        """Write a context to a small file, for `load_state` in another process.
+
+        Raises:
+            OSError: the file could not be written. An existing file is unchanged.
+        """
+        state_file.save(path, context, self.digest)
+
+    def load_state(self, path: str | Path) -> Context:
+        """Read a context that `save_state` wrote.
+
+        Raises:
+            CheckpointError: the file cannot be read, is invalid, truncated or corrupt, or was saved by another model.
+        """
+        return state_file.load(path, self.config, self.digest)
 
     def evaluate(
         self,
@@ -241,19 +302,22 @@ class Model:
         unknown: Unknown = "error",
         report: Report | None = None,
     ) -> Score:
-        """The mean surprise at the N − 1 transitions of a text; without one, of the validation part of its corpus.
+        """Return how well the model predicts a text of N characters: the mean loss of its N − 1 transitions.
 
         Args:
-            text: it may come in parts; the ids of a long one are kept in a file.
-            exact: as one stream; else as parts side by side, each warmed up on the characters before it.
+            text: the text, which may come in parts; the ids of a long text are stored in a file. None scores the
+                validation part of the training corpus.
+            exact: score the text as one stream. Otherwise it is split into parts that are scored in parallel, each
+                after a warm-up on the characters before it, which is faster.
             unknown: what to do with characters that are not in the vocabulary; `Score.unknown` counts them.
-            report: called now and then with how many transitions are scored, and of how many.
+            report: called repeatedly with the number of scored transitions and their total.
 
         Raises:
-            UnknownSymbols: there are such characters, and unknown is 'error'.
-            CorpusError: fewer than two characters; without a text: the corpus is not there or not the same.
+            UnknownSymbols: the text has such characters, and `unknown` is 'error'.
+            CorpusError: the text has fewer than two characters; or there is no `text`, and the training corpus cannot
+                be read or has changed.
         """
-        ids, foreign = self.symbols(text, unknown)
+        ids, foreign = self.encode(text, unknown)
         unit = UNITS[self.vocabulary.unit]
         score = evaluation.evaluate(self.scorer, ids, exact=exact, unit=unit, report=report)
         return replace(score, unknown=foreign)
@@ -261,13 +325,16 @@ class Model:
     def score_lines(
         self, text: str | Iterable[str], *, carry: bool = False, unknown: Unknown = "error"
     ) -> Iterator[LineScore]:
-        """How surprising each line of a text is, which may come in parts: see `surprisal.lines`.
+        """Score each line of a text; see `surprisal.lines`.
 
         Args:
-            carry: the state goes on from line to line; else each line begins after a line break.
+            text: the text, which may come in parts.
+            carry: carry the state from line to line. Otherwise each line is scored as if it followed a line break at
+                the start of a text.
+            unknown: what to do with characters that are not in the vocabulary.
 
         Raises:
-            UnknownSymbols: there are characters that are not in the vocabulary, and unknown is 'error'.
+            UnknownSymbols: the text has such characters, and `unknown` is 'error'.
         """
         parts = [text] if isinstance(text, str) else text
         return surprisal.lines(self.scorer, self.vocabulary, parts, carry=carry, unknown=unknown)
@@ -275,25 +342,33 @@ class Model:
     def score_chars(
         self, text: str | Iterable[str] | None = None, *, top: int = 0, unknown: Unknown = "error"
     ) -> Iterator[CharScore]:
-        """How surprising each character of a text but the first is, with the `top` likeliest in its place beside it.
+        """Score each character of a text but the first; see `surprisal.chars`.
 
-        Raises: as `evaluate`.
+        Args:
+            text: as in `evaluate`.
+            top: number of most probable characters to return with each score.
+            unknown: as in `evaluate`.
+
+        Raises:
+            UnknownSymbols, CorpusError: as in `evaluate`.
         """
-        return surprisal.chars(self.scorer, self.vocabulary, self.symbols(text, unknown)[0], top)
+        return surprisal.chars(self.scorer, self.vocabulary, self.encode(text, unknown)[0], top)
 
     def compare(self, other: Model, text: str | None = None, *, unknown: Unknown = "error") -> Comparison:
-        """Score a text, or the validation part of this model's corpus, with two models.
+        """Score a text with two models.
 
-        Where unknown is 'skip', what either of them does not know is left out for both.
+        Args:
+            other: the model to compare with.
+            text: the text; None takes the validation part of the training corpus of this model.
+            unknown: what to do with characters that are not in a vocabulary. 'skip' leaves out for both models what one
+                of them does not have.
 
-        Raises: as `evaluate`.
+        Raises:
+            UsageError: one model is of bytes and the other of characters, or their boundaries differ.
+            UnknownSymbols, CorpusError: as in `evaluate`.
         """
-        if self.vocabulary.boundary != other.vocabulary.boundary:
-            raise UsageError(
-                "models of documents that are divided otherwise are not scored at the same places: eval each"
-            )
-        if self.vocabulary.kind != other.vocabulary.kind:
-            raise UsageError("a model of bytes and one of characters are not scored at the same places: eval each")
+        self.vocabulary.check_kind(other.vocabulary)
+        other.vocabulary.check_kind(self.vocabulary)  # the check ignores texts without a boundary on one side
         text = self.validation_text() if text is None else text
         length = len(text)
         if unknown == "skip":
@@ -302,112 +377,100 @@ class Model:
         skipped = length - len(text)
         bits, scores = [], []
         for model in (self, other):
-            ids, foreign = model.symbols(text, unknown)
+            ids, foreign = model.encode(text, unknown)
             bits.append(surprisal.bits(model.scorer, ids))
             nats = float(bits[-1].sum()) * math.log(2)
             score = evaluation.score_of(len(ids), nats, evaluation.protocol_of(model.config, evaluation.EXACT))
             scores.append(replace(score, unknown=foreign + skipped))
         return Comparison(scores[0], scores[1], surprisal.difference(bits[0], bits[1]))
 
-    def symbols(self, text: str | Iterable[str] | None, unknown: Unknown = "error") -> tuple[Symbols, int]:
-        """The ids of a text, which may come in parts, or of the validation part; and how many characters of it were
-        skipped or replaced.
+    def int8_cost(
+        self,
+        text: str | Symbols | None = None,
+        *,
+        exact: bool = False,
+        report: Report | None = None,
+        int8_score: Score | None = None,
+    ) -> float:
+        """Return the bits per character that int8 adds to the loss.
+
+        Args:
+            text: the text, or its ids from `encode`; None takes the validation part of the training corpus.
+            exact: as in `evaluate`.
+            report: as in `evaluate`.
+            int8_score: the score of the text in int8, if it is known already; then only fp32 is computed.
+
+        Raises:
+            UsageError: this installation has no native engine, and therefore no int8.
+            UnknownSymbols, CorpusError: as in `evaluate`.
+        """
+        ids = self.encode(text)[0] if text is None or isinstance(text, str) else text
+        if int8_score is None:
+            int8_score = evaluation.evaluate(self._engine_in("int8"), ids, exact=exact, report=report)
+        fp32_score = evaluation.evaluate(self._engine_in("fp32"), ids, exact=exact, report=report)
+        return int8_score.bits_per_char - fp32_score.bits_per_char
+
+    def encode(self, text: str | Iterable[str] | None, unknown: Unknown = "error") -> tuple[Symbols, int]:
+        """Return the ids of a text.
+
+        Args:
+            text: the text, which may come in parts; None takes the validation part of the training corpus.
+            unknown: what to do with characters that are not in the vocabulary.
+
+        Returns:
+            The ids (N,), in documents with a boundary before and after; and the number of characters that were skipped
+            or replaced.
+
+        Raises:
+            UnknownSymbols: the text has such characters, and `unknown` is 'error'.
+            CorpusError: there is no `text`, and the training corpus cannot be read or has changed.
         """
         if text is None:
             return self.validation_part(), 0
         return corpus.encoded(self.vocabulary, [text] if isinstance(text, str) else text, unknown)
 
-    def int8_cost(self, text: str | None = None) -> float:
-        """Bits per character that int8 adds on a text; without one, on the validation part of its corpus.
-
-        Raises:
-            UsageError: this installation has no native engine, and so no int8.
-        """
-        ids, _ = self.symbols(text)
-        exact, rounded = (
-            evaluation.evaluate(Engine(self.config, self.weights, precision=p, threads=self._threads), ids)
-            for p in ("fp32", "int8")
-        )
-        return rounded.bits_per_char - exact.bits_per_char
-
     def validation_part(self) -> NDArray[np.integer]:
-        """The symbols that the training validated on: the first `valid_chars` of its validation text, or where it had
-        none, of the last share of its corpus, which it held out.
+        """Return the symbols (N,) that the validations of the training run scored.
+
+        These are the first `valid_chars` symbols of the validation text. If the run had no separate validation text,
+        they are taken from the held-out part of the training text.
 
         Raises:
-            CorpusError: the checkpoint does not name that text, or it is not there or has changed since; or nothing
-                was held out.
+            CorpusError: the checkpoint does not name the text, the text cannot be read or has changed, or nothing was
+                held out.
         """
         record, vocabulary = self.corpus, self.vocabulary
         source = record.validation or record
+        advice = "; give the text to evaluate"
         if not source.names or "-" in source.names:
-            raise CorpusError("the checkpoint does not name a corpus that can be read again; give the text to evaluate")
+            raise CorpusError(f"the checkpoint does not name a corpus that can be read again{advice}")
         if record.valid_share is None or record.valid_chars is None:
-            raise CorpusError("the checkpoint does not record which part was held out; give the text to evaluate")
+            raise CorpusError(f"the checkpoint does not record which part of the corpus was held out{advice}")
         try:
             how: dict[str, Any] = {"symbols": vocabulary.kind, "boundary": vocabulary.boundary}
             text = corpus.read(source.names, encoding=source.encoding, **how)
         except CorpusError as error:
-            raise CorpusError(f"{error}; give the text to evaluate") from error
+            raise CorpusError(f"{error}{advice}") from error
         if text.sha256 != source.sha256:
             name, use = terminal.escape(text.names[0]), "trained" if source is record else "validated"
-            raise CorpusError(f"{name} is not the text that the model was {use} on; give the text to evaluate")
-        text = text.recoded(self.vocabulary)
+            raise CorpusError(f"{name} is not the text that the model was {use} on{advice}")
+        text = text.recoded(vocabulary)
         held_out = text.split(record.valid_share)[1] if source is record else text.ids
         if not len(held_out):
-            raise CorpusError("nothing was held out when this model was trained; give the text to evaluate")
+            raise CorpusError(f"nothing was held out when this model was trained{advice}")
         return corpus.beginning(held_out, record.valid_chars, vocabulary.boundary_id)
 
     def validation_text(self) -> str:
-        """The same as a text: of documents without the boundary in front of the first. Raises: as `validation_part`."""
+        """Return the text of `validation_part`, in documents without the boundary before the first.
+
+        Raises:
+            CorpusError: as in `validation_part`.
+        """
         ids = self.validation_part()
         return self.vocabulary.decode(ids if self.vocabulary.boundary is None else ids[1:])
 
-    @functools.cached_property
-    def digest(self) -> bytes:
-        """sha256 of the model: its config, its vocabulary and its weights."""
-        digest = hashlib.sha256(json.dumps([to_json(self.config), self.vocabulary.symbols]).encode())
-        for name in sorted(self.weights):
-            digest.update(np.ascontiguousarray(self.weights[name]).data)
-        return digest.digest()
+    def _sampler(self, config: SamplingConfig) -> Sampler:
+        return Sampler(self.engine, self.vocabulary, config)
 
-    def save_state(self, path: str | Path, context: Context) -> None:
-        """Write where a text stands to a small file, for `load_state` in another process or on another day.
-
-        Raises:
-            OSError: it could not be written; a file that was there is untouched.
-        """
-        seed = -1 if context.seed is None else context.seed
-        before = context.before
-        data = STATE_HEADER.pack(STATE_MAGIC, self.digest, context.last, context.drawn, seed, len(before))
-        data += np.ascontiguousarray(context.state, "<f4").tobytes() + np.ascontiguousarray(before, "<i4").tobytes()
-        atomicfile.replace(Path(path), [data, hashlib.sha256(data).digest()])
-
-    def load_state(self, path: str | Path) -> Context:
-        """What `save_state` wrote.
-
-        Raises:
-            CheckpointError: not such a file, a damaged one, or one of another model.
-        """
-        name = terminal.escape(str(path))
-        shape = self.config.state_shape(1)
-        size = STATE_HEADER.size + 4 * math.prod(shape)
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(size + 4 * MAX_REPEAT_WINDOW + 32)
-        except OSError as error:
-            raise CheckpointError(f"cannot read the state {name}: {error.strerror}") from error
-        if not data.startswith(STATE_MAGIC):
-            raise CheckpointError(f"{name} is not a state that charlstm saved")
-        of_this_model = len(data) > size and data[len(STATE_MAGIC) : len(STATE_MAGIC) + 32] == self.digest
-        if not of_this_model or len(data) != size + 4 * STATE_HEADER.unpack_from(data)[-1] + 32:
-            raise CheckpointError(f"{name} is the state of another model, or cut short")
-        if hashlib.sha256(data[:-32]).digest() != data[-32:]:
-            raise CheckpointError(f"the state {name} is damaged: its checksum is wrong")
-        _, _, last, drawn, seed, _ = STATE_HEADER.unpack_from(data)
-        state = np.frombuffer(data[STATE_HEADER.size : size], "<f4").astype(np.float32).reshape(shape)
-        before = np.frombuffer(data[size:-32], "<i4").astype(np.int32)
-        known = 0 <= last < self.config.vocab_size and all(0 <= symbol < self.config.vocab_size for symbol in before)
-        if not (known and drawn >= 0 and seed >= -1 and np.isfinite(state).all()):
-            raise CheckpointError(f"the state {name} holds values that no model can reach")
-        return Context(state, last, drawn, None if seed == -1 else seed, before)
+    def _engine_in(self, precision: Precision) -> Engine:
+        return Engine(self.config, self.weights, precision=precision, threads=self._threads)

@@ -104,17 +104,17 @@ def test_a_kept_state_goes_on_in_another_model_object(file: Path, tmp_path: Path
     again = charlstm.load(file)
     context = again.load_state(tmp_path / "state")
     assert first + again.sample(length=120, context=context) == whole
-    unseeded = model.read("The ")
+    unseeded = model.advance("The ")
     model.save_state(tmp_path / "state", unseeded)
     found = model.load_state(tmp_path / "state")
-    assert (found.last, found.drawn, found.seed) == (unseeded.last, 0, None)
+    assert (found.last, found.position, found.seed) == (unseeded.last, 0, None)
     assert np.array_equal(found.state, unseeded.state)
 
 
 def test_a_damaged_or_foreign_state_is_refused(file: Path, tmp_path: Path) -> None:
     model = charlstm.load(file)
     state = tmp_path / "state"
-    model.save_state(state, model.read("The "))
+    model.save_state(state, model.advance("The "))
     whole = state.read_bytes()
     cases = [whole[:length] for length in range(len(whole))] + [whole + b"\0", b"x" * len(whole)]
     cases += [whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :] for at in range(len(whole))]
@@ -132,16 +132,18 @@ def test_a_damaged_or_foreign_state_is_refused(file: Path, tmp_path: Path) -> No
         model.load_state(tmp_path / "none\x1b")
 
 
-@pytest.mark.parametrize(("last", "drawn", "value"), [(-1, 0, 0.0), (10_000, 0, 0.0), (0, -5, 0.0), (0, 0, math.nan)])
+@pytest.mark.parametrize(
+    ("last", "position", "value"), [(-1, 0, 0.0), (10_000, 0, 0.0), (0, -5, 0.0), (0, 0, math.nan)]
+)
 def test_a_state_with_impossible_values_is_refused(
-    file: Path, tmp_path: Path, last: int, drawn: int, value: float
+    file: Path, tmp_path: Path, last: int, position: int, value: float
 ) -> None:
     model = charlstm.load(file)
-    context = model.read("The ")
+    context = model.advance("The ")
     model.save_state(
-        tmp_path / "state", replace(context, last=last, drawn=drawn, state=context.state + np.float32(value))
+        tmp_path / "state", replace(context, last=last, position=position, state=context.state + np.float32(value))
     )
-    with pytest.raises(CheckpointError, match="no model can reach"):
+    with pytest.raises(CheckpointError, match="no model can produce"):
         model.load_state(tmp_path / "state")
 
 

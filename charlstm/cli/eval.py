@@ -132,7 +132,7 @@ def evaluate(
     way["max_chars"] = max_chars or corpus.MAX_CHARS
     with counting("reading", vocabulary.kind, not as_json) as report:
         given = corpus.told(corpus.parts(text, **way), report) if text else None
-        ids, foreign = model.symbols(given, unknown)
+        ids, foreign = model.encode(given, unknown)
     if per_char:
         score_display.show_chars(surprisal.chars(model.scorer, vocabulary, ids, top), as_json)
     elif heat:
@@ -148,9 +148,8 @@ def evaluate(
             score = evaluation.evaluate(model.scorer, ids, **how)
             used: dict[str, Any] = {"checkpoint": str(model.path), "engine": model.scorer.description}
             if precision == "int8":
-                in_fp32 = load(model.path, precision="fp32", threads=threads)
-                rounded = evaluation.evaluate(in_fp32.scorer, ids, **how)
-                used["int8_cost_bits_per_char"] = score.bits_per_char - rounded.bits_per_char
+                cost = model.int8_cost(ids, exact=exact, report=report, int8_score=score)
+                used["int8_cost_bits_per_char"] = cost
         _show(model, replace(score, unknown=foreign), used, text, unknown, as_json)
 
 

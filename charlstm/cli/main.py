@@ -13,7 +13,8 @@ import typer.main
 
 from charlstm.cli.app import app
 from charlstm.cli.console import complain
-from charlstm.errors import CharlstmError, UsageError
+from charlstm.config import flag
+from charlstm.errors import CharlstmError, Field, UsageError
 
 CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended, as coreutils do
 
@@ -37,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         return error.exit_code
     except CharlstmError as error:
-        complain(str(error))
+        complain(error.spelled(_flag))
         return 2 if isinstance(error, UsageError) else 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
@@ -46,6 +47,11 @@ def run(arguments: Sequence[str]) -> int:
     except MemoryError:
         complain("not enough memory: try a smaller --hidden, --batch-size or text")
         return 1
+
+
+def _flag(field: Field) -> str:
+    """Return the flag of an option that a message of the library names."""
+    return flag({"temperature": "temp", "seconds": "time", "from_": "from"}.get(field, field))
 
 
 def _closed_pipe() -> int:

@@ -30,7 +30,7 @@ from charlstm.cli.options import (
     unescaped,
 )
 from charlstm.cli.score_display import spell
-from charlstm.config import SamplingConfig
+from charlstm.config import SamplingConfig, SamplingKeywords
 
 EXAMPLES = """\
 charlstm next "to be or n"                   the ten likeliest characters
@@ -69,7 +69,7 @@ def following(
     if escapes:
         text, ban = unescaped(text, "TEXT"), unescaped(ban, "--ban")
         only = None if only is None else unescaped(only, "--only")
-    options = {
+    options: SamplingKeywords = {
         "top_k": top_k,
         "top_p": top_p,
         "min_p": min_p,
@@ -79,7 +79,7 @@ def following(
         "ban": ban,
         "only": only,
     }
-    SamplingConfig(temp, **options)  # type: ignore[arg-type]  # a bad option is reported before anything is read
+    SamplingConfig(temp, **options)  # a bad option is reported before anything is read
 
     from charlstm.inference import native
     from charlstm.model import load

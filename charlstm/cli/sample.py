@@ -38,7 +38,8 @@ from charlstm.terminal import TextOut, is_terminal
 
 if TYPE_CHECKING:
     from charlstm.config import Unknown
-    from charlstm.inference.sampling import Context, Text
+    from charlstm.inference.context import Context
+    from charlstm.inference.sampling import GeneratedText
     from charlstm.model import Model
 
 EXAMPLES = """\
@@ -193,13 +194,13 @@ def sample(
     with to_stdout():
         if side_by_side:
             try:
-                for number, drawn in enumerate(model.draw(config, groups, context, scored=as_json), 1):
+                for number, drawn in enumerate(model.generate(config, groups, context, scored=as_json), 1):
                     if as_json:
                         out.write(json.dumps({"number": number, **_facts(model, config, drawn)}) + "\n")
                     else:
                         out.write(drawn.text + _behind(drawn.text, config, null))
                     if save_state is not None:
-                        model.save_state(save_state, model.after(drawn))
+                        model.save_state(save_state, model.context_after(drawn))
             finally:  # what was drawn before an error goes out, too
                 out.close()
         else:
@@ -210,9 +211,9 @@ def _write(
     model: Model, config: SamplingConfig, context: Context | None, out: TextOut, null: bool, save_state: Path | None
 ) -> None:
     """One text, as it is drawn."""
-    from charlstm.inference import sampling
+    from charlstm.inference.sampling import Sampler
 
-    stream = sampling.Stream(model.engine, model.vocabulary, config, context)
+    stream = Sampler(model.engine, model.vocabulary, config).stream(context)
     piece = ""
     try:
         for piece in stream:
@@ -241,12 +242,12 @@ def _primes(model: Model, source: str, unknown: Unknown, out: TextOut) -> Iterat
         out.flush()
 
 
-def _facts(model: Model, config: SamplingConfig, drawn: Text) -> dict[str, Any]:
+def _facts(model: Model, config: SamplingConfig, drawn: GeneratedText) -> dict[str, Any]:
     """All that is to be said of a text."""
     chars = len(drawn.symbols)
     assert drawn.log_probability is not None
     length = 0 if drawn.ended == "document" else config.most or 0
-    settings = {**asdict(config), "seed": drawn.begin.seed, "length": length}
+    settings = {**asdict(config), "seed": drawn.start.seed, "length": length}
     del settings["prime"]
     return {
         "text": drawn.text,

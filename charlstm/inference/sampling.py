@@ -1,7 +1,9 @@
-"""Text out of an engine: how it is drawn, where it ends; streaming, many at once.
+"""Generate text: one text as a stream of pieces, or many texts in batches.
 
-A text is drawn symbol by symbol, each from what a `Rule` makes of the logits. The same engine, seed, prompt and
-settings give the same text, however it is cut into pieces and however many are drawn beside it.
+A text is sampled symbol by symbol from the distribution of a `SamplingRule`. The same engine, seed, prime and options
+give the same text, however it is split into blocks and however many texts are generated with it.
+
+Letters: B batch of independent texts, T time, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,505 +13,399 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlstm import terminal
-from charlstm.config import MAX_REPEAT_WINDOW, SamplingConfig
-from charlstm.errors import UnknownSymbols, UsageError
+from charlstm.config import SamplingConfig
+from charlstm.errors import Field, UnknownSymbols, UsageError
 from charlstm.inference import filters
+from charlstm.inference.context import Context, Ids, advance, advance_sampled
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
+from charlstm.inference.stopping import Ended, StopCondition, ends_with_document
 from charlstm.text import utf8
-from charlstm.text.vocabulary import Vocabulary, code_points, listed
+from charlstm.text.vocabulary import Vocabulary, listed
 
-BLOCK_SECONDS = 0.5e-3  # a piece takes so long to draw: no symbol waits a millisecond, and Python costs some 2 %
-GROUP = 64  # texts drawn as one batch
-GROUP_SYMBOLS = 64  # drawn between two chances for Ctrl-C
-LONGEST_BEGINNING = 3  # symbols of a character that is not whole
-FIRST_SYMBOLS = 16  # at first where a text may end at any symbol; doubled each time
-
-Ended = Literal["length", "lines", "stop", "document"]
-Ids = np.ndarray[Any, Any]
-
-
-def _no_symbols() -> NDArray[np.int32]:
-    return np.empty(0, np.int32)
+BLOCK_SECONDS = 0.5e-3  # per piece of a stream: no symbol waits a millisecond, and Python costs about 2 %
+BATCH = 64  # texts that are sampled as one batch
+BLOCK = 64  # symbols per text and call of the engine; Ctrl-C takes effect between calls
+FIRST_BLOCK = 16  # of these, if a text may end at any symbol; doubled with each call
+LONGEST_UNFINISHED = 3  # bytes of an incomplete character
 
 
 @dataclass(frozen=True)
-class Context:
-    """Where a text stands: all that is needed to go on with it. Immutable; make a new one with `read`."""
+class GeneratedText:
+    """A generated text.
 
-    state: NDArray[np.float32]  # (L, S, 1, H)
-    last: int  # the symbol that the model has not read yet
-    drawn: int = 0  # symbols drawn so far: the place in the sequence of random numbers
-    seed: int | None = None  # of those random numbers
-    before: NDArray[np.int32] = field(default_factory=_no_symbols)
-    """The symbols before the last, as many as a repeat penalty may look back at."""
-
-    @property
-    def recent(self) -> NDArray[np.int32]:
-        """The last symbols of the text."""
-        return np.append(self.before, np.int32(self.last))
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text that was drawn, and how it came to its end."""
+    Attributes:
+        text: the text, without its prime.
+        ended: what ended it.
+        prime: the text that it continues.
+        log_probability: the sum over its characters, in nats, under the model at temperature 1 without filters; None if
+            it was not computed.
+        symbols: (T,) the ids of the text.
+        start: the context that it was sampled from.
+    """
 
     text: str
     ended: Ended
-    prime: str  # what it goes on from; not part of it
-    log_probability: (
-        float | None
-    )  # of all its characters, in nats, by the model itself: see `texts`; None: not asked for
+    prime: str
+    log_probability: float | None
     symbols: Ids = field(repr=False, compare=False)
-    begin: Context = field(repr=False, compare=False)
+    start: Context = field(repr=False, compare=False)
 
 
-def rule_of(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRule:
-    """How symbols of a vocabulary are drawn by these settings.
+def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRule:
+    """Return the distribution that a config defines for the symbols of a vocabulary.
 
     Raises:
-        UnknownSymbols: `only` or `stop` has characters that are not in the vocabulary, or `lines` are to end the text
-            and the vocabulary has no line break.
-        UsageError: no character is left to draw, or none that `stop` or `lines` wait for.
+        UnknownSymbols: `only` or `stop` has characters that are not in the vocabulary, or `lines` is set and the
+            vocabulary has no line break.
+        UsageError: `ban` and `only` allow no character, or exclude one that ends the text.
     """
     allowed, follows = None, None if config.raw else vocabulary.follows
     if config.ban or config.only is not None:
         named = config.ban + (config.only or "")
         if vocabulary.kind == "bytes" and len(vocabulary.lookup(named)[0]) > len(named):
             raise UsageError(
-                "--ban and --only name symbols, and to a model of bytes these are several: name ASCII only"
+                Field("ban"),
+                " and ",
+                Field("only"),
+                " name single bytes for a model of bytes: use ASCII characters only",
             )
         allowed = np.full(len(vocabulary), config.only is None)
-        allowed[_known(*vocabulary.lookup(config.only or "", "skip"), "--only has characters")] = True
-        allowed[vocabulary.lookup(config.ban, "skip")[0]] = False  # who bans what is not there has what he wants
+        ids, unknown = vocabulary.lookup(config.only or "", "skip")
+        _refuse_unknown(unknown, Field("only"))
+        allowed[ids] = True
+        allowed[vocabulary.lookup(config.ban, "skip")[0]] = False  # a character outside the vocabulary has no effect
         if follows is not None:
             follows = utf8.pruned(np.where(allowed, follows, np.uint8(utf8.NEVER)))
         if not (allowed if follows is None else follows[0] != utf8.NEVER).any():
-            raise UsageError("--ban and --only leave no character that could be drawn")
-    waits = [(text, f"--stop '{terminal.escape(text)[:40]}' can never come: it has characters") for text in config.stop]
-    if config.lines is not None:
-        waits.append(("\n", "--lines cannot end the text: the line break is a character"))
-    if ends_with_document(vocabulary, config) and allowed is not None and not allowed[vocabulary.boundary_id]:
-        raise UsageError("the text ends where its document does, which --ban or --only forbids: give --length")
-    for text, what in waits:
-        ids = _known(*vocabulary.encode_known(text, "skip"), what)
-        if allowed is not None and not allowed[ids].all():
-            raise UsageError(f"{what} that --ban or --only forbids")
-        if follows is not None and not utf8.can_come(follows, ids):
-            raise UsageError(f"{what} that are not UTF-8, or that --ban or --only forbids: see --raw")
-    window = config.repeat_window if config.repeat_penalty != 1 else 0
-    shares = (config.top_k, config.top_p, config.min_p, config.typical)
+            raise UsageError(Field("ban"), " and ", Field("only"), " leave no character that could be sampled")
+    _check_end(vocabulary, config, allowed, follows)
     return SamplingRule(
         config.temperature,
-        *shares,
-        config.repeat_penalty,
-        window,
-        allowed if follows is None else None,
-        follows,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        typical=config.typical,
+        penalty=config.repeat_penalty,
+        window=config.repeat_window if config.repeat_penalty != 1 else 0,
+        allowed=allowed if follows is None else None,
+        follows=follows,
     )
 
 
-def ends_with_document(vocabulary: Vocabulary, config: SamplingConfig) -> bool:
-    """Whether a text is one document: nothing else is said that may end it."""
-    is_open = config.length is None and config.lines is None and not config.stop
-    return is_open and vocabulary.boundary_id is not None
+def _check_end(
+    vocabulary: Vocabulary,
+    config: SamplingConfig,
+    allowed: NDArray[np.bool_] | None,
+    follows: NDArray[np.uint8] | None,
+) -> None:
+    """Check that the symbols which end a text can be sampled."""
+    excluded = (Field("ban"), " or ", Field("only"), " excludes")
+    if ends_with_document(vocabulary, config) and allowed is not None and not allowed[vocabulary.boundary_id]:
+        raise UsageError("the boundary that ends a document is a character that ", *excluded, ": set ", Field("length"))
+    ends = [
+        (text, (Field("stop"), f" '{terminal.escape(text)[:40]}' can never occur: it has characters"))
+        for text in config.stop
+    ]
+    if config.lines is not None:
+        ends.append(("\n", (Field("lines"), " cannot end the text: the line break is a character")))
+    for text, problem in ends:
+        ids, unknown = vocabulary.encode_known(text, "skip")
+        _refuse_unknown(unknown, *problem)
+        if allowed is not None and not allowed[ids].all():
+            raise UsageError(*problem, " that ", *excluded)
+        if follows is not None and not utf8.can_come(follows, ids):
+            raise UsageError(*problem, " that are not UTF-8, or that ", *excluded, "; see ", Field("raw"))
 
 
-def _known(ids: Ids, foreign: Mapping[str, int], what: str) -> Ids:
-    if foreign:
-        raise UnknownSymbols(f"{what} that the model does not know: {listed(foreign)}")
-    return ids
+def _refuse_unknown(unknown: Mapping[str, int], *problem: str) -> None:
+    if unknown:
+        has = () if len(problem) > 1 else (" has characters",)
+        raise UnknownSymbols(*problem, *has, f" that are not in the vocabulary of the model: {listed(unknown)}")
 
 
-def _phase(vocabulary: Vocabulary, rule: SamplingRule, recent: Ids) -> int:
-    """The state of the rule's automaton after a text's last symbols, −1 where there is none.
+class Sampler:
+    """Generates text with one model and one set of options.
+
+    Args:
+        engine: the model.
+        vocabulary: its vocabulary.
+        config: the options.
+
+    Attributes:
+        engine: as given.
+        vocabulary: as given.
+        config: as given.
+        rule: the distribution that each symbol is sampled from.
 
     Raises:
-        UsageError: nothing may come in it.
-    """
-    phase = 0 if rule.follows is None else vocabulary.phase(recent[recent >= 0])
-    if rule.follows is not None and (rule.follows[phase] == utf8.NEVER).all():
-        raise UsageError("--ban and --only leave nothing that could finish the character that the prime ends in")
-    return phase
+        UnknownSymbols, UsageError: as in `sampling_rule`.
 
-
-def read(engine: Engine, vocabulary: Vocabulary, text: str = "", context: Context | None = None) -> Context:
-    """The context after `text`, that is read after `context`.
-
-    Without a context the text begins here: from the zero state, in a model of documents behind a boundary. In others an
-    empty text begins after a line break, as most texts do at their first character; where the vocabulary has none,
-    after a space, or after its first symbol.
-
-    Raises:
-        UnknownSymbols: the text has characters that are not in the vocabulary.
-    """
-    ids = vocabulary.encode(text).astype(np.int32)
-    if context is None:
-        if (boundary := vocabulary.boundary_id) is not None:
-            ids = np.append(np.int32(boundary), ids)
-        elif len(ids) == 0:
-            ids = vocabulary.encode(next((s for s in "\n " if s in vocabulary.symbols), vocabulary.symbols[0]))
-        context = Context(engine.zero_state(), int(ids[0]))
-        ids = ids[1:]
-    return _read(engine, context, ids)
-
-
-def _read(engine: Engine, context: Context, ids: Ids) -> Context:
-    if len(ids) == 0:
-        return context
-    behind = np.concatenate(([context.last], ids[:-1])).astype(np.int32)
-    return _moved(context, engine.advance(behind[:, None], context.state), ids)
-
-
-def _moved(context: Context, state: NDArray[np.float32], ids: Ids) -> Context:
-    """The context after ids that lead from it to a state."""
-    before = np.concatenate((context.recent, ids[:-1]))[1 - MAX_REPEAT_WINDOW :].astype(np.int32)
-    return replace(context, state=state, last=int(ids[-1]), before=before)
-
-
-def _drawn(context: Context, state: NDArray[np.float32], ids: Ids) -> Context:
-    return replace(_moved(context, state, ids), drawn=context.drawn + len(ids))
-
-
-def _after(engine: Engine, context: Context, ids: Ids) -> Context:
-    """The context after ids that were drawn from it."""
-    return replace(_read(engine, context, ids), drawn=context.drawn + len(ids))
-
-
-def after(engine: Engine, text: Text) -> Context:
-    """The context after a text, to go on from there."""
-    return _after(engine, text.begin, text.symbols)
-
-
-def _begin(engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, context: Context | None) -> Context:
-    """The context after the prime, with a seed: the config's, else the context's, else a fresh one."""
-    context = read(engine, vocabulary, config.prime, context)
-    if config.seed is not None and config.seed != context.seed:
-        return replace(context, seed=config.seed, drawn=0)
-    return context if context.seed is not None else replace(context, seed=fresh_seed(), drawn=0)
-
-
-class _Ending:
-    """Where a text ends: at its length, with its last line, with a stop text, or before its document's end.
-
-    Symbols go in as they are drawn and come out when it is certain that they belong to the text. Of several ends the
-    first holds, and of stop texts that are complete at the same symbol the longest.
+    Example:
+        >>> sampler = Sampler(model.engine, model.vocabulary, SamplingConfig(length=100, seed=1))
+        >>> text = "".join(sampler.stream())
+        >>> next(sampler.texts()).text == text
+        True
     """
 
-    def __init__(self, vocabulary: Vocabulary, config: SamplingConfig, recent: Ids) -> None:
-        self.by: Ended | None = None
-        """What ended the text."""
-        self.room = config.most
-        """The most symbols that may still be drawn; None is without end."""
-        self._stops = [_spelled(vocabulary.encode(text)) for text in config.stop]
-        self._stopped: Ended = "stop"  # by one of these
-        if ends_with_document(vocabulary, config):
-            self.room, self._stopped = None, "document"
-            self._stops = [_spelled(np.array([vocabulary.boundary_id]))]
-        self._longest = max(map(len, self._stops), default=0)
-        self._keeps = config.keep_stop
-        self._lines = config.lines
-        self._break = None if config.lines is None else vocabulary.encode("\n")[0]
-        self._held = ""
-        self._vocabulary = None if config.raw or vocabulary.follows is None else vocabulary
-        self._prime = 0 if self._vocabulary is None else vocabulary.unfinished(recent)
-        self._begun = recent[len(recent) - self._prime :]  # of a character that is not whole, first the prime's
+    def __init__(self, engine: Engine, vocabulary: Vocabulary, config: SamplingConfig) -> None:
+        self.rule = sampling_rule(vocabulary, config)
+        self.engine, self.vocabulary, self.config = engine, vocabulary, config
 
-    @property
-    def may_end(self) -> bool:
-        """Whether the text may end at any symbol."""
-        return bool(self._stops) or self._lines is not None
+    def stream(self, context: Context | None = None) -> Stream:
+        """Return an iterator over the pieces of one text.
 
-    def take(self, symbols: Ids) -> Ids:
-        """The symbols that are certain now: of those that were held back, and of these.
+        Args:
+            context: the context that the prime and the text continue; None starts a new text.
 
-        Of a model of bytes they are whole characters, or what makes the prime's last one whole, unless it is raw; what
-        of one is there at the text's end is not part of it.
+        Raises:
+            UnknownSymbols: the prime has characters that are not in the vocabulary.
+            UsageError: `count` or `best_of` is not 1.
         """
-        certain = self._certain(symbols)
-        if self._vocabulary is None:
-            return certain
-        certain = np.concatenate((self._begun, certain))
-        whole = len(certain) - self._vocabulary.unfinished(certain)
-        self._begun = certain[whole:]
-        first, self._prime = self._prime, 0 if whole else self._prime
-        return certain[first:whole]
+        config = self.config
+        if config.count != 1 or config.best_of != 1:
+            raise UsageError(
+                f"a stream is one text, not {config.count * config.best_of}: leave out ",
+                Field("count"),
+                " and ",
+                Field("best_of"),
+            )
+        start = self._start(config.prime, context, config.seed)
+        condition = StopCondition(self.vocabulary, config, start.recent)
+        return Stream(self, start, condition)
 
-    def _certain(self, symbols: Ids) -> Ids:
-        if self.room is not None:
-            self.room -= len(symbols)
-            self.by = "length" if self.room == 0 else None
-        if not self._stops and self._lines is None:
-            return symbols
-        text = self._held + _spelled(symbols)
-        ends: list[tuple[int, int, Ended]] = []  # one behind it, less its length if it is a stop text
-        for stop in self._stops:
-            if (at := text.find(stop)) >= 0:
-                ends.append((at + len(stop), -len(stop), self._stopped))
-        if self._lines is not None:
-            breaks = np.flatnonzero(symbols == self._break)
-            if len(breaks) >= self._lines:
-                ends.append((len(self._held) + int(breaks[self._lines - 1]) + 1, 0, "lines"))
-            self._lines -= len(breaks)
-        if ends:
-            end, stop_text, self.by = min(ends)
-            return _symbols(text[: end if self._keeps else end + stop_text])
-        certain = len(text) if self.by else len(text) - self._beginning(text)
-        self._held = text[certain:]
-        return _symbols(text[:certain])
+    def texts(
+        self, primes: Iterable[Sequence[str]] | None = None, context: Context | None = None, *, scored: bool = False
+    ) -> Iterator[GeneratedText]:
+        """Generate `config.count` texts for each prime, in batches. Memory is that of one batch.
 
-    def _beginning(self, text: str) -> int:
-        """How many characters at the text's end a stop text may begin with."""
-        most = min(len(text), self._longest - 1)
-        return next((n for n in range(most, 0, -1) if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)
+        If `best_of` is 1, the first text equals that of a stream with the same seed. Otherwise each text is the best of
+        `best_of` candidates: the one with the highest mean log-probability of its characters, under the model at
+        temperature 1 without filters. An empty text is the worst.
+
+        Args:
+            primes: groups of primes; None stands for one group of `config.prime`. All texts of a group are generated
+                before the next group is requested. A text depends on the position of its prime, but not on the groups.
+            context: the context that each prime continues; None starts new texts.
+            scored: also compute the log-probabilities, which takes about as long as sampling.
+
+        Raises:
+            UnknownSymbols: a prime has characters that are not in the vocabulary.
+            UsageError: nothing ends the texts.
+        """
+        config = self.config
+        if not config.ends:
+            ends = (Field("length"), ", ", Field("lines"), " or ", Field("stop"))
+            raise UsageError("texts that are generated in batches need an end: set ", *ends)
+        seed = config.seed if config.seed is not None else context.seed if context is not None else None
+        seed = random_seed() if seed is None else seed
+        per_batch = max(1, BATCH // config.best_of)
+        streams = itertools.count()
+        for group in [[config.prime]] if primes is None else primes:
+            starts = (
+                (prime, start)
+                for prime in group
+                for start in itertools.repeat(self._start(prime, context, seed), config.count)
+            )
+            while batch := list(itertools.islice(starts, per_batch)):
+                numbers = np.array(list(itertools.islice(streams, len(batch) * config.best_of)))
+                yield from self._best(batch, numbers, scored)
+
+    def next_probabilities(self, context: Context) -> NDArray[np.float64]:
+        """Return the probability of each symbol to be sampled next, (V,).
+
+        Raises:
+            FloatingPointError: the logits are NaN or infinite.
+            UsageError: `ban` and `only` allow no symbol next.
+        """
+        phase = self.phase(context.recent)
+        logits, _ = self.engine.step([context.last], context.state)
+        return filters.distribution(logits[0], self.rule, context.recent, phase)
+
+    def extend(self, context: Context, length: int) -> tuple[Ids, Context]:
+        """Sample `length` symbols after a context that has a seed.
+
+        Returns:
+            The symbols (length,), and the context after them.
+
+        Raises:
+            CheckpointError: the logits are NaN or infinite.
+            UsageError: `ban` and `only` allow no symbol next.
+        """
+        assert context.seed is not None
+        sampled, state = self.engine.generate(
+            [context.last],
+            context.state,
+            length,
+            self.rule,
+            seed=context.seed,
+            position=context.position,
+            streams=[0],
+            recent=context.recent[:, None] if self.rule.lookback else None,
+            phases=[self.phase(context.recent)],
+        )
+        symbols = sampled[:, 0]
+        return symbols, replace(context.moved(state, symbols), position=context.position + length)
+
+    def phase(self, recent: Ids) -> int:
+        """Return the state of the automaton of the rule after the last symbols of a text; −1 means none.
+
+        Raises:
+            UsageError: no symbol is allowed in that state.
+        """
+        follows = self.rule.follows
+        if follows is None:
+            return 0
+        phase = self.vocabulary.phase(recent[recent >= 0])
+        if (follows[phase] == utf8.NEVER).all():
+            raise UsageError(
+                Field("ban"),
+                " and ",
+                Field("only"),
+                " leave no byte that could complete the last character of ",
+                Field("prime"),
+            )
+        return phase
+
+    def spelled(self, ids: Ids) -> str:
+        """Return the text of ids (T,). Without `raw`, bytes that are not UTF-8 are omitted.
+
+        Those can only be the bytes that complete the last character of the prime.
+        """
+        text = self.vocabulary.decode(ids)
+        return text if self.config.raw else text.encode("utf-8", "ignore").decode("utf-8")
+
+    def _start(self, prime: str, context: Context | None, seed: int | None) -> Context:
+        """Return the context after a prime. Its seed is the given one, else that of the context, else a random one."""
+        context = advance(self.engine, self.vocabulary, prime, context)
+        if seed is not None and seed != context.seed:
+            return replace(context, seed=seed, position=0)
+        return context if context.seed is not None else replace(context, seed=random_seed(), position=0)
+
+    def _best(self, starts: Sequence[tuple[str, Context]], streams: Ids, scored: bool) -> Iterator[GeneratedText]:
+        """Generate `best_of` candidates for each (prime, context) in one batch, and return the best of each."""
+        n = self.config.best_of
+        contexts = [start for _, start in starts for _ in range(n)]
+        candidates = self._batch(contexts, streams, scored or n > 1)
+        for k, (prime, start) in enumerate(starts):
+            ended, symbols, nats = max(candidates[k * n : (k + 1) * n], key=lambda text: _mean(text[2]))
+            log_probability = float(-nats.sum()) if scored else None
+            yield GeneratedText(self.spelled(symbols), ended, prime, log_probability, symbols, start)
+
+    def _batch(
+        self, starts: Sequence[Context], streams: Ids, scored: bool
+    ) -> list[tuple[Ended, Ids, NDArray[np.float64]]]:
+        """Generate one text for each context; all contexts have the same seed and position.
+
+        Returns:
+            For each text what ended it, its symbols (T,), and their surprisal (T,) in nats, which is empty if not
+            `scored`.
+        """
+        state = np.concatenate([start.state for start in starts], axis=2)
+        recent = np.full((max(LONGEST_UNFINISHED, self.rule.lookback), len(starts)), -1, np.int32)
+        for column, start in enumerate(starts):
+            previous = start.recent[-len(recent) :]
+            recent[-len(previous) :, column] = previous
+        seed, position = starts[0].seed, starts[0].position
+        assert seed is not None
+        conditions = [StopCondition(self.vocabulary, self.config, start.recent) for start in starts]
+        taken: list[list[Ids]] = [[] for _ in starts]
+        nats: list[list[NDArray[np.float64]]] = [[np.empty(0)] for _ in starts]
+        live = np.arange(len(starts))
+        block = FIRST_BLOCK if conditions[0].may_end_early else BLOCK
+        while len(live):
+            remaining = conditions[live[0]].remaining  # the same for all live texts
+            length = block if remaining is None else min(block, remaining)
+            block = min(2 * block, BLOCK)
+            symbols, new_state = self.engine.generate(
+                recent[-1],
+                state,
+                length,
+                self.rule,
+                seed=seed,
+                position=position,
+                streams=streams[live],
+                recent=recent,
+                phases=[self.phase(column) for column in recent.T],
+            )
+            surprisal = np.empty((0, len(live)))
+            if scored:
+                surprisal, _ = self.engine.score(np.concatenate([recent[-1:], symbols]), state)
+            for column, k in enumerate(live.tolist()):
+                taken[k].append(conditions[k].take(symbols[:, column]).astype(self.vocabulary.dtype))
+                nats[k].append(surprisal[:, column])
+            continues = np.array([conditions[k].ended is None for k in live])
+            recent = np.concatenate([recent, symbols])[-len(recent) :, continues]
+            state, live, position = new_state[:, :, continues], live[continues], position + length
+        found = []
+        for k, condition in enumerate(conditions):
+            assert condition.ended is not None
+            text = np.concatenate(taken[k])
+            found.append((condition.ended, text, np.concatenate(nats[k])[: len(text)]))
+        return found
 
 
-def _spelled(ids: Ids) -> str:
-    """Ids as code points: what can be searched. Not what they spell in the vocabulary."""
-    return str(ids.astype("<u4").tobytes(), "utf-32-le", "surrogatepass")
-
-
-def _text(vocabulary: Vocabulary, ids: Ids, raw: bool) -> str:
-    """What ids spell. Bytes that make the prime's last character whole spell nothing, unless it is raw."""
-    text = vocabulary.decode(ids)
-    return text if raw else text.encode("utf-8", "ignore").decode("utf-8")
-
-
-def _symbols(spelled: str) -> Ids:
-    return code_points(spelled).astype(np.int32)
+def _mean(nats: NDArray[np.float64]) -> float:
+    """Return the mean log-probability of symbols from their surprisal (T,) in nats; −∞ for an empty text."""
+    return float(-nats.mean()) if len(nats) else -np.inf
 
 
 class Stream:
-    """One text, piece by piece: an iterator of strings, each ready within a millisecond of its first symbol.
+    """One text in pieces: an iterator of strings, each available within a millisecond of its first symbol.
 
-    Only what may be the beginning of a stop text waits until that is decided; and of a model of bytes, what is not a
-    whole character yet. With `config.raw` any bytes are drawn; those that are not UTF-8 are surrogates, as `vocab` has
-    it.
+    Symbols that may be the start of a stop text are delayed until that is decided, and bytes until their character is
+    complete. With `raw`, bytes that are not UTF-8 are surrogate characters, as in `ByteVocabulary`.
 
-    Args:
-        config: `count` and `best_of` must be 1. A seed of None takes the context's, or a fresh one.
-        context: goes on there; None begins a text. `config.prime` is read after it.
-
-    Raises:
-        UnknownSymbols: the prime has characters that are not in the vocabulary. Others as in `rule_of`.
+    Make one with `Sampler.stream`.
     """
 
-    def __init__(
-        self, engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, context: Context | None = None
-    ) -> None:
-        if config.count != 1 or config.best_of != 1:
-            raise UsageError(f"a stream is one text, not {config.count * config.best_of}: use texts()")
-        self._rule = rule_of(vocabulary, config)
-        self._at = _begin(engine, vocabulary, config, context)
-        self._engine, self._vocabulary = engine, vocabulary
-        self._ending = _Ending(vocabulary, config, self._at.recent)
-        self._raw = config.raw
+    def __init__(self, sampler: Sampler, start: Context, condition: StopCondition) -> None:
+        self._sampler, self._condition = sampler, condition
+        self._context = start  # after all sampled symbols
         self._block = 1
-        self._open: list[tuple[Context, Ids]] = []  # blocks of which not all was given, and where each began
-        self._given = 0  # symbols of the first of them
+        self._pending: list[tuple[Context, Ids]] = []  # blocks with symbols that were not returned, and their start
+        self._returned = 0  # symbols of the first of them that were returned
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        while self._ending.by is None:
-            room = self._ending.room
-            length = self._block if room is None else min(self._block, room)
-            was, began = self._at, time.perf_counter()
-            assert was.seed is not None
-            drawn, state = self._engine.generate(
-                [was.last],
-                was.state,
-                length,
-                self._rule,
-                seed=was.seed,
-                position=was.drawn,
-                streams=[0],
-                recent=was.recent[:, None] if self._rule.lookback else None,
-                phases=[_phase(self._vocabulary, self._rule, was.recent)],
-            )
+        """Return the next piece, which is not empty.
+
+        Raises:
+            CheckpointError: the logits are NaN or infinite.
+            UsageError: no symbol is allowed next.
+        """
+        while self._condition.ended is None:
+            remaining = self._condition.remaining
+            length = self._block if remaining is None else min(self._block, remaining)
+            start, began = self._context, time.perf_counter()
+            symbols, self._context = self._sampler.extend(start, length)
             seconds = time.perf_counter() - began
             self._block = max(1, min(2 * length, int(length * BLOCK_SECONDS / max(seconds, 1e-9))))
-            symbols = drawn[:, 0]
-            self._at = _drawn(was, state, symbols)
-            given = self._ending.take(symbols)
-            self._open.append((was, symbols))
-            self._given += len(given)
-            while self._open and self._given >= len(self._open[0][1]):
-                self._given -= len(self._open.pop(0)[1])
-            if text := _text(self._vocabulary, given, self._raw):
+            certain = self._condition.take(symbols)
+            self._pending.append((start, symbols))
+            self._returned += len(certain)
+            while self._pending and self._returned >= len(self._pending[0][1]):
+                self._returned -= len(self._pending.pop(0)[1])
+            if text := self._sampler.spelled(certain):
                 return text
         raise StopIteration
 
     @property
     def context(self) -> Context:
-        """Where the text stands after the last piece, to be kept or saved, and taken up again by another stream."""
-        if not self._open:
-            return self._at
-        was, symbols = self._open[0]
-        return _after(self._engine, was, symbols[: self._given])
+        """The context after the last piece that was returned, from which another stream can continue."""
+        if not self._pending:
+            return self._context
+        start, symbols = self._pending[0]
+        return advance_sampled(self._sampler.engine, start, symbols[: self._returned])
 
 
-def stream(engine: Engine, vocabulary: Vocabulary, config: SamplingConfig, context: Context | None = None) -> Stream:
-    """One text, piece by piece: see `Stream`."""
-    return Stream(engine, vocabulary, config, context)
-
-
-def texts(
-    engine: Engine,
-    vocabulary: Vocabulary,
-    config: SamplingConfig,
-    context: Context | None = None,
-    *,
-    scored: bool = False,
-) -> Iterator[Text]:
-    """`config.count` texts, drawn in batches; all begin alike, each has its random numbers.
-
-    The first is the text of a `Stream` with the same seed, if `config.best_of` is 1. Otherwise each is the best of so
-    many: that whose characters have the highest mean log-probability by the model itself, at temperature 1, nothing
-    filtered; an empty text is the worst. Memory is that of one batch.
-
-    Args:
-        scored: with the log-probability, which takes about as long as drawing.
-
-    Raises:
-        UsageError: texts without end. Others as in `Stream`.
-    """
-    return continuations(engine, vocabulary, config, [[config.prime]], context, scored=scored)
-
-
-def continuations(
-    engine: Engine,
-    vocabulary: Vocabulary,
-    config: SamplingConfig,
-    groups: Iterable[Sequence[str]],
-    context: Context | None = None,
-    *,
-    scored: bool = False,
-) -> Iterator[Text]:
-    """`config.count` texts for each prime. Arguments and errors as in `texts`.
-
-    Args:
-        groups: primes. Those of one group are drawn side by side, and all texts of a group are given before the next
-            group is asked for. No text depends on the groups, only on the place of its prime among all.
-    """
-    if not config.ends:
-        raise UsageError("texts side by side need an end: give --length, --lines or --stop")
-    rule = rule_of(vocabulary, config)
-    seed = config.seed if config.seed is not None else context.seed if context is not None else None
-    config = replace(config, seed=fresh_seed() if seed is None else seed)
-    per_batch = max(1, GROUP // config.best_of)
-    streams = itertools.count()
-    for primes in groups:
-        begins = (
-            (prime, begin)
-            for prime in primes
-            for begin in itertools.repeat(
-                _begin(engine, vocabulary, replace(config, prime=prime), context), config.count
-            )
-        )
-        while batch := list(itertools.islice(begins, per_batch)):
-            yield from _best(engine, vocabulary, config, rule, batch, streams, scored)
-
-
-def _best(
-    engine: Engine,
-    vocabulary: Vocabulary,
-    config: SamplingConfig,
-    rule: SamplingRule,
-    begins: Sequence[tuple[str, Context]],
-    streams: Iterator[int],
-    scored: bool,
-) -> Iterator[Text]:
-    """For each (prime, context) the best of `config.best_of` texts, all of them drawn side by side."""
-    n = config.best_of
-    contexts = [begin for _, begin in begins for _ in range(n)]
-    numbers = np.array(list(itertools.islice(streams, len(contexts))))
-    drawn = _side_by_side(engine, vocabulary, config, rule, contexts, numbers, scored or n > 1)
-    for k, (prime, begin) in enumerate(begins):
-        ended, symbols, nats = max(drawn[k * n : (k + 1) * n], key=lambda text: _mean(text[2]))
-        log_probability = float(-nats.sum()) if scored else None
-        yield Text(_text(vocabulary, symbols, config.raw), ended, prime, log_probability, symbols, begin)
-
-
-def _mean(nats: NDArray[np.float64]) -> float:
-    """Mean log-probability of a text's symbols; of an empty one −∞."""
-    return float(-nats.mean()) if len(nats) else -np.inf
-
-
-def _side_by_side(
-    engine: Engine,
-    vocabulary: Vocabulary,
-    config: SamplingConfig,
-    rule: SamplingRule,
-    begins: Sequence[Context],
-    streams: Ids,
-    scored: bool,
-) -> list[tuple[Ended, Ids, NDArray[np.float64]]]:
-    """What ended each text, its symbols and, if `scored`, their nats; of contexts with one seed and one place in it."""
-    state = np.concatenate([begin.state for begin in begins], axis=2)
-    recent = np.full((max(LONGEST_BEGINNING, rule.lookback), len(begins)), -1, np.int32)
-    for column, begin in enumerate(begins):
-        behind = begin.recent[-len(recent) :]
-        recent[-len(behind) :, column] = behind
-    seed, position = begins[0].seed, begins[0].drawn
-    assert seed is not None
-    endings = [_Ending(vocabulary, config, begin.recent) for begin in begins]
-    given: list[list[Ids]] = [[] for _ in begins]
-    nats: list[list[NDArray[np.float64]]] = [[np.empty(0)] for _ in begins]
-    live = np.arange(len(begins))
-    block = FIRST_SYMBOLS if endings[0].may_end else GROUP_SYMBOLS
-    while len(live):
-        room = endings[live[0]].room  # the same for all: as many were drawn of each
-        length = block if room is None else min(block, room)
-        block = min(2 * block, GROUP_SYMBOLS)
-        phases = [_phase(vocabulary, rule, behind) for behind in recent.T]
-        symbols, new = engine.generate(
-            recent[-1],
-            state,
-            length,
-            rule,
-            seed=seed,
-            position=position,
-            streams=streams[live],
-            recent=recent,
-            phases=phases,
-        )
-        surprise = (
-            engine.score(np.concatenate([recent[-1:], symbols]), state)[0] if scored else np.empty((0, len(live)))
-        )
-        for column, k in enumerate(live.tolist()):
-            given[k].append(endings[k].take(symbols[:, column]).astype(vocabulary.dtype))
-            nats[k].append(surprise[:, column])
-        goes_on = np.array([endings[k].by is None for k in live])
-        recent = np.concatenate([recent, symbols])[-len(recent) :, goes_on]
-        state, live, position = new[:, :, goes_on], live[goes_on], position + length
-    found = []
-    for k, ending in enumerate(endings):
-        assert ending.by is not None
-        text = np.concatenate(given[k])
-        found.append((ending.by, text, np.concatenate(nats[k])[: len(text)]))
-    return found
-
-
-def following(engine: Engine, vocabulary: Vocabulary, rule: SamplingRule, context: Context) -> NDArray[np.float64]:
-    """The probability of each symbol to come next by the rule, (V,).
-
-    Raises:
-        FloatingPointError: the model's logits are not finite.
-        UsageError: nothing may come.
-    """
-    phase = _phase(vocabulary, rule, context.recent)
-    logits, _ = engine.step([context.last], context.state)
-    return filters.distribution(logits[0], rule, context.recent, phase)
-
-
-def fresh_seed() -> int:
-    """A seed that nobody could foresee."""
+def random_seed() -> int:
+    """Return an unpredictable seed from 0 to 2⁶³ − 1."""
     return secrets.randbits(63)

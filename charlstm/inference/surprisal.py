@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm.config import Unknown
+from charlstm.inference.context import advance
 from charlstm.inference.engine import Engine
 from charlstm.inference.evaluation import CHUNK, Reader, transitions_of
-from charlstm.inference.sampling import read
 from charlstm.text import documents
 from charlstm.text.corpus import Symbols, whole_lines
 from charlstm.text.vocabulary import Vocabulary
@@ -111,7 +111,7 @@ def lines(
     Raises:
         UnknownSymbols: such a character, with unknown="error".
     """
-    begin = read(engine, vocabulary)
+    begin = advance(engine, vocabulary)
     place = _Place(vocabulary.boundary_id, engine.zero_state())
     if vocabulary.boundary is not None and vocabulary.boundary_symbol is not None:
         parts = documents.marked(parts, vocabulary.boundary, vocabulary.boundary_symbol)

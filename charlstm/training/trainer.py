@@ -22,8 +22,9 @@ from charlstm.atomicfile import FolderLock
 from charlstm.checkpoint import BEST, LAST, Checkpoint
 from charlstm.config import ModelConfig, SamplingConfig, TrainingConfig, TrainingOptions, flag, from_json, to_json
 from charlstm.errors import CheckpointError, DivergenceError, UsageError
-from charlstm.inference import evaluation, native, sampling
+from charlstm.inference import evaluation, native
 from charlstm.inference.engine import Engine
+from charlstm.inference.sampling import Sampler
 from charlstm.model import Model, load
 from charlstm.provenance import BaseRecord, CorpusRecord, TextRecord
 from charlstm.terminal import escape
@@ -438,7 +439,7 @@ class Trainer:
         if self.options.sample_chars:
             engine = reader if isinstance(reader, Engine) else self._engine()
             config = SamplingConfig(length=self.options.sample_chars, seed=self.options.seed)
-            text = "".join(sampling.stream(engine, self.corpus.vocabulary, config))
+            text = "".join(Sampler(engine, self.corpus.vocabulary, config).stream())
         before = tally.best_nats, tally.best_step
         best = math.isfinite(nats) and (tally.best_nats is None or nats < tally.best_nats)
         tally.no_better += 1

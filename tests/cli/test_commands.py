@@ -223,8 +223,8 @@ def _nan(folder: Path) -> None:
         ("sample -c {model} --prime-file missing", "missing"),
         ("sample -c {model} --prime-lines missing", "missing"),
         ("sample -c {model} --prime-lines text2", "prime 1: 3 different characters are not in"),
-        ("sample -c {model} --only abx", "--only has characters that the model does not know: 'x' × 1"),
-        ("sample -c {model} --stop xa", "--stop 'xa' can never come"),
+        ("sample -c {model} --only abx", "--only has characters that are not in the vocabulary of the model: 'x' × 1"),
+        ("sample -c {model} --stop xa", "--stop 'xa' can never occur"),
         ("next -c {model} x", "'x' × 1"),
         ("sample -c {model} --load-state text", "not a state"),
         ("eval -c {model}", "does not name a corpus"),
@@ -403,14 +403,14 @@ def test_prime_lines_are_each_gone_on_with_to_the_end_of_the_line(
     assert (done.status, done.err, done.text.count("\n")) == (0, "", 3)
     loaded = charlstm.load(model)
     config = SamplingConfig(seed=4, lines=1)
-    assert done.text == "".join(t.text for t in loaded.draw(config, [["abc", "", "ha ha"]], scored=False))
+    assert done.text == "".join(t.text for t in loaded.generate(config, [["abc", "", "ha ha"]], scored=False))
     assert done.text.startswith(loaded.sample("abc", seed=4, lines=1))
     type_in(monkeypatch, b"abc\n\nha ha")
     assert here(capfd, *words, "--prime-lines", "-").text == done.text
     assert len(here(capfd, *words, "--prime-lines", "primes", "--count", 2).text.splitlines()) == 6
     stopped = here(capfd, *words, "--prime-lines", "primes", "--stop", "a", "-0").text.split("\0")
     assert stopped == [
-        *(t.text for t in loaded.draw(replace(config, lines=None, stop=("a",)), [["abc", "", "ha ha"]])),
+        *(t.text for t in loaded.generate(replace(config, lines=None, stop=("a",)), [["abc", "", "ha ha"]])),
         "",
     ]
     told = here(capfd, *words, "--prime-lines", "primes", "--unknown", "skip").err
@@ -448,7 +448,7 @@ def test_a_state_kept_where_a_stop_text_cut_is_that_of_the_last_printed_characte
     first = here(capfd, *words, "--stop", "ab", "--stop", "gh", "--save-state", "kept", *more).text
     printed = json.loads(first)["text"] if "--json" in more else first.removesuffix("\n") if more else first
     kept = charlstm.load(model).load_state("kept")
-    assert kept.drawn == len(printed)
+    assert kept.position == len(printed)
     here(capfd, *words, "--prime", "\n" + printed, "-n", 1, "--save-state", "read")
     here(capfd, *words, "-n", 1, "--load-state", "kept", "--save-state", "kept")
     read, gone_on = (charlstm.load(model).load_state(name) for name in ("read", "kept"))

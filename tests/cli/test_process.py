@@ -130,7 +130,7 @@ def test_each_prime_is_gone_on_with_before_the_next_is_written(model: Path) -> N
     process.stdout.close()
     assert process.wait(60) == 0
     config = SamplingConfig(seed=3, lines=1)
-    drawn = charlstm.load(model).draw(config, [["abc", "", "ha"]], scored=False)
+    drawn = charlstm.load(model).generate(config, [["abc", "", "ha"]], scored=False)
     assert b"".join(got).decode() == "".join(text.text for text in drawn)
 
 

@@ -22,7 +22,8 @@ from charlstm import checkpoint
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import DynamicConfig, ModelConfig, SamplingConfig, TrainingOptions
 from charlstm.errors import CheckpointError, CorpusError, ResumeError, UsageError
-from charlstm.inference import evaluation, sampling
+from charlstm.inference import evaluation
+from charlstm.inference.context import Context
 from charlstm.model import Model
 from charlstm.text import corpus, id_file
 from charlstm.text.documents import RECORD_SEPARATOR, marked, symbol_of
@@ -178,7 +179,7 @@ def test_the_score_of_a_text_is_the_sum_of_those_of_its_documents(boundary: str)
         assert [line.bits for line in lines] == pytest.approx(naive, abs=1e-4)
         assert [line.text for line in lines] == [name + boundary for name in NAMES]
     learned, _ = dynamic_evaluation.evaluate(
-        model.config, model.weights, model.symbols(text)[0], DynamicConfig(rate=0, decay=0)
+        model.config, model.weights, model.encode(text)[0], DynamicConfig(rate=0, decay=0)
     )
     assert learned.nats_per_char == pytest.approx(score.nats_per_char, abs=1e-5)
     carried = Model(replace(model.config, boundary=None), model.vocabulary, model.weights)  # negative control
@@ -197,7 +198,7 @@ def test_the_loss_of_a_window_is_the_mean_over_its_documents() -> None:
     model = model_of("".join(NAMES), "\n")
     network = Network(model.config)
     network.load_weights(model.weights)
-    ids = torch.from_numpy(model.symbols("\n".join(NAMES))[0].astype(np.int64))[:, None]
+    ids = torch.from_numpy(model.encode("\n".join(NAMES))[0].astype(np.int64))[:, None]
     logits, _ = network(ids[:-1], network.zero_state(1) + 1)  # whatever was carried is dropped at once
     loss = functional.cross_entropy(logits.flatten(0, 1), ids[1:].flatten())
     assert float(loss.detach()) * (len(ids) - 1) / math.log(2) == pytest.approx(sum(naive_bits(model, NAMES)), abs=1e-3)
@@ -303,11 +304,11 @@ def test_a_text_is_one_document_unless_its_length_is_given() -> None:
     longer = model.sample(length=200, seed=3, temperature=1.0)
     assert longer.startswith(one + END)
     assert longer.count(END) > 3
-    (drawn, *_) = model.draw(SamplingConfig(temperature=1.0, seed=3))
+    (drawn, *_) = model.generate(SamplingConfig(temperature=1.0, seed=3))
     assert drawn.ended == "document"
     stopped = model.sample(length=500, stop=(END,), seed=3, temperature=1.0)
     assert stopped == one
-    with pytest.raises(UsageError, match="--length"):
+    with pytest.raises(UsageError, match="excludes: set length"):
         model.sample(ban=RECORD_SEPARATOR)
     assert END not in model.sample(ban=RECORD_SEPARATOR, length=100, temperature=1.0)
 
@@ -332,7 +333,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been_between() -> None:
     rest = model.sample(length=60, context=model.load_state("s"), temperature=1.0)
     assert "\n" in first
     assert first + rest == model.sample(length=100, seed=5, temperature=1.0)
-    assert isinstance(stream.context, sampling.Context)
+    assert isinstance(stream.context, Context)
 
 
 # ---- the command line ----

@@ -105,7 +105,7 @@ def uses(model: Model, seed: int) -> Iterator[Callable[[], object]]:
 def learn(model: Model, text: str) -> None:
     from charlstm.training import dynamic_evaluation
 
-    ids, _ = model.symbols(text, "replace")
+    ids, _ = model.encode(text, "replace")
     _, weights = dynamic_evaluation.evaluate(model.config, model.weights, ids, DynamicConfig(rate=1e3))
     assert all(np.isfinite(array).all() for array in weights.values())
 

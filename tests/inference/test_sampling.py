@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from charlstm.config import ModelConfig, SamplingConfig
 from charlstm.errors import UnknownSymbols, UsageError
 from charlstm.inference import filters, sampling
+from charlstm.inference.context import advance, advance_sampled
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
+from charlstm.inference.sampling import Sampler, sampling_rule
+from charlstm.inference.stopping import StopCondition
 from charlstm.text.vocabulary import Vocabulary
 from tests.helpers.models import equations, random_weights, real_ids, surprises
 
@@ -34,11 +37,12 @@ def engine() -> Engine:
 
 
 def draw(engine: Engine, **options: Any) -> str:
-    return "".join(sampling.stream(engine, VOCABULARY, SamplingConfig(**{"length": 300, "seed": 5, **options})))
+    config = SamplingConfig(**{"length": 300, "seed": 5, **options})
+    return "".join(Sampler(engine, VOCABULARY, config).stream())
 
 
 def drawn(engine: Engine, config: SamplingConfig, **more: Any) -> list[str]:
-    return [found.text for found in sampling.texts(engine, VOCABULARY, config, **more)]
+    return [found.text for found in Sampler(engine, VOCABULARY, config).texts(**more)]
 
 
 # ---- numbers and distributions ----
@@ -111,13 +115,13 @@ def test_the_length_of_a_piece_follows_the_time_that_the_last_one_took(
 ) -> None:
     clock = itertools.count(0.0, seconds_of_a_call)
     monkeypatch.setattr(sampling, "time", SimpleNamespace(perf_counter=clock.__next__))
-    stream = sampling.stream(engine, VOCABULARY, SamplingConfig(length=0, seed=1))
+    stream = Sampler(engine, VOCABULARY, SamplingConfig(length=0, seed=1)).stream()
     pieces = [next(stream) for _ in range(12)]
     assert shortest <= len(pieces[-1]) <= longest
 
 
 def test_greedy_text_is_argmax_all_the_way(engine: Engine) -> None:
-    begin = sampling.read(engine, VOCABULARY, "The ")
+    begin = advance(engine, VOCABULARY, "The ")
     symbol, state, expected = begin.last, begin.state, []
     for _ in range(100):
         logits, state = engine.step([symbol], state)
@@ -131,30 +135,30 @@ def test_a_prime_is_read_symbol_by_symbol(engine: Engine) -> None:
     *before, last = VOCABULARY.encode("Once upon").tolist()
     for symbol in before:
         _, state = engine.step([symbol], state)
-    context = sampling.read(engine, VOCABULARY, "Once upon")
+    context = advance(engine, VOCABULARY, "Once upon")
     assert context.last == last
     assert np.array_equal(context.state, state)
-    parts = sampling.read(engine, VOCABULARY, " upon", sampling.read(engine, VOCABULARY, "Once"))
+    parts = advance(engine, VOCABULARY, " upon", advance(engine, VOCABULARY, "Once"))
     assert np.array_equal(parts.state, state)
 
 
 def test_a_text_goes_on_where_its_context_stands(engine: Engine) -> None:
     whole = draw(engine, length=300, prime="A")
-    stream = sampling.stream(engine, VOCABULARY, SamplingConfig(length=120, seed=5, prime="A"))
+    stream = Sampler(engine, VOCABULARY, SamplingConfig(length=120, seed=5, prime="A")).stream()
     first = "".join(stream)
-    rest = "".join(sampling.stream(engine, VOCABULARY, SamplingConfig(length=180), stream.context))
+    rest = "".join(Sampler(engine, VOCABULARY, SamplingConfig(length=180)).stream(stream.context))
     assert first + rest == whole
-    elsewhere = sampling.stream(engine, VOCABULARY, SamplingConfig(length=180, seed=6), stream.context)
+    elsewhere = Sampler(engine, VOCABULARY, SamplingConfig(length=180, seed=6)).stream(stream.context)
     assert "".join(elsewhere) != rest
     forgotten = replace(stream.context, state=engine.zero_state())  # the negative control
-    assert "".join(sampling.stream(engine, VOCABULARY, SamplingConfig(length=180), forgotten)) != rest
+    assert "".join(Sampler(engine, VOCABULARY, SamplingConfig(length=180)).stream(forgotten)) != rest
 
 
 @pytest.mark.parametrize(("symbols", "begins"), [("\n a", "\n"), (" ab", " "), ("xyz", "x")])
 def test_a_text_without_prime_begins_after_a_line_break_if_there_is_one(symbols: str, begins: str) -> None:
     config = ModelConfig(3, hidden=4, embedding=2)
     vocabulary = Vocabulary(symbols)
-    context = sampling.read(Engine(config, random_weights(config)), vocabulary)
+    context = advance(Engine(config, random_weights(config)), vocabulary)
     assert vocabulary.decode(np.array([context.last])) == begins
     assert not context.state.any()
 
@@ -173,17 +177,17 @@ def test_many_texts_are_each_what_a_stream_of_its_number_gives(engine: Engine, m
     texts = drawn(engine, config)
     assert len(texts) == len(set(texts)) == 70
     assert texts[0] == draw(engine, length=150, prime="So")
-    monkeypatch.setattr(sampling, "GROUP", 7)
-    monkeypatch.setattr(sampling, "GROUP_SYMBOLS", 11)
+    monkeypatch.setattr(sampling, "BATCH", 7)
+    monkeypatch.setattr(sampling, "BLOCK", 11)
     assert drawn(engine, config) == texts
     assert drawn(engine, replace(config, count=3)) == texts[:3]
 
 
 def test_many_texts_need_an_end(engine: Engine) -> None:
-    with pytest.raises(UsageError, match="--length"):
-        next(sampling.texts(engine, VOCABULARY, SamplingConfig(length=0, count=2)))
+    with pytest.raises(UsageError, match="set length, lines or stop"):
+        next(Sampler(engine, VOCABULARY, SamplingConfig(length=0, count=2)).texts())
     with pytest.raises(UsageError, match="one text"):
-        sampling.stream(engine, VOCABULARY, SamplingConfig(count=2))
+        Sampler(engine, VOCABULARY, SamplingConfig(count=2)).stream()
 
 
 # ---- what is drawn ----
@@ -195,7 +199,7 @@ def test_the_narrowest_filters_are_greedy(engine: Engine, options: dict[str, Any
 
 
 def test_a_narrow_typical_takes_what_is_about_as_surprising_as_the_entropy(engine: Engine) -> None:
-    begin = sampling.read(engine, VOCABULARY)
+    begin = advance(engine, VOCABULARY)
     symbol, state, expected = begin.last, begin.state, []
     for _ in range(60):
         logits, state = engine.step([symbol], state)
@@ -208,7 +212,7 @@ def test_a_narrow_typical_takes_what_is_about_as_surprising_as_the_entropy(engin
 
 
 def test_greedy_text_with_a_penalty_is_argmax_of_the_penalised_all_the_way(engine: Engine) -> None:
-    begin = sampling.read(engine, VOCABULARY, "The ")
+    begin = advance(engine, VOCABULARY, "The ")
     state, text = begin.state, VOCABULARY.encode("The ").tolist()
     for _ in range(100):
         logits, state = engine.step([text[-1]], state)
@@ -244,12 +248,12 @@ def test_banned_characters_never_come_and_only_the_allowed_do(engine: Engine) ->
         ({"only": ""}, UsageError, "leave no character"),
         ({"only": "ab", "ban": "ba"}, UsageError, "leave no character"),
         ({"ban": VOCABULARY.symbols}, UsageError, "leave no character"),
-        ({"only": "a\u4e2d\x1b"}, UnknownSymbols, r"--only has .* the model does not know: '\\x1b' × 1, '中' × 1"),
-        ({"stop": ("x", "\u4e2d")}, UnknownSymbols, "--stop '中' can never come"),
-        ({"stop": ("xa",), "ban": "a"}, UsageError, "--stop 'xa' can never come"),
+        ({"only": "a\u4e2d\x1b"}, UnknownSymbols, r"only has .* the model: '\\x1b' × 1, '中' × 1"),
+        ({"stop": ("x", "\u4e2d")}, UnknownSymbols, "stop '中' can never occur"),
+        ({"stop": ("xa",), "ban": "a"}, UsageError, "stop 'xa' can never occur"),
         ({"stop": ("x", "")}, UsageError, "--stop wants texts of one character or more, not ''$"),
         ({"stop": "x"}, UsageError, "stop wants a tuple of texts, not the text 'x'$"),
-        ({"lines": 1, "ban": "\n"}, UsageError, "--lines cannot end the text"),
+        ({"lines": 1, "ban": "\n"}, UsageError, "lines cannot end the text"),
     ],
 )  # fmt: skip
 def test_settings_that_no_text_can_meet_are_told(
@@ -262,8 +266,8 @@ def test_settings_that_no_text_can_meet_are_told(
 
 
 def test_lines_of_a_vocabulary_without_a_line_break_are_told() -> None:
-    with pytest.raises(UnknownSymbols, match="--lines cannot end the text"):
-        sampling.rule_of(Vocabulary("abc"), SamplingConfig(lines=1))
+    with pytest.raises(UnknownSymbols, match="lines cannot end the text"):
+        sampling_rule(Vocabulary("abc"), SamplingConfig(lines=1))
 
 
 # ---- where it ends ----
@@ -295,18 +299,18 @@ def test_a_text_ends_where_the_first_end_is_however_it_is_cut(
     vocabulary = Vocabulary("\nab")
     config = SamplingConfig(length=most or 0, stop=tuple(stops), keep_stop=keep and bool(stops), lines=lines)
     expected, by = naive_end(text, stops, keep, lines, most)
-    ending, given, seen = sampling._Ending(vocabulary, config, np.array([0])), "", 0
+    ending, given, seen = StopCondition(vocabulary, config, np.array([0])), "", 0
     for cut in cuts:
-        piece = text[seen : seen + min(cut, ending.room or cut)]
-        if ending.by is not None or not piece:
+        piece = text[seen : seen + min(cut, ending.remaining or cut)]
+        if ending.ended is not None or not piece:
             break
         seen += len(piece)
         given += vocabulary.decode(ending.take(vocabulary.encode(piece)))
-        if ending.by is None:  # only what a stop text may begin with is held back
+        if ending.ended is None:  # only what a stop text may begin with is held back
             ends = [text[seen - n : seen] for n in range(seen + 1)]
             held = max(len(end) for end in ends if end == "" or any(s.startswith(end) and s != end for s in stops))
             assert given == text[: seen - held]
-    assert ending.by == by
+    assert ending.ended == by
     assert given == (expected if by else given)
 
 
@@ -333,16 +337,19 @@ def test_a_stream_and_texts_end_where_the_same_text_without_end_is_cut(
         expected, by = naive_end(endless, stops, options.get("keep_stop", False), options.get("lines"), None)
         assert by is not None
         config = SamplingConfig(seed=seed, **begun, **options)
-        stream = sampling.stream(engine, VOCABULARY, config)
+        stream = Sampler(engine, VOCABULARY, config).stream()
         assert "".join(stream) == expected
-        (text,) = sampling.texts(engine, VOCABULARY, config)
+        (text,) = Sampler(engine, VOCABULARY, config).texts()
         assert (text.text, text.ended) == (expected, by)
         capped = replace(config, length=3)
-        assert "".join(sampling.stream(engine, VOCABULARY, capped)) == expected[:3] == drawn(engine, capped)[0]
-        for context in (stream.context, sampling.after(engine, text)):  # of the last character that was printed
+        assert "".join(Sampler(engine, VOCABULARY, capped).stream()) == expected[:3] == drawn(engine, capped)[0]
+        for context in (
+            stream.context,
+            advance_sampled(engine, text.start, text.symbols),
+        ):  # of the last character that was printed
             rest = SamplingConfig(length=50, **{**begun, "prime": ""})
             assert (
-                expected + "".join(sampling.stream(engine, VOCABULARY, rest, context)) == endless[: len(expected) + 50]
+                expected + "".join(Sampler(engine, VOCABULARY, rest).stream(context)) == endless[: len(expected) + 50]
             )
 
 
@@ -350,12 +357,12 @@ def test_the_context_of_every_piece_is_that_after_its_last_character(engine: Eng
     """Also while a stop text that may have begun is held back."""
     endless = draw(engine, length=2000, temperature=1.5)
     stop = max((endless[k : k + 3] for k in range(300, 400)), key=lambda s: -endless.find(s))  # comes late
-    stream = sampling.stream(engine, VOCABULARY, SamplingConfig(1.5, seed=5, stop=(stop, stop[:2] + "\n" + stop)))
+    stream = Sampler(engine, VOCABULARY, SamplingConfig(1.5, seed=5, stop=(stop, stop[:2] + "\n" + stop))).stream()
     text = ""
     for piece in stream:
         text += piece
         context = stream.context
-        assert context.drawn == len(text)
+        assert context.position == len(text)
         assert context.last == VOCABULARY.encode(text[-1])[0]
     assert text == endless[: endless.index(stop)]
 
@@ -363,12 +370,12 @@ def test_the_context_of_every_piece_is_that_after_its_last_character(engine: Eng
 def test_a_text_goes_on_where_its_context_stands_with_the_penalty_on_what_was_before(engine: Engine) -> None:
     options: dict[str, Any] = {"repeat_penalty": 2.0, "repeat_window": 40}
     whole = draw(engine, length=300, prime="A", **options)
-    stream = sampling.stream(engine, VOCABULARY, SamplingConfig(length=120, seed=5, prime="A", **options))
+    stream = Sampler(engine, VOCABULARY, SamplingConfig(length=120, seed=5, prime="A", **options)).stream()
     first = "".join(stream)
     config = SamplingConfig(length=180, **options)
-    assert first + "".join(sampling.stream(engine, VOCABULARY, config, stream.context)) == whole
+    assert first + "".join(Sampler(engine, VOCABULARY, config).stream(stream.context)) == whole
     forgotten = replace(stream.context, before=stream.context.before[:0])  # the negative control
-    assert first + "".join(sampling.stream(engine, VOCABULARY, config, forgotten)) != whole
+    assert first + "".join(Sampler(engine, VOCABULARY, config).stream(forgotten)) != whole
 
 
 # ---- many, and the best of them ----
@@ -383,16 +390,16 @@ def test_many_texts_with_every_filter_are_each_the_same_alone(engine: Engine, mo
     config = SamplingConfig(count=20, **EVERYTHING)
     texts = drawn(engine, config)
     assert len({len(text) for text in texts}) > 5
-    assert texts[0] == "".join(sampling.stream(engine, VOCABULARY, replace(config, count=1)))
-    monkeypatch.setattr(sampling, "GROUP", 3)
-    monkeypatch.setattr(sampling, "GROUP_SYMBOLS", 7)
+    assert texts[0] == "".join(Sampler(engine, VOCABULARY, replace(config, count=1)).stream())
+    monkeypatch.setattr(sampling, "BATCH", 3)
+    monkeypatch.setattr(sampling, "BLOCK", 7)
     assert drawn(engine, config) == texts
     assert drawn(engine, config, scored=True) == texts
 
 
 def test_the_log_probability_is_that_of_the_equations_with_nothing_filtered(engine: Engine) -> None:
     exact = Engine(CONFIG, WEIGHTS, precision="fp32")
-    for text in sampling.texts(exact, VOCABULARY, SamplingConfig(count=3, **EVERYTHING), scored=True):
+    for text in Sampler(exact, VOCABULARY, SamplingConfig(count=3, **EVERYTHING)).texts(scored=True):
         ids = VOCABULARY.encode("So" + text.text)
         logits, _ = equations(CONFIG, WEIGHTS, ids[:-1, None], np.zeros(CONFIG.state_shape(1)))
         expected = -surprises(logits, ids[1:, None])[1:].sum()  # the prime is not scored
@@ -401,13 +408,13 @@ def test_the_log_probability_is_that_of_the_equations_with_nothing_filtered(engi
 
 def test_the_best_of_some_is_the_one_of_the_highest_mean(engine: Engine) -> None:
     config = SamplingConfig(count=12, **EVERYTHING)
-    candidates = list(sampling.texts(engine, VOCABULARY, config, scored=True))
+    candidates = list(Sampler(engine, VOCABULARY, config).texts(scored=True))
     assert all(text.log_probability is not None for text in candidates)
     best = [
         max(candidates[first : first + 4], key=lambda text: (text.log_probability or 0) / len(text.text))
         for first in (0, 4, 8)
     ]
-    found = list(sampling.texts(engine, VOCABULARY, replace(config, count=3, best_of=4), scored=True))
+    found = list(Sampler(engine, VOCABULARY, replace(config, count=3, best_of=4)).texts(scored=True))
     assert found == best
     assert [text.text for text in best] != [text.text for text in candidates[::4]]
     assert drawn(engine, replace(config, count=3, best_of=4)) == [text.text for text in best]
@@ -418,14 +425,14 @@ def test_an_empty_text_is_never_the_best(engine: Engine) -> None:
     empty = [s for s in seeds if draw(engine, seed=s, stop=("e", "t", "a", " "), temperature=2.0) == ""]
     assert empty
     config = SamplingConfig(2.0, seed=empty[0], stop=("e", "t", "a", " "), best_of=16)
-    (text,) = sampling.texts(engine, VOCABULARY, config)
+    (text,) = Sampler(engine, VOCABULARY, config).texts()
     assert text.text
 
 
 def test_continuations_come_before_the_next_group_is_asked_for_and_do_not_depend_on_groups(engine: Engine) -> None:
     primes = ["The ", "A", "", "So it", "The "]
     config = SamplingConfig(seed=3, lines=1, count=2)
-    whole = [t.text for t in sampling.continuations(engine, VOCABULARY, config, [primes])]
+    whole = [t.text for t in Sampler(engine, VOCABULARY, config).texts([primes])]
     given: list[str] = []
 
     def one_by_one() -> Any:
@@ -433,7 +440,7 @@ def test_continuations_come_before_the_next_group_is_asked_for_and_do_not_depend
             assert len(given) == 2 * number
             yield [prime]
 
-    for text in sampling.continuations(engine, VOCABULARY, config, one_by_one()):
+    for text in Sampler(engine, VOCABULARY, config).texts(one_by_one()):
         assert text.prime == primes[len(given) // 2]
         given.append(text.text)
     assert given == whole
@@ -443,10 +450,10 @@ def test_continuations_come_before_the_next_group_is_asked_for_and_do_not_depend
 
 
 def test_what_follows_is_the_filtered_distribution(engine: Engine) -> None:
-    context = sampling.read(engine, VOCABULARY, "The ")
+    context = advance(engine, VOCABULARY, "The ")
     logits, _ = engine.step([context.last], context.state)
-    own = sampling.following(engine, VOCABULARY, SamplingRule(), context)
+    own = Sampler(engine, VOCABULARY, SamplingConfig(1.0)).next_probabilities(context)
     assert own == pytest.approx(np.exp(logits[0].astype(float)) / np.exp(logits[0].astype(float)).sum())
-    filtered = sampling.following(engine, VOCABULARY, SamplingRule(1.0, top_k=3), context)
+    filtered = Sampler(engine, VOCABULARY, SamplingConfig(1.0, top_k=3)).next_probabilities(context)
     assert np.count_nonzero(filtered) == 3
     assert filtered.sum() == pytest.approx(1)

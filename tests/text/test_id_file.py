@@ -294,14 +294,14 @@ def test_a_long_text_has_the_score_of_one_in_memory(
     config = ModelConfig(len(vocabulary), hidden=9, embedding=4, boundary=vocabulary.boundary_id)
     model = Model(config, vocabulary, random_weights(config))
     parts = [TEXT[k : k + 97] for k in range(0, len(TEXT), 97)]
-    ids, foreign = model.symbols(parts, unknown)
+    ids, foreign = model.encode(parts, unknown)
     assert isinstance(ids, StoredIds)
     assert kept(folder) == []  # it ends with its user
     dynamically = dynamic_evaluation.evaluate(config, model.weights, ids, DynamicConfig())
     scores = [model.evaluate(parts, unknown=unknown, exact=exact) for exact in (False, True)]
     chars = list(model.score_chars(parts, unknown=unknown, top=1))
     monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 10**6)
-    held, also_foreign = model.symbols(TEXT, unknown)
+    held, also_foreign = model.encode(TEXT, unknown)
     assert isinstance(held, np.ndarray)
     assert np.array_equal(np.asarray(ids), held)
     assert foreign == also_foreign == TEXT.count("7")
