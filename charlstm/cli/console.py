@@ -47,12 +47,14 @@ def complain(message: str) -> None:
     say("charlstm: " + escape(" ".join(message.split())))
 
 
-def tell_of_stale_kernels(is_stale: bool) -> None:
-    """One line where the kernels were compiled for another version, and something slower does their work."""
-    if is_stale:
+def tell_of_stale_kernels() -> None:
+    """Write one line to stderr if the library was compiled and cannot be used, so that slower code computes."""
+    from charlstm import native_library
+
+    if native_library.is_unusable():
         complain(
-            "the compiled kernels are of another version and are not used, which is many times slower; to compile them "
-            "anew, install charlstm again: pip install ."
+            "the compiled kernels are broken or of another version and are not used, which is many times slower; "
+            "to compile them again, install charlstm again: pip install ."
         )
 
 

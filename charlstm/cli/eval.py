@@ -110,12 +110,12 @@ def evaluate(
     if not dynamic and (learning != DYNAMIC or dynamic_save is not None):
         raise UsageError("the --dynamic-… options make sense with --dynamic only")
 
-    from charlstm.inference import evaluation, native, surprisal
+    from charlstm.inference import evaluation, surprisal
     from charlstm.model import load
     from charlstm.text import corpus
 
     if not as_json:
-        tell_of_stale_kernels(native.is_stale())
+        tell_of_stale_kernels()
     model = load(checkpoint, precision=precision, threads=threads)
     vocabulary = model.vocabulary
     way: dict[str, Any] = {"encoding": encoding, "symbols": vocabulary.kind, "boundary": vocabulary.boundary}

@@ -92,17 +92,15 @@ def _first(symbols: str) -> str:
 
 
 def _kernels() -> str:
-    """What computes on this machine."""
+    """Say what computes on this machine."""
     from charlstm import native_library
-    from charlstm.inference import native
 
-    built = {"training": native_library.load("_recurrence"), "sampling and scoring": native.library()}
-    missing = [use for use, library in built.items() if library is None]
-    if native.is_stale():
-        return f"compiled for another version, none for {' or '.join(missing)}: install charlstm again"
-    if not missing:
-        return "native C, for training, sampling and scoring"
-    return f"none for {' or '.join(missing)}: no C compiler was found at install; torch and numpy do it"
+    return {
+        "loaded": "native C, for training, sampling and scoring",
+        "missing": "none: no C compiler was found at install; torch and numpy compute instead",
+        "broken": "none: the compiled library could not be loaded; to compile it again, install charlstm again",
+        "stale": "none: the compiled library is of another version; to compile it again, install charlstm again",
+    }[native_library.load().status]
 
 
 def verify(checkpoint: CheckpointArgument = None, named: CheckpointToo = None) -> None:

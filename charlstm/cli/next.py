@@ -81,11 +81,10 @@ def following(
     }
     SamplingConfig(temp, **options)  # a bad option is reported before anything is read
 
-    from charlstm.inference import native
     from charlstm.model import load
 
     if not as_json:
-        tell_of_stale_kernels(native.is_stale())
+        tell_of_stale_kernels()
     model = load(checkpoint, precision=precision, threads=threads)
     context = model.load_state(load_state) if load_state is not None else None
     text = known(model.vocabulary, text, unknown)

@@ -176,12 +176,11 @@ def sample(
     if side_by_side and not config.ends:
         raise UsageError("only one plain text may be without end: give --length, --lines or --stop")
 
-    from charlstm.inference import native
     from charlstm.model import load
     from charlstm.text import corpus
 
     if not as_json:
-        tell_of_stale_kernels(native.is_stale())
+        tell_of_stale_kernels()
     model = load(checkpoint, precision=precision, threads=threads)
     context = model.load_state(load_state) if load_state is not None else None
     out = TextOut(1, raw=raw, buffering="none" if unbuffered else "line" if line_buffered else "auto")

@@ -229,12 +229,10 @@ def train(
     held_out = None if valid is None else read_for(text.vocabulary, text.encoding, valid)
 
     before_torch()
-    from charlstm.inference import native
     from charlstm.training import run_dir, trainer  # last, for it takes a second: it brings torch
-    from charlstm.training import scan_native as scan
 
     if not (as_json or quiet):
-        tell_of_stale_kernels(native.is_stale() or scan.is_stale())
+        tell_of_stale_kernels()
     if resume and run is not None:
         session = trainer.Trainer.resume(
             text, run, given, valid=held_out, from_=base, allow_new_corpus=allow_new_corpus

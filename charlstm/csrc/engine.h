@@ -11,13 +11,15 @@
 #ifndef CHARLSTM_ENGINE_H
 #define CHARLSTM_ENGINE_H
 
+#include "core.h"
+
 #include <stdint.h>
 
-enum engine_cell { ENGINE_LSTM, ENGINE_PEEPHOLE, ENGINE_COUPLED, ENGINE_GRU, ENGINE_RNN };
 enum engine_error { ENGINE_OK, ENGINE_NO_MEMORY, ENGINE_BAD_ARGUMENT, ENGINE_NOT_FINITE };
 
 typedef struct {
-    int32_t cell, vocabulary, embedding, hidden, layers;
+    int32_t cell; /* of core.h */
+    int32_t vocabulary, embedding, hidden, layers;
     int32_t int8;     /* 0: fp32; 1: weights and hidden activations rounded to 8 bits */
     int32_t batch;    /* most texts in one call */
     int32_t threads;  /* most threads in one call; small models use fewer */
@@ -27,30 +29,26 @@ typedef struct {
 
 typedef struct engine engine;
 
-/* Changes whenever this file does: whoever loads a library compares before calling anything else in it. */
-#define ENGINE_ABI 4
-int engine_abi(void);
-
 /* The instruction sets this library was compiled for, best first; NULL past the last. */
-const char *engine_isa_name(int isa);
+EXPORT const char *engine_isa_name(int isa);
 /* Whether this processor has it (0 or 1). */
-int engine_isa_present(int isa);
+EXPORT int engine_isa_present(int isa);
 /* Whether its int8 products are faster than its fp32 ones (0 or 1). */
-int engine_isa_has_int8(int isa);
+EXPORT int engine_isa_has_int8(int isa);
 
 /* NULL with *error set where a size is out of range or memory is short. The weights are copied. */
-engine *engine_create(const engine_options *options, const float *const *weights, int *error);
-void engine_destroy(engine *e);
+EXPORT engine *engine_create(const engine_options *options, const float *const *weights, int *error);
+EXPORT void engine_destroy(engine *e);
 /* The instruction set in use, and the threads that a call with `batch` texts uses. */
-int engine_isa(const engine *e);
-int engine_threads(const engine *e, int batch);
+EXPORT int engine_isa(const engine *e);
+EXPORT int engine_threads(const engine *e, int batch);
 
 /* Each of `batch` texts reads `length` symbols: ids (length, batch). If logits is not NULL it receives those after the
  * last symbol: (batch, V). */
-int engine_read(engine *e, int batch, int length, const int32_t *ids, float *state, float *logits);
+EXPORT int engine_read(engine *e, int batch, int length, const int32_t *ids, float *state, float *logits);
 
 /* The surprise of each text at its own symbols: ids (length + 1, batch) → nats (length, batch). */
-int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats);
+EXPORT int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats);
 
 enum { ENGINE_NEVER = 255 };
 
@@ -61,14 +59,14 @@ typedef struct {
     int32_t window;                                     /* symbols that the penalty looks back at */
     int32_t states;                                     /* of the automaton; at most ENGINE_NEVER */
     const uint8_t *allowed;                             /* (V), 0: never drawn; NULL: all are allowed */
-    const int32_t *recent; /* (window, batch): the symbols before the first draw, ids the last of them; -1: none */
+    const int32_t *recent;  /* (window, batch): the symbols before the first draw, ids the last of them; -1: none */
     const uint8_t *follows; /* (states, V): the automaton's state after each symbol, or ENGINE_NEVER; NULL: none */
     const uint8_t *phases;  /* (batch): its state before the first draw */
 } engine_rule;
 
 /* Each text reads ids (batch) and goes on by `length` symbols drawn by the rule. The n-th draw of text b takes the
  * random number (seed, streams[b], position + n). symbols: (length, batch). */
-int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, const engine_rule *rule,
-                    uint64_t seed, const uint64_t *streams, uint64_t position, int32_t *symbols);
+EXPORT int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, const engine_rule *rule,
+                           uint64_t seed, const uint64_t *streams, uint64_t position, int32_t *symbols);
 
 #endif

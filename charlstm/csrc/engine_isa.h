@@ -16,10 +16,7 @@
  * all of the cache's sets have a share of it.
  */
 
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
 #define NAME(x) JOIN(x, ISA)
-#define INLINE static inline __attribute__((always_inline)) TARGET
 #define VECTORS (GROUP / LANES) /* registers to a group of rows */
 
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES)));
@@ -29,23 +26,23 @@ typedef uint8_t NAME(bytes) __attribute__((vector_size(LANES), aligned(1)));
 typedef float NAME(half) __attribute__((vector_size(2 * LANES)));
 typedef double NAME(doubles) __attribute__((vector_size(4 * LANES)));
 typedef uint64_t NAME(wide) __attribute__((vector_size(4 * LANES)));
-#define floats NAME(floats)
-#define ints NAME(ints)
-#define bits NAME(bits)
+#define floats  NAME(floats)
+#define ints    NAME(ints)
+#define bits    NAME(bits)
 #define doubles NAME(doubles)
-#define wide NAME(wide)
+#define wide    NAME(wide)
 
 /* ---- products: z[m][r] += Σ_k w[k][r]·x[m][k] for M texts and R groups of rows ----
  *
  * M and R are constants where these are inlined, so the loops over them unroll and `sum` is registers. */
 
 /* Vectors of rows taken at once: all, if their sums for M texts fit into the registers, else fewer, and x is reread. */
-#define AT_ONCE(M, R, vectors)                                            \
-    ((M) * (R) * (vectors) <= REGISTERS                 ? (R) * (vectors) \
-     : (M) * 2 * (vectors) <= REGISTERS && (R) % 2 == 0 ? 2 * (vectors)   \
-     : (M) * (vectors) <= REGISTERS                     ? (vectors)       \
-     : (M) * 2 <= REGISTERS && (vectors) > 2            ? 2               \
-                                                        : 1)
+#define AT_ONCE(M, R, vectors)                                                                                         \
+    ((M) * (R) * (vectors) <= REGISTERS               ? (R) * (vectors)                                                \
+     : (M)*2 * (vectors) <= REGISTERS && (R) % 2 == 0 ? 2 * (vectors)                                                  \
+     : (M) * (vectors) <= REGISTERS                   ? (vectors)                                                      \
+     : (M)*2 <= REGISTERS && (vectors) > 2            ? 2                                                              \
+                                                      : 1)
 
 INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K, float *z, const int M, const int R)
 {
@@ -71,13 +68,13 @@ INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K,
  * of a row, 128·Σw, is the same at every step, and is taken off by whoever reads the sum; where bytes are multiplied
  * signed by signed, the offset is taken off here. */
 #define SIGNED (DOT == DOT_AVX2 || DOT == DOT_NEON)
-INLINE ints NAME(signed_bytes)(int32_t x) { return (ints){} + (int32_t)((uint32_t)x ^ 0x80808080u); }
+INLINE ints NAME(signed_bytes)(int32_t x) { return (ints){0} + (int32_t)((uint32_t)x ^ 0x80808080u); }
 #if DOT == DOT_VNNI512
-#define SPREAD(x) ((ints)_mm512_set1_epi32(x))
+#define SPREAD(x)          ((ints)_mm512_set1_epi32(x))
 #define ADD_DOT(sum, w, x) ((ints)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), _mm512_load_si512(w)))
 #elif DOT == DOT_VNNI256
 #define SPREAD(x) ((ints)_mm256_set1_epi32(x))
-#define ADD_DOT(sum, w, x) \
+#define ADD_DOT(sum, w, x)                                                                                             \
     ((ints)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(x), _mm256_load_si256((const __m256i *)(w))))
 #elif DOT == DOT_AVX2 /* |x| times w with the sign of x: two products of 127·127 fit into 16 bits */
 INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
@@ -86,10 +83,10 @@ INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signs), signed_w);
     return sum + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
-#define SPREAD(x) NAME(signed_bytes)(x)
+#define SPREAD(x)          NAME(signed_bytes)(x)
 #define ADD_DOT(sum, w, x) NAME(add_dot)(sum, w, x)
 #elif DOT == DOT_NEON
-#define SPREAD(x) NAME(signed_bytes)(x)
+#define SPREAD(x)          NAME(signed_bytes)(x)
 #define ADD_DOT(sum, w, x) ((ints)vdotq_s32((int32x4_t)(sum), vld1q_s8(w), (int8x16_t)(x)))
 #else
 INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
@@ -99,7 +96,7 @@ INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
         for (int i = 0; i < 4; i++) sum[lane] += w[4 * lane + i] * four[i];
     return sum;
 }
-#define SPREAD(x) ((ints){} + (x))
+#define SPREAD(x)          ((ints){0} + (x))
 #define ADD_DOT(sum, w, x) NAME(add_dot)(sum, w, x)
 #endif
 
@@ -132,21 +129,21 @@ INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offs
 }
 
 /* The same for any number of texts and 1 to 4 groups, in tiles that fit the registers. */
-#define EACH_R(tile, M, ...)                          \
-    switch (R) {                                      \
-        case 1: NAME(tile)(__VA_ARGS__, M, 1); break; \
-        case 2: NAME(tile)(__VA_ARGS__, M, 2); break; \
-        case 3: NAME(tile)(__VA_ARGS__, M, 3); break; \
-        default: NAME(tile)(__VA_ARGS__, M, 4);       \
+#define EACH_R(tile, M, ...)                                                                                           \
+    switch (R) {                                                                                                       \
+        case 1: NAME(tile)(__VA_ARGS__, M, 1); break;                                                                  \
+        case 2: NAME(tile)(__VA_ARGS__, M, 2); break;                                                                  \
+        case 3: NAME(tile)(__VA_ARGS__, M, 3); break;                                                                  \
+        default: NAME(tile)(__VA_ARGS__, M, 4);                                                                        \
     }
-#define EACH_TILE(tile, ...)                                                                  \
-    for (int m = 0, size; m < texts; m += size, x += size * x_stride, z += size * Z_STRIDE) { \
-        const int left = texts - m;                                                           \
-        size = left >= MOST_TEXTS ? MOST_TEXTS : left >= 4 ? 4 : left >= 2 ? 2 : 1;           \
-        if (size == MOST_TEXTS) EACH_R(tile, MOST_TEXTS, __VA_ARGS__)                         \
-        else if (size == 4) EACH_R(tile, 4, __VA_ARGS__)                                      \
-        else if (size == 2) EACH_R(tile, 2, __VA_ARGS__)                                      \
-        else EACH_R(tile, 1, __VA_ARGS__)                                                     \
+#define EACH_TILE(tile, ...)                                                                                           \
+    for (int m = 0, size; m < texts; m += size, x += size * x_stride, z += size * Z_STRIDE) {                          \
+        const int left = texts - m;                                                                                    \
+        size = left >= MOST_TEXTS ? MOST_TEXTS : left >= 4 ? 4 : left >= 2 ? 2 : 1;                                    \
+        if (size == MOST_TEXTS) EACH_R(tile, MOST_TEXTS, __VA_ARGS__)                                                  \
+        else if (size == 4) EACH_R(tile, 4, __VA_ARGS__)                                                               \
+        else if (size == 2) EACH_R(tile, 2, __VA_ARGS__)                                                               \
+        else EACH_R(tile, 1, __VA_ARGS__)                                                                              \
     }
 
 static TARGET void NAME(product32)(const float *w, const float *x, size_t x_stride, int K, float *z, int texts, int R)
@@ -155,10 +152,8 @@ static TARGET void NAME(product32)(const float *w, const float *x, size_t x_stri
 }
 
 static TARGET void NAME(product8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x,
-                                  size_t x_stride, int K, float *z, int texts, int R)
-{
-    EACH_TILE(tile8, w, scale, offset, x, x_stride, K, z)
-}
+                                  size_t x_stride, int K, float *z, int texts,
+                                  int R){EACH_TILE(tile8, w, scale, offset, x, x_stride, K, z)}
 
 /* ---- the cells' equations, for the 16 units of a group ---- */
 
@@ -182,7 +177,8 @@ INLINE floats NAME(between)(float low, float high, floats x)
 INLINE floats NAME(between)(float low, float high, floats x)
 {
     const bits under = (bits)(x < low), over = (bits)(x > high);
-    return (floats)((under & (bits)((floats){} + low)) | (over & (bits)((floats){} + high)) | (~under & ~over & (bits)x));
+    return (floats)((under & (bits)((floats){0} + low)) | (over & (bits)((floats){0} + high)) |
+                    (~under & ~over & (bits)x));
 }
 #endif
 
@@ -193,7 +189,7 @@ INLINE floats NAME(exp2)(floats x)
     x = NAME(between)(-126, 126, x);
     const floats shifted = x + 0x1.8p23f; /* the sum has no room for a fraction: its last bits are the rounded x */
     const floats f = x - (shifted - 0x1.8p23f);
-    floats p = (floats){} + 1.5252734e-5f;
+    floats p = (floats){0} + 1.5252734e-5f;
     p = p * f + 1.5403530e-4f;
     p = p * f + 1.3333558e-3f;
     p = p * f + 9.6181291e-3f;
@@ -214,28 +210,28 @@ static TARGET void NAME(cells)(int cell, int texts, const float *z, const float 
 {
     for (int m = 0; m < texts; m++, z += Z_STRIDE, old += stride, c += stride, h += stride) {
         for (int v = 0; v < GROUP; v += LANES) {
-#define Z(r) (*(const floats *)(z + (r) * GROUP + v))
-#define P(r) (*(const floats *)(peephole + (r) * GROUP + v))
+#define Z(r)       (*(const floats *)(z + (r)*GROUP + v))
+#define P(r)       (*(const floats *)(peephole + (r)*GROUP + v))
 #define SIGMOID(x) NAME(sigmoid)(x)
-#define TANH(x) NAME(tanh)(x)
+#define TANH(x)    NAME(tanh)(x)
             floats cell_old = *(floats *)(c + v), cell_new = cell_old, out;
             switch (cell) {
-                case ENGINE_LSTM: /* z: i, f, g, o */
+                case LSTM: /* z: i, f, g, o */
                     cell_new = SIGMOID(Z(1)) * cell_old + SIGMOID(Z(0)) * TANH(Z(2));
                     out = SIGMOID(Z(3)) * TANH(cell_new);
                     break;
-                case ENGINE_PEEPHOLE:
+                case PEEPHOLE:
                     cell_new =
                         SIGMOID(Z(1) + P(1) * cell_old) * cell_old + SIGMOID(Z(0) + P(0) * cell_old) * TANH(Z(2));
                     out = SIGMOID(Z(3) + P(2) * cell_new) * TANH(cell_new);
                     break;
-                case ENGINE_COUPLED: { /* z: f, g, o */
+                case COUPLED: { /* z: f, g, o */
                     const floats forget = SIGMOID(Z(0));
                     cell_new = forget * cell_old + (1.0f - forget) * TANH(Z(1));
                     out = SIGMOID(Z(2)) * TANH(cell_new);
                     break;
                 }
-                case ENGINE_GRU: { /* z: the input's share of n, r, z, the hidden share of n */
+                case GRU: { /* z: the input's share of n, r, z, the hidden share of n */
                     const floats update = SIGMOID(Z(2)), n = TANH(Z(0) + SIGMOID(Z(1)) * Z(3));
                     out = (1.0f - update) * n + update * *(const floats *)(old + v);
                     break;
@@ -261,7 +257,7 @@ static TARGET void NAME(cells)(int cell, int texts, const float *z, const float 
 static TARGET float NAME(largest)(const float *logits, int n)
 {
     floats largest = *(const floats *)logits;
-    bits is_nan = (bits){};
+    bits is_nan = (bits){0};
     for (int i = 0; i < n; i += LANES) {
         const floats x = *(const floats *)(logits + i);
         const bits above = (bits)(x > largest);
@@ -299,19 +295,27 @@ static TARGET double NAME(mass)(const float *logits, int n, float largest)
  * 2e-15; what is under 2^-1022 is 0, so a logit of −∞ is a symbol of weight 0. */
 static TARGET double NAME(softmax)(const float *logits, int n, float largest, double temperature, double *weights)
 {
-    static const double taylor[] = {2.5678435993488206e-11, 4.4455382718708116e-10, 7.0549116208011233e-9,
-                                    1.0178086009239699e-7,  1.3215486790144309e-6,  1.5252733804059840e-5,
-                                    1.5403530393381610e-4,  1.3333558146428443e-3,  9.6181291076284772e-3,
-                                    5.5504108664821580e-2,  2.4022650695910071e-1,  6.9314718055994531e-1,
+    static const double taylor[] = {2.5678435993488206e-11,
+                                    4.4455382718708116e-10,
+                                    7.0549116208011233e-9,
+                                    1.0178086009239699e-7,
+                                    1.3215486790144309e-6,
+                                    1.5252733804059840e-5,
+                                    1.5403530393381610e-4,
+                                    1.3333558146428443e-3,
+                                    9.6181291076284772e-3,
+                                    5.5504108664821580e-2,
+                                    2.4022650695910071e-1,
+                                    6.9314718055994531e-1,
                                     1.0}; /* (ln 2)^k/k!, k from 12 to 0 */
     doubles total = {0};
     for (int i = 0; i < n; i += LANES / 2) {
         doubles x = __builtin_convertvector(*(const NAME(half) *)(logits + i), doubles) - (double)largest;
         x = (temperature == 1 ? x : x / temperature) * 1.4426950408889634;
         const wide seen = (wide)(x >= -1022);
-        x = (doubles)((seen & (wide)x) | (~seen & (wide)((doubles){} - 1022)));
+        x = (doubles)((seen & (wide)x) | (~seen & (wide)((doubles){0} - 1022)));
         const doubles shifted = x + 0x1.8p52, f = x - (shifted - 0x1.8p52);
-        doubles p = (doubles){} + taylor[0];
+        doubles p = (doubles){0} + taylor[0];
         for (int k = 1; k < 13; k++) p = p * f + taylor[k];
         p = (doubles)(((wide)p + ((wide)shifted << 52)) & seen);
         *(doubles *)(weights + i) = p;
@@ -320,18 +324,15 @@ static TARGET double NAME(softmax)(const float *logits, int n, float largest, do
     return NAME(sum_of)(total);
 }
 
-static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cells), NAME(largest), NAME(mass),
-                                      NAME(softmax)};
+static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cells),
+                                      NAME(largest),   NAME(mass),     NAME(softmax)};
 
 #undef ISA
 #undef TARGET
 #undef LANES
 #undef REGISTERS
 #undef DOT
-#undef JOIN_
-#undef JOIN
 #undef NAME
-#undef INLINE
 #undef VECTORS
 #undef AT_ONCE
 #undef SIGNED

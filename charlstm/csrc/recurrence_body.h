@@ -1,17 +1,23 @@
-/* The loops of recurrence.c, for one instruction set: once in float, once in double. Defines needed: ISA, VB, MR. */
+/* The loops of recurrence.c for one instruction set: once in float, once in double.
+ * To be defined before: ISA and TARGET (simd.h), VB bytes to a vector, MR rows to a tile. */
 
-#define REAL float
-#define EXP exp_f32
+#define REAL      float
+#define EXP       exp_f32
+#define EACH_UNIT INDEPENDENT
 #include "recurrence_loops.h"
 #undef REAL
 #undef EXP
+#undef EACH_UNIT
 
-#define REAL double
-#define EXP exp_f64
+#define REAL      double
+#define EXP       exp_f64
+#define EACH_UNIT INDEPENDENT_WITH_CALLS
 #include "recurrence_loops.h"
 #undef REAL
 #undef EXP
+#undef EACH_UNIT
 
 #undef ISA
+#undef TARGET
 #undef VB
 #undef MR

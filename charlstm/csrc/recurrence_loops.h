@@ -1,29 +1,47 @@
 /* The loops of recurrence.c for one element type and one instruction set.
- * Defines needed: REAL, EXP; VB bytes of a vector; MR rows of a tile; NAME(base), which makes the names unique. */
+ * To be defined before: ISA and TARGET (simd.h), REAL with its EXP and EACH_UNIT, VB bytes to a vector, MR rows to a
+ * tile.
+ *
+ * Letters: B batch, T time, H hidden, G gates; u the first unit of a tile, j a unit in it. A tile is MR rows by NR
+ * columns of a product: its sums never leave the registers.
+ */
 
-#define NV 2                         /* vectors across a tile */
-#define LANES (VB / (int)sizeof(REAL))
-#define NR (NV * LANES)              /* columns of a tile */
-#define VECTOR NAME(vector)
+#define NAME(base) JOIN(JOIN(base, REAL), ISA)
+#define NV         2 /* vectors across a tile */
+#define LANES      (VB / (int)sizeof(REAL))
+#define NR         (NV * LANES) /* columns of a tile */
+#define VECTOR     NAME(vector)
 
 typedef REAL VECTOR __attribute__((vector_size(VB), aligned(sizeof(REAL))));
 
-static inline __attribute__((always_inline)) REAL NAME(sigmoid)(REAL x) { return 1 / (1 + EXP(-x)); }
+INLINE REAL NAME(sigmoid)(REAL x) { return 1 / (1 + EXP(-x)); }
 
 /* From e^(−2|x|), which cannot overflow. */
-static inline __attribute__((always_inline)) REAL NAME(tanh_)(REAL x) {
+INLINE REAL NAME(tanh_)(REAL x)
+{
     REAL e = EXP(-2 * (x < 0 ? -x : x));
     REAL y = (1 - e) / (1 + e);
     return x < 0 ? -y : y;
 }
 
-#define SIGMOID NAME(sigmoid)
-#define TANH NAME(tanh_)
+/* An array of the task from an element on; NULL where the task has no such array. */
+INLINE REAL *NAME(from)(void *array, int64_t element) { return array ? (REAL *)array + element : NULL; }
+INLINE const REAL *NAME(from_const)(const void *array, int64_t element)
+{
+    return array ? (const REAL *)array + element : NULL;
+}
 
-/* ---- Products: C (m, NR) = or += A (m, K) · B (K, NR), B packed. The sums of a tile never leave the registers. ---- */
+#define FROM       NAME(from)
+#define FROM_CONST NAME(from_const)
+#define SIGMOID    NAME(sigmoid)
+#define TANH       NAME(tanh_)
 
-static inline __attribute__((always_inline)) void NAME(tile_of)(
-    const int m, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b, REAL *c, int64_t c_row, int add) {
+/* ---- Products: C (m, NR) = or += A (m, K) · B (K, NR), B packed. The sums of a tile never leave the registers. ----
+ */
+
+INLINE void NAME(tile_of)(const int m, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b, REAL *c,
+                          int64_t c_row, int add)
+{
     VECTOR sum[MR][NV];
 #pragma GCC unroll 8
     for (int i = 0; i < m; i++)
@@ -47,8 +65,9 @@ static inline __attribute__((always_inline)) void NAME(tile_of)(
 }
 
 /* The tallest tile of at most `rows` rows; returns its height. */
-static int NAME(tile)(int64_t rows, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b, REAL *c,
-                      int64_t c_row, int add) {
+static TARGET int NAME(tile)(int64_t rows, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b,
+                             REAL *c, int64_t c_row, int add)
+{
     if (rows >= MR) return NAME(tile_of)(MR, K, a, a_row, a_col, b, c, c_row, add), MR;
 #if MR > 4
     if (rows >= 4) return NAME(tile_of)(4, K, a, a_row, a_col, b, c, c_row, add), 4;
@@ -58,25 +77,28 @@ static int NAME(tile)(int64_t rows, int64_t K, const REAL *a, int64_t a_row, int
 }
 
 /* The same for a tile of which only n columns exist in C. */
-static int NAME(tile_edge)(int64_t rows, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b, REAL *c,
-                           int64_t c_row, int add, int64_t n) {
-    REAL whole[MR * NR] __attribute__((aligned(64)));
-    int m = NAME(tile)(rows, K, a, a_row, a_col, b, whole, NR, 0);
+static TARGET int NAME(tile_edge)(int64_t rows, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b,
+                                  REAL *c, int64_t c_row, int add, int64_t n)
+{
+    REAL full[MR * NR] __attribute__((aligned(64)));
+    int m = NAME(tile)(rows, K, a, a_row, a_col, b, full, NR, 0);
     for (int i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++) c[i * c_row + j] = whole[i * NR + j] + (add ? c[i * c_row + j] : 0);
+        for (int64_t j = 0; j < n; j++) c[i * c_row + j] = full[i * NR + j] + (add ? c[i * c_row + j] : 0);
     return m;
 }
 
 /* Columns [0, n) of B (K, n), element b[k * b_row + j * b_col], as one panel (K, NR) filled up with zeros. */
-static void NAME(pack_panel)(REAL *panel, int64_t K, int64_t n, const REAL *b, int64_t b_row, int64_t b_col) {
+static TARGET void NAME(pack_panel)(REAL *panel, int64_t K, int64_t n, const REAL *b, int64_t b_row, int64_t b_col)
+{
     for (int64_t k = 0; k < K; k++) {
         for (int64_t j = 0; j < n; j++) panel[k * NR + j] = b[k * b_row + j * b_col];
         for (int64_t j = n; j < NR; j++) panel[k * NR + j] = 0;
     }
 }
 
-static void NAME(product)(const void *argument, int64_t thread) {
-    const struct product *p = argument;
+static TARGET void NAME(product)(const void *argument, int64_t thread)
+{
+    const product_task *p = argument;
     int64_t m_from = 0, m_to = p->M, n_from = 0, n_to = p->N;
     if (p->M >= p->N) share(p->M, MR, thread, p->threads, &m_from, &m_to);
     else share(p->N, NR, thread, p->threads, &n_from, &n_to);
@@ -87,8 +109,9 @@ static void NAME(product)(const void *argument, int64_t thread) {
             int64_t width = min64(WIDTH, n_to - n0), depth = min64(DEPTH, p->K - k0);
             int add = k0 > 0 || p->accumulate;
             for (int64_t j = 0; j < width; j += NR)
-                NAME(pack_panel)(packed_b + j * depth, depth, min64(NR, width - j),
-                                 (const REAL *)p->b + k0 * p->b_row + (n0 + j) * p->b_col, p->b_row, p->b_col);
+                NAME(pack_panel)
+                (packed_b + j * depth, depth, min64(NR, width - j),
+                 (const REAL *)p->b + k0 * p->b_row + (n0 + j) * p->b_col, p->b_row, p->b_col);
             for (int64_t i = m_from, height; i < m_to; i += height) {
                 height = min64(MR, m_to - i);
                 const REAL *a = (const REAL *)p->a + i * p->a_row + k0 * p->a_col;
@@ -105,7 +128,8 @@ static void NAME(product)(const void *argument, int64_t thread) {
                         const REAL *b = packed_b + j * depth;
                         done = width - j >= NR
                                    ? NAME(tile)(height - r, depth, a + r * a_row, a_row, a_col, b, c, p->c_row, add)
-                                   : NAME(tile_edge)(height - r, depth, a + r * a_row, a_row, a_col, b, c, p->c_row, add, width - j);
+                                   : NAME(tile_edge)(height - r, depth, a + r * a_row, a_row, a_col, b, c, p->c_row,
+                                                     add, width - j);
                     }
                     r += done;
                 }
@@ -113,82 +137,88 @@ static void NAME(product)(const void *argument, int64_t thread) {
         }
 }
 
-/* ---- Forward: for each step and block of units, the gates' products in one tile each, squashed while they are hot. ---- */
+/* ---- Forward: for each step and block of units, the gates' products in one tile each, then σ and tanh while they are
+ * in the cache. ---- */
 
 /* weight_hh as panels (H, NR), for each block of NR units one panel a gate. */
-static void NAME(pack_forward)(const void *argument, int64_t thread) {
-    const struct scan *s = argument;
+static TARGET void NAME(pack_forward)(const void *argument, int64_t thread)
+{
+    const scan_task *s = argument;
     int64_t H = s->H, G = gate_count(s->cell), from, to;
     share(H, NR, thread, s->threads, &from, &to);
     for (int64_t u = from; u < to; u += NR)
         for (int64_t g = 0; g < G; g++)
-            NAME(pack_panel)((REAL *)s->packed + (u * G + g * NR) * H, H, min64(NR, H - u),
-                             (const REAL *)s->weight + (g * H + u) * H, 1, H);
+            NAME(pack_panel)
+            ((REAL *)s->packed + (u * G + g * NR) * H, H, min64(NR, H - u), (const REAL *)s->weight + (g * H + u) * H,
+             1, H);
 }
 
-/* One row of a tile: n units from u on, of step t and batch row b; z (G, ·) holds weight_hh · h, its gates `stride` apart. */
-static inline __attribute__((always_inline)) void NAME(squash)(const struct scan *s, int64_t t, int64_t b, int64_t u, int64_t n,
-                                                               const REAL *restrict z, int64_t stride) {
+/* One row of a tile: n units from u on, of step t and batch row b; z (G, ·) holds weight_hh · h, its gates `stride`
+ * apart. */
+INLINE void NAME(cell_forward)(const scan_task *s, int64_t t, int64_t b, int64_t u, int64_t n, const REAL *restrict z,
+                               int64_t stride)
+{
     const int64_t H = s->H, G = gate_count(s->cell), at = (t * s->B + b) * H + u, next = at + s->B * H;
     const REAL *restrict x = (const REAL *)s->source + (s->index ? s->index[t * s->B + b] : t * s->B + b) * G * H + u;
-    const REAL *restrict bias = (const REAL *)s->bias + u, *restrict p = (const REAL *)s->peephole + u;
+    const REAL *restrict bias = FROM_CONST(s->bias, u), *restrict p = FROM_CONST(s->peephole, u);
     REAL *restrict y = (REAL *)s->gates + (t * s->B + b) * G * H + u;
-    const REAL *restrict c = (const REAL *)s->c_begin + at, *restrict h = (const REAL *)s->h_begin + at;
-    REAL *restrict c_next = (REAL *)s->c + next, *restrict h_next = (REAL *)s->h + next;
-#define PRE(g) (x[(g) * H + j] + bias[(g) * H + j] + z[(g) * stride + j])
+    const REAL *restrict c = FROM_CONST(s->c_begin, at), *restrict h = FROM_CONST(s->h_begin, at);
+    REAL *restrict c_next = FROM(s->c, next), *restrict h_next = FROM(s->h, next);
+#define PRE(g) (x[(g)*H + j] + bias[(g)*H + j] + z[(g)*stride + j])
     switch (s->cell) {
-    case LSTM:
-        INDEPENDENT
-        for (int64_t j = 0; j < n; j++) {
-            REAL i_ = SIGMOID(PRE(0)), f_ = SIGMOID(PRE(1)), g_ = TANH(PRE(2)), o_ = SIGMOID(PRE(3));
-            REAL c_ = f_ * c[j] + i_ * g_;
-            y[j] = i_, y[H + j] = f_, y[2 * H + j] = g_, y[3 * H + j] = o_;
-            c_next[j] = c_, h_next[j] = o_ * TANH(c_);
+        case LSTM:
+            EACH_UNIT
+            for (int64_t j = 0; j < n; j++) {
+                REAL i_ = SIGMOID(PRE(0)), f_ = SIGMOID(PRE(1)), g_ = TANH(PRE(2)), o_ = SIGMOID(PRE(3));
+                REAL c_ = f_ * c[j] + i_ * g_;
+                y[j] = i_, y[H + j] = f_, y[2 * H + j] = g_, y[3 * H + j] = o_;
+                c_next[j] = c_, h_next[j] = o_ * TANH(c_);
+            }
+            break;
+        case PEEPHOLE:
+            EACH_UNIT
+            for (int64_t j = 0; j < n; j++) {
+                REAL i_ = SIGMOID(PRE(0) + p[j] * c[j]), f_ = SIGMOID(PRE(1) + p[H + j] * c[j]), g_ = TANH(PRE(2));
+                REAL c_ = f_ * c[j] + i_ * g_, o_ = SIGMOID(PRE(3) + p[2 * H + j] * c_);
+                y[j] = i_, y[H + j] = f_, y[2 * H + j] = g_, y[3 * H + j] = o_;
+                c_next[j] = c_, h_next[j] = o_ * TANH(c_);
+            }
+            break;
+        case COUPLED:
+            EACH_UNIT
+            for (int64_t j = 0; j < n; j++) {
+                REAL f_ = SIGMOID(PRE(0)), g_ = TANH(PRE(1)), o_ = SIGMOID(PRE(2));
+                REAL c_ = f_ * c[j] + (1 - f_) * g_;
+                y[j] = f_, y[H + j] = g_, y[2 * H + j] = o_;
+                c_next[j] = c_, h_next[j] = o_ * TANH(c_);
+            }
+            break;
+        case GRU: {
+            REAL *restrict q = (REAL *)s->candidate + at;
+            EACH_UNIT
+            for (int64_t j = 0; j < n; j++) {
+                REAL r_ = SIGMOID(PRE(0)), z_ = SIGMOID(PRE(1)), q_ = bias[2 * H + j] + z[2 * stride + j];
+                REAL n_ = TANH(x[2 * H + j] + bias[3 * H + j] + r_ * q_);
+                y[j] = r_, y[H + j] = z_, y[2 * H + j] = n_, q[j] = q_;
+                h_next[j] = (1 - z_) * n_ + z_ * h[j];
+            }
+            break;
         }
-        break;
-    case PEEPHOLE:
-        INDEPENDENT
-        for (int64_t j = 0; j < n; j++) {
-            REAL i_ = SIGMOID(PRE(0) + p[j] * c[j]), f_ = SIGMOID(PRE(1) + p[H + j] * c[j]), g_ = TANH(PRE(2));
-            REAL c_ = f_ * c[j] + i_ * g_, o_ = SIGMOID(PRE(3) + p[2 * H + j] * c_);
-            y[j] = i_, y[H + j] = f_, y[2 * H + j] = g_, y[3 * H + j] = o_;
-            c_next[j] = c_, h_next[j] = o_ * TANH(c_);
-        }
-        break;
-    case COUPLED:
-        INDEPENDENT
-        for (int64_t j = 0; j < n; j++) {
-            REAL f_ = SIGMOID(PRE(0)), g_ = TANH(PRE(1)), o_ = SIGMOID(PRE(2));
-            REAL c_ = f_ * c[j] + (1 - f_) * g_;
-            y[j] = f_, y[H + j] = g_, y[2 * H + j] = o_;
-            c_next[j] = c_, h_next[j] = o_ * TANH(c_);
-        }
-        break;
-    case GRU: {
-        REAL *restrict q = (REAL *)s->candidate + at;
-        INDEPENDENT
-        for (int64_t j = 0; j < n; j++) {
-            REAL r_ = SIGMOID(PRE(0)), z_ = SIGMOID(PRE(1)), q_ = bias[2 * H + j] + z[2 * stride + j];
-            REAL n_ = TANH(x[2 * H + j] + bias[3 * H + j] + r_ * q_);
-            y[j] = r_, y[H + j] = z_, y[2 * H + j] = n_, q[j] = q_;
-            h_next[j] = (1 - z_) * n_ + z_ * h[j];
-        }
-        break;
-    }
-    default:
-        INDEPENDENT
-        for (int64_t j = 0; j < n; j++) y[j] = h_next[j] = TANH(PRE(0));
+        default:
+            EACH_UNIT
+            for (int64_t j = 0; j < n; j++) y[j] = h_next[j] = TANH(PRE(0));
     }
 #undef PRE
 }
 
-/* What step t begins with, for rows [from, to): what the one before has left, or zeros. */
-static void NAME(begin)(const struct scan *s, int64_t t, int64_t from, int64_t to) {
+/* What step t begins with, for rows [from, to): the state after the step before, or zeros. */
+static TARGET void NAME(begin)(const scan_task *s, int64_t t, int64_t from, int64_t to)
+{
     const int64_t H = s->H;
     for (int64_t b = from; b < to; b++) {
         const int64_t at = (t * s->B + b) * H;
         const size_t bytes = (size_t)H * sizeof(REAL);
-        REAL *h = (REAL *)s->h_begin + at, *c = (REAL *)s->c_begin + at;
+        REAL *h = FROM(s->h_begin, at), *c = FROM(s->c_begin, at);
         if (s->fresh[t * s->B + b]) {
             memset(h, 0, bytes);
             if (s->c) memset(c, 0, bytes);
@@ -199,8 +229,9 @@ static void NAME(begin)(const struct scan *s, int64_t t, int64_t from, int64_t t
     }
 }
 
-static void NAME(forward)(const void *argument, int64_t thread) {
-    const struct scan *s = argument;
+static TARGET void NAME(forward)(const void *argument, int64_t thread)
+{
+    const scan_task *s = argument;
     const int64_t B = s->B, H = s->H, G = gate_count(s->cell);
     int64_t from, to;
     share(B, 1, thread, s->threads, &from, &to);
@@ -209,99 +240,110 @@ static void NAME(forward)(const void *argument, int64_t thread) {
         if (s->fresh) NAME(begin)(s, t, from, to);
         for (int64_t u = 0; u < H; u += NR)
             for (int64_t b = from, height = 0; b < to; b += height) {
-                const REAL *h = (const REAL *)s->h_begin + (t * B + b) * H, *panel = (const REAL *)s->packed + u * G * H;
+                const REAL *h = (const REAL *)s->h_begin + (t * B + b) * H,
+                           *panel = (const REAL *)s->packed + u * G * H;
                 for (int64_t g = 0; g < G; g++)
                     height = NAME(tile)(to - b, H, h, H, 1, panel + g * NR * H, z + g * MR * NR, NR, 0);
                 for (int64_t i = 0; i < height; i++) {
-                    if (H - u >= NR) NAME(squash)(s, t, b + i, u, NR, z + i * NR, MR * NR);
-                    else NAME(squash)(s, t, b + i, u, H - u, z + i * NR, MR * NR);
+                    if (H - u >= NR) NAME(cell_forward)(s, t, b + i, u, NR, z + i * NR, MR * NR);
+                    else NAME(cell_forward)(s, t, b + i, u, H - u, z + i * NR, MR * NR);
                 }
             }
     }
 }
 
-/* ---- Backward: for each step from the last, the gates' gradients row by row, then their product with weight_hh. ---- */
+/* ---- Backward: for each step from the last, the gates' gradients row by row, then their product with weight_hh. ----
+ */
 
 /* weight_hh as panels (G·H, NR) of NR columns. */
-static void NAME(pack_backward)(const void *argument, int64_t thread) {
-    const struct scan *s = argument;
+static TARGET void NAME(pack_backward)(const void *argument, int64_t thread)
+{
+    const scan_task *s = argument;
     int64_t H = s->H, K = gate_count(s->cell) * H, from, to;
     share(H, NR, thread, s->threads, &from, &to);
     for (int64_t u = from; u < to; u += NR)
         NAME(pack_panel)((REAL *)s->packed + u * K, K, min64(NR, H - u), (const REAL *)s->weight + u, H, 1);
 }
 
-/* One row of step t: from the gradient of its h and c to that of its gates; d_c becomes the gradient of the c before. */
-static void NAME(unsquash)(const struct scan *s, int64_t t, int64_t b, REAL *restrict d_bias, REAL *restrict d_p) {
+/* One row of step t: from the gradient of its h and c to that of its gates; d_c becomes the gradient of the c before.
+ */
+static TARGET void NAME(cell_backward)(const scan_task *s, int64_t t, int64_t b, REAL *restrict d_bias,
+                                       REAL *restrict d_p)
+{
     const int64_t H = s->H, G = gate_count(s->cell), at = (t * s->B + b) * H, next = at + s->B * H;
     const REAL *restrict p = s->peephole, *restrict d_out = (const REAL *)s->d_output + at;
-    const REAL *restrict c = (const REAL *)s->c_begin + at, *restrict c_next = (const REAL *)s->c + next;
-    const REAL *restrict h = (const REAL *)s->h_begin + at;
+    const REAL *restrict c = FROM_CONST(s->c_begin, at), *restrict c_next = FROM_CONST(s->c, next);
+    const REAL *restrict h = FROM_CONST(s->h_begin, at);
     REAL *restrict y = (REAL *)s->gates + (t * s->B + b) * G * H;
-    REAL *restrict d_h = (REAL *)s->d_h + b * H, *restrict d_c = (REAL *)s->d_c + b * H;
+    REAL *restrict d_h = FROM(s->d_h, b * H), *restrict d_c = FROM(s->d_c, b * H);
     switch (s->cell) {
-    case LSTM:
-        INDEPENDENT
-        for (int64_t j = 0; j < H; j++) {
-            REAL i_ = y[j], f_ = y[H + j], g_ = y[2 * H + j], o_ = y[3 * H + j], t_ = TANH(c_next[j]), dh = d_out[j] + d_h[j];
-            REAL dc = d_c[j] + dh * o_ * (1 - t_ * t_);
-            REAL di = dc * g_ * i_ * (1 - i_), df = dc * c[j] * f_ * (1 - f_), dg = dc * i_ * (1 - g_ * g_);
-            REAL dz = dh * t_ * o_ * (1 - o_);
-            y[j] = di, y[H + j] = df, y[2 * H + j] = dg, y[3 * H + j] = dz, d_c[j] = dc * f_;
-            d_bias[j] += di, d_bias[H + j] += df, d_bias[2 * H + j] += dg, d_bias[3 * H + j] += dz;
+        case LSTM:
+            EACH_UNIT
+            for (int64_t j = 0; j < H; j++) {
+                REAL i_ = y[j], f_ = y[H + j], g_ = y[2 * H + j], o_ = y[3 * H + j], t_ = TANH(c_next[j]),
+                     dh = d_out[j] + d_h[j];
+                REAL dc = d_c[j] + dh * o_ * (1 - t_ * t_);
+                REAL di = dc * g_ * i_ * (1 - i_), df = dc * c[j] * f_ * (1 - f_), dg = dc * i_ * (1 - g_ * g_);
+                REAL dz = dh * t_ * o_ * (1 - o_);
+                y[j] = di, y[H + j] = df, y[2 * H + j] = dg, y[3 * H + j] = dz, d_c[j] = dc * f_;
+                d_bias[j] += di, d_bias[H + j] += df, d_bias[2 * H + j] += dg, d_bias[3 * H + j] += dz;
+            }
+            break;
+        case PEEPHOLE:
+            EACH_UNIT
+            for (int64_t j = 0; j < H; j++) {
+                REAL i_ = y[j], f_ = y[H + j], g_ = y[2 * H + j], o_ = y[3 * H + j], t_ = TANH(c_next[j]),
+                     dh = d_out[j] + d_h[j];
+                REAL dz = dh * t_ * o_ * (1 - o_), dc = d_c[j] + dh * o_ * (1 - t_ * t_) + dz * p[2 * H + j];
+                REAL di = dc * g_ * i_ * (1 - i_), df = dc * c[j] * f_ * (1 - f_), dg = dc * i_ * (1 - g_ * g_);
+                y[j] = di, y[H + j] = df, y[2 * H + j] = dg, y[3 * H + j] = dz;
+                d_c[j] = dc * f_ + di * p[j] + df * p[H + j];
+                d_bias[j] += di, d_bias[H + j] += df, d_bias[2 * H + j] += dg, d_bias[3 * H + j] += dz;
+                d_p[j] += di * c[j], d_p[H + j] += df * c[j], d_p[2 * H + j] += dz * c_next[j];
+            }
+            break;
+        case COUPLED:
+            EACH_UNIT
+            for (int64_t j = 0; j < H; j++) {
+                REAL f_ = y[j], g_ = y[H + j], o_ = y[2 * H + j], t_ = TANH(c_next[j]), dh = d_out[j] + d_h[j];
+                REAL dc = d_c[j] + dh * o_ * (1 - t_ * t_);
+                REAL df = dc * (c[j] - g_) * f_ * (1 - f_), dg = dc * (1 - f_) * (1 - g_ * g_),
+                     dz = dh * t_ * o_ * (1 - o_);
+                y[j] = df, y[H + j] = dg, y[2 * H + j] = dz, d_c[j] = dc * f_;
+                d_bias[j] += df, d_bias[H + j] += dg, d_bias[2 * H + j] += dz;
+            }
+            break;
+        case GRU: {
+            REAL *restrict q = (REAL *)s->candidate + at;
+            EACH_UNIT
+            for (int64_t j = 0; j < H; j++) {
+                REAL r_ = y[j], z_ = y[H + j], n_ = y[2 * H + j], dh = d_out[j] + d_h[j];
+                REAL dn = dh * (1 - z_) * (1 - n_ * n_), dz = dh * (h[j] - n_) * z_ * (1 - z_),
+                     dr = dn * q[j] * r_ * (1 - r_);
+                y[j] = dr, y[H + j] = dz, y[2 * H + j] = dn * r_, q[j] = dn, d_h[j] = dh * z_;
+                d_bias[j] += dr, d_bias[H + j] += dz, d_bias[2 * H + j] += dn * r_, d_bias[3 * H + j] += dn;
+            }
+            break;
         }
-        break;
-    case PEEPHOLE:
-        INDEPENDENT
-        for (int64_t j = 0; j < H; j++) {
-            REAL i_ = y[j], f_ = y[H + j], g_ = y[2 * H + j], o_ = y[3 * H + j], t_ = TANH(c_next[j]), dh = d_out[j] + d_h[j];
-            REAL dz = dh * t_ * o_ * (1 - o_), dc = d_c[j] + dh * o_ * (1 - t_ * t_) + dz * p[2 * H + j];
-            REAL di = dc * g_ * i_ * (1 - i_), df = dc * c[j] * f_ * (1 - f_), dg = dc * i_ * (1 - g_ * g_);
-            y[j] = di, y[H + j] = df, y[2 * H + j] = dg, y[3 * H + j] = dz;
-            d_c[j] = dc * f_ + di * p[j] + df * p[H + j];
-            d_bias[j] += di, d_bias[H + j] += df, d_bias[2 * H + j] += dg, d_bias[3 * H + j] += dz;
-            d_p[j] += di * c[j], d_p[H + j] += df * c[j], d_p[2 * H + j] += dz * c_next[j];
-        }
-        break;
-    case COUPLED:
-        INDEPENDENT
-        for (int64_t j = 0; j < H; j++) {
-            REAL f_ = y[j], g_ = y[H + j], o_ = y[2 * H + j], t_ = TANH(c_next[j]), dh = d_out[j] + d_h[j];
-            REAL dc = d_c[j] + dh * o_ * (1 - t_ * t_);
-            REAL df = dc * (c[j] - g_) * f_ * (1 - f_), dg = dc * (1 - f_) * (1 - g_ * g_), dz = dh * t_ * o_ * (1 - o_);
-            y[j] = df, y[H + j] = dg, y[2 * H + j] = dz, d_c[j] = dc * f_;
-            d_bias[j] += df, d_bias[H + j] += dg, d_bias[2 * H + j] += dz;
-        }
-        break;
-    case GRU: {
-        REAL *restrict q = (REAL *)s->candidate + at;
-        INDEPENDENT
-        for (int64_t j = 0; j < H; j++) {
-            REAL r_ = y[j], z_ = y[H + j], n_ = y[2 * H + j], dh = d_out[j] + d_h[j];
-            REAL dn = dh * (1 - z_) * (1 - n_ * n_), dz = dh * (h[j] - n_) * z_ * (1 - z_), dr = dn * q[j] * r_ * (1 - r_);
-            y[j] = dr, y[H + j] = dz, y[2 * H + j] = dn * r_, q[j] = dn, d_h[j] = dh * z_;
-            d_bias[j] += dr, d_bias[H + j] += dz, d_bias[2 * H + j] += dn * r_, d_bias[3 * H + j] += dn;
-        }
-        break;
-    }
-    default:
-        INDEPENDENT
-        for (int64_t j = 0; j < H; j++) {
-            REAL dz = (d_out[j] + d_h[j]) * (1 - y[j] * y[j]);
-            y[j] = dz, d_bias[j] += dz;
-        }
+        default:
+            EACH_UNIT
+            for (int64_t j = 0; j < H; j++) {
+                REAL dz = (d_out[j] + d_h[j]) * (1 - y[j] * y[j]);
+                y[j] = dz, d_bias[j] += dz;
+            }
     }
 }
 
-static void NAME(backward)(const void *argument, int64_t thread) {
-    const struct scan *s = argument;
+static TARGET void NAME(backward)(const void *argument, int64_t thread)
+{
+    const scan_task *s = argument;
     const int64_t B = s->B, H = s->H, K = gate_count(s->cell) * H, biases = s->cell == GRU ? 4 * H : K;
-    const int add = s->cell == GRU; /* whose state also goes on by itself */
+    const int add = s->cell == GRU; /* its h also passes to the next step directly */
     int64_t from, to;
     share(B, 1, thread, s->threads, &from, &to);
     for (int64_t t = s->T - 1; t >= 0; t--) {
         for (int64_t b = from; b < to; b++)
-            NAME(unsquash)(s, t, b, (REAL *)s->d_bias + thread * biases, (REAL *)s->d_peephole + thread * 3 * H);
+            NAME(cell_backward)(s, t, b, FROM(s->d_bias, thread * biases), FROM(s->d_peephole, thread * 3 * H));
         for (int64_t u = 0; u < H; u += NR)
             for (int64_t b = from, height; b < to; b += height) {
                 const REAL *dz = (const REAL *)s->gates + (t * B + b) * K, *panel = (const REAL *)s->packed + u * K;
@@ -309,7 +351,7 @@ static void NAME(backward)(const void *argument, int64_t thread) {
                 height = H - u >= NR ? NAME(tile)(to - b, K, dz, K, 1, panel, d_h, H, add)
                                      : NAME(tile_edge)(to - b, K, dz, K, 1, panel, d_h, H, add, H - u);
             }
-        for (int64_t b = from; s->fresh && b < to; b++) { /* nothing before a fresh step has a part in it */
+        for (int64_t b = from; s->fresh && b < to; b++) { /* no gradient flows to before a fresh step */
             if (!s->fresh[t * B + b]) continue;
             memset((REAL *)s->d_h + b * H, 0, (size_t)H * sizeof(REAL));
             if (s->d_c) memset((REAL *)s->d_c + b * H, 0, (size_t)H * sizeof(REAL));
@@ -318,8 +360,9 @@ static void NAME(backward)(const void *argument, int64_t thread) {
 }
 
 /* d_source[index] += the gradient of each step's gates; a thread takes some columns of every row. */
-static void NAME(add_rows)(const void *argument, int64_t thread) {
-    const struct scan *s = argument;
+static TARGET void NAME(add_rows)(const void *argument, int64_t thread)
+{
+    const scan_task *s = argument;
     const int64_t H = s->H, K = gate_count(s->cell) * H;
     int64_t from, to;
     share(H, 16, thread, s->threads, &from, &to);
@@ -332,18 +375,19 @@ static void NAME(add_rows)(const void *argument, int64_t thread) {
         }
 }
 
-/* ---- Dropout: number k stays where a hash of k and the keys is no less than `share` of its range. ---- */
+/* ---- Dropout: number k stays where a hash of k and the keys is at least `share` of its range. ---- */
 
-static void NAME(drop)(const void *argument, int64_t thread) {
-    const struct drop *d = argument;
+static TARGET void NAME(drop)(const void *argument, int64_t thread)
+{
+    const drop_task *d = argument;
     const REAL *restrict x = d->x, scale = (REAL)(1 / (1 - d->share));
     REAL *restrict y = d->y;
     const uint32_t limit = (uint32_t)(d->share * 4294967296.0), key = d->key, second_key = d->second_key;
     int64_t from, to;
     share(d->n, 64, thread, d->threads, &from, &to);
     for (int64_t k = from; k < to; k++) {
-        uint32_t drawn = mix(mix((uint32_t)k + key) ^ second_key);
-        y[k] = drawn >= limit ? x[k] * scale : 0;
+        uint32_t hash = mix(mix((uint32_t)k + key) ^ second_key);
+        y[k] = hash >= limit ? x[k] * scale : 0;
     }
 }
 
@@ -353,3 +397,6 @@ static void NAME(drop)(const void *argument, int64_t thread) {
 #undef VECTOR
 #undef SIGMOID
 #undef TANH
+#undef FROM
+#undef FROM_CONST
+#undef NAME

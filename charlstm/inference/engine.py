@@ -73,11 +73,11 @@ class Engine:
             raise UsageError(*wanted, " needs the C engine: install a C compiler, then reinstall charlstm")
         self.config = config
         self.precision: Literal["fp32", "int8"] = "fp32"
-        self._backend: _Numpy | native.Native
+        self._backend: _Numpy | native.NativeEngine
         if is_native:
             if precision == "int8" or (precision == "auto" and native.has_int8()):
                 self.precision = "int8"
-            self._backend = native.Native(config, weights, self.precision == "int8", threads, isa)
+            self._backend = native.NativeEngine(config, weights, self.precision == "int8", threads, isa)
         else:
             self._backend = _Numpy(config, weights)
 

@@ -1,13 +1,11 @@
-"""The door to `engine.c`: where it was compiled at install, its functions through ctypes; else `library()` is None.
+"""Run the inference engine of `csrc/engine.c` through ctypes. Without a compiled library `library()` is None.
 
-The compiled file is a plain shared library that knows nothing of Python. ctypes releases the interpreter while it runs.
+Letters: B batch (sequences in one call), T time, V vocabulary.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import importlib.util
 import os
 import threading
 from collections.abc import Mapping
@@ -17,21 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charlstm import native_library
 from charlstm.config import ModelConfig
 from charlstm.inference.filters import SamplingRule
 
 Ids = NDArray[np.int32]
 State = NDArray[np.float32]
 
-ABI = 4  # of engine.h: a library of another number is not used
 CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
-NO_MEMORY, NOT_FINITE = 1, 3
-BATCH = 1024  # most texts in one call
-BATCH_LOGITS = 2**22  # most logits of such a batch: fewer texts where the vocabulary is enormous
+"""In the order of `enum cell` in core.h."""
+NO_MEMORY, NOT_FINITE = 1, 3  # of enum engine_error
+MAX_BATCH = 1024  # sequences in one call
+MAX_BATCH_LOGITS = 2**22  # logits of such a batch: fewer sequences for a very large vocabulary
 
 
 class Options(ctypes.Structure):
-    """engine_options."""
+    """`engine_options` of engine.h, where each field is explained."""
 
     _fields_ = [
         (name, c_int32)
@@ -42,8 +41,8 @@ class Options(ctypes.Structure):
     ]
 
 
-class Drawing(ctypes.Structure):
-    """engine_rule."""
+class EngineRule(ctypes.Structure):
+    """`engine_rule` of engine.h, where each field is explained."""
 
     _fields_ = [
         *((name, c_double) for name in ("temperature", "top_p", "min_p", "typical", "penalty")),
@@ -52,17 +51,10 @@ class Drawing(ctypes.Structure):
     ]
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled engine, or None where there is none that fits this charlstm."""
-    found = importlib.util.find_spec("charlstm._engine")
-    if found is None or found.origin is None:
-        return None
-    try:
-        engine = ctypes.CDLL(found.origin)
-        if engine.engine_abi() != ABI:
-            return None
-    except (OSError, AttributeError):
+    """Return the compiled library with the engine's functions declared, or None if there is none that can be used."""
+    engine = native_library.load().library
+    if engine is None:
         return None
     engine.engine_isa_name.restype = ctypes.c_char_p
     engine.engine_create.restype = c_void_p
@@ -70,20 +62,15 @@ def library() -> ctypes.CDLL | None:
     engine.engine_destroy.argtypes = [c_void_p]
     engine.engine_isa.argtypes = [c_void_p]
     engine.engine_threads.argtypes = [c_void_p, c_int]
-    read: list[Any] = [c_void_p, c_int, c_int, c_void_p, c_void_p]
-    engine.engine_read.argtypes = [*read, c_void_p]
-    engine.engine_score.argtypes = [*read, c_void_p]
-    engine.engine_generate.argtypes = [*read, POINTER(Drawing), c_uint64, c_void_p, c_uint64, c_void_p]
+    common: list[Any] = [c_void_p, c_int, c_int, c_void_p, c_void_p]  # handle, batch, length, ids, state
+    engine.engine_read.argtypes = [*common, c_void_p]
+    engine.engine_score.argtypes = [*common, c_void_p]
+    engine.engine_generate.argtypes = [*common, POINTER(EngineRule), c_uint64, c_void_p, c_uint64, c_void_p]
     return engine
 
 
-def is_stale() -> bool:
-    """Whether a library was compiled that does not fit this charlstm, so that numpy does its work."""
-    return importlib.util.find_spec("charlstm._engine") is not None and library() is None
-
-
 def isas() -> list[str]:
-    """The instruction sets that were compiled and that this processor has, best first; empty without a library."""
+    """Return the instruction sets that were compiled and that this processor has, best first."""
     engine = library()
     names: list[str] = []
     if engine is not None:
@@ -101,29 +88,41 @@ def _index(engine: ctypes.CDLL, isa: str) -> int:
         if name.decode() == isa:
             return index
         index += 1
-    raise ValueError(f"no instruction set {isa!r} in this installation; there are {', '.join(isas())}")
+    raise ValueError(f"no instruction set {isa!r} in this installation; choose one of {', '.join(isas())}")
 
 
 def has_int8() -> bool:
-    """Whether the best instruction set multiplies bytes faster than floats."""
+    """Return whether the best instruction set multiplies bytes faster than floats."""
     engine = library()
     return engine is not None and bool(engine.engine_isa_has_int8(_index(engine, isas()[0])))
 
 
 def batch_of(config: ModelConfig) -> int:
-    """Most texts in one call of a backend; `Engine` splits more."""
-    return max(1, min(BATCH, BATCH_LOGITS // config.vocab_size))
+    """Return the most sequences in one call of a backend; `Engine` splits a larger batch."""
+    return max(1, min(MAX_BATCH, MAX_BATCH_LOGITS // config.vocab_size))
 
 
 def available_threads() -> int:
-    """The processors this process may run on."""
+    """Return the number of processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-class Native:
-    """A handle of engine.c. Same methods as the numpy backend; arguments are checked by `Engine`."""
+class NativeEngine:
+    """A handle of engine.c, with the methods of the numpy backend. `Engine` checks the arguments.
+
+    Args:
+        config: Shape of the model.
+        weights: Name -> float32 array, as `config.shapes()` lists them. They are copied.
+        int8: Whether to round weights and hidden activations to 8 bits.
+        threads: Most threads in one call; None, one for each processor.
+        isa: Name of an instruction set, one of `isas()`; None, the best.
+
+    Raises:
+        MemoryError: If there is no memory for the handle.
+        ValueError: If a size is out of range.
+    """
 
     def __init__(
         self,
@@ -153,8 +152,10 @@ class Native:
         self._handle: int | None = engine.engine_create(byref(options), pointers, byref(error))
         if self._handle is None:
             if error.value == NO_MEMORY:
-                raise MemoryError(f"no memory for the engine of a model with {config.parameters():,} parameters")
-            raise ValueError(f"the native engine refuses {config}")
+                raise MemoryError(
+                    f"not enough memory for the engine of a model with {config.parameters():,} parameters"
+                )
+            raise ValueError(f"a size is out of the range of the native engine: {config}")
         self._engine = engine
         self._vocabulary = config.vocab_size
         self._lock = threading.Lock()  # a handle serves one call at a time
@@ -165,7 +166,7 @@ class Native:
             self._engine.engine_destroy(self._handle)
 
     def threads(self, batch: int) -> int:
-        """How many threads a call with so many texts uses."""
+        """Return the most threads that a call with `batch` sequences uses."""
         return int(self._engine.engine_threads(self._handle, batch))
 
     def advance(self, ids: Ids, state: State, project: bool) -> tuple[NDArray[np.float32], State]:
@@ -176,7 +177,7 @@ class Native:
         return logits, state
 
     def score(self, ids: Ids, state: State) -> tuple[NDArray[np.float64], State]:
-        """ids (T + 1, B) → nats (T, B) and the state."""
+        """Read ids (T + 1, B); return the surprisals of all but the first in nats, (T, B), and the new state."""
         state = np.array(state, order="C")
         nats = np.empty((max(0, len(ids) - 1), ids.shape[1]), np.float64)
         self._call("engine_score", ids, len(nats), state, nats.ctypes.data)
@@ -194,7 +195,25 @@ class Native:
         recent: Ids,
         phases: NDArray[np.uint8],
     ) -> tuple[Ids, State]:
-        """ids (B,) → symbols (length, B) and the state; FloatingPointError where logits are not finite."""
+        """Sample `length` symbols of each sequence, after ids (B,).
+
+        Args:
+            ids: Last symbol of each sequence, (B,), which the state does not hold yet.
+            state: (L, S, B, H) float32.
+            length: Symbols to sample.
+            rule: How logits become a symbol.
+            seed: Seed of the random numbers.
+            position: Symbols of each sequence that were sampled before.
+            streams: Stream of random numbers of each sequence, (B,).
+            recent: Symbols before, for the repetition penalty, (window, B); -1: none.
+            phases: State of each sequence's automaton, (B,).
+
+        Returns:
+            The symbols (length, B), and the new state.
+
+        Raises:
+            FloatingPointError: If logits are NaN or infinite.
+        """
         state = np.array(state, order="C")
         symbols = np.empty((length, len(ids)), np.int32)
         streams = np.ascontiguousarray(streams, np.uint64)
@@ -202,7 +221,7 @@ class Native:
         follows = None if rule.follows is None else np.ascontiguousarray(rule.follows)
         recent = np.ascontiguousarray(recent, np.int32)
         phases = np.ascontiguousarray(phases)
-        drawing = Drawing(
+        engine_rule = EngineRule(
             rule.temperature,
             rule.top_p,
             rule.min_p,
@@ -216,7 +235,7 @@ class Native:
             None if follows is None else follows.ctypes.data,
             phases.ctypes.data,
         )
-        numbers = (byref(drawing), seed, streams.ctypes.data, position, symbols.ctypes.data)
+        numbers = (byref(engine_rule), seed, streams.ctypes.data, position, symbols.ctypes.data)
         self._call("engine_generate", ids, length, state, *numbers)
         return symbols, state
 
@@ -229,4 +248,4 @@ class Native:
         if error == NOT_FINITE:
             raise FloatingPointError("the model's logits are not finite")
         if error:
-            raise ValueError(f"{function} refused its arguments: error {error}")
+            raise ValueError(f"an argument of {function} is out of range: error {error}")

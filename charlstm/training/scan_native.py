@@ -1,7 +1,11 @@
-"""The training kernels of recurrence.c, called with torch tensors on the CPU. `NATIVE` is None where none were built.
+"""Call the training kernels of `csrc/recurrence.c` with torch tensors on the CPU.
 
-Tensors must be on the CPU, of one type (float32 or float64), and contiguous unless their strides are passed along: what
-`recurrence` guarantees is not checked again here.
+`NATIVE` is None where the library is missing or cannot be used.
+
+Tensors must be on the CPU, of one type (float32 or float64), and contiguous unless their strides are passed along:
+`recurrence` guarantees that, and it is not checked again here.
+
+Letters: B batch, T time, H hidden, G gates.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ from torch import Tensor
 from charlstm import native_library
 from charlstm.training import scan_torch
 
-ABI = 2  # of the structs of recurrence.c: a library of another number is not used
 _CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
 _pointer, _long = ctypes.c_void_p, ctypes.c_int64
 
 
-class _Product(ctypes.Structure):
+class ProductTask(ctypes.Structure):
+    """`product_task` of recurrence.h, where each field is explained."""
+
     _fields_ = [
         *((name, _pointer) for name in ("a", "b", "c", "scratch")),
         *(
@@ -33,8 +38,8 @@ class _Product(ctypes.Structure):
     ]
 
 
-class _Scan(ctypes.Structure):
-    """One layer over T steps: `struct scan` of recurrence.c, where each field is explained."""
+class ScanTask(ctypes.Structure):
+    """`scan_task` of recurrence.h, where each field is explained."""
 
     _fields_ = [
         *((name, _long) for name in ("cell", "threads", "T", "B", "H")),
@@ -49,68 +54,70 @@ class _Scan(ctypes.Structure):
     ]
 
 
-class _Drop(ctypes.Structure):
+class DropTask(ctypes.Structure):
+    """`drop_task` of recurrence.h, where each field is explained."""
+
     _fields_ = [
         *(("x", _pointer), ("y", _pointer), ("n", _long), ("threads", _long)),
         *(("share", ctypes.c_double), ("key", ctypes.c_uint32), ("second_key", ctypes.c_uint32)),
     ]
 
 
-class Native:
+class TrainingKernels:
     """The library, at one of its instruction sets (counted from the plainest; -1 is the best that runs here)."""
 
     def __init__(self, library: ctypes.CDLL, variant: int = -1) -> None:
-        library.charlstm_variant_name.restype = ctypes.c_char_p
-        library.charlstm_product_scratch.restype = _long
-        library.charlstm_scan_scratch.restype = _long
-        library.charlstm_scan_scratch.argtypes = [ctypes.c_int, ctypes.c_int, _long, _long]
+        library.recurrence_variant_name.restype = ctypes.c_char_p
+        library.recurrence_product_scratch.restype = _long
+        library.recurrence_scan_scratch.restype = _long
+        library.recurrence_scan_scratch.argtypes = [ctypes.c_int, ctypes.c_int, _long, _long]
         for name in ("product", "forward", "backward", "drop"):
-            call = getattr(library, f"charlstm_{name}")
+            call = getattr(library, f"recurrence_{name}")
             call.argtypes, call.restype = [_pointer, ctypes.c_int, ctypes.c_int, _pointer], None
         self._library = library
-        self.variants: int = library.charlstm_variants()
+        self.variants: int = library.recurrence_variants()
         self.variant = range(self.variants)[variant]
-        self.name: str = library.charlstm_variant_name(self.variant).decode()
-        self._product_scratch: int = library.charlstm_product_scratch()
+        self.name: str = library.recurrence_variant_name(self.variant).decode()
+        self._product_scratch: int = library.recurrence_product_scratch()
 
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None, *, add: bool = False) -> Tensor:
-        """a (M, K) · b (K, N), of any strides, into `out` (M, N) with unit stride along its rows; `add` adds to it."""
+        """Multiply a (M, K) and b (K, N), of any strides, into `out` (M, N) with unit column stride, or add to it."""
         (M, K), N = a.shape, b.shape[1]
         if out is None:
             out = a.new_empty(M, N)
         threads = _threads(M * N * K)
         scratch = a.new_empty(threads * self._product_scratch)
         pointers = (a.data_ptr(), b.data_ptr(), out.data_ptr(), scratch.data_ptr())
-        task = _Product(*pointers, M, N, K, *a.stride(), *b.stride(), out.stride(0), add, threads)
+        task = ProductTask(*pointers, M, N, K, *a.stride(), *b.stride(), out.stride(0), add, threads)
         self.run("product", task, a.dtype)
         return out
 
     def drop(self, x: Tensor, share: float, keys: tuple[int, int]) -> Tensor:
-        """x with `share` of its numbers dropped and the others scaled up; which ones, the two 32-bit keys decide."""
+        """Drop `share` of the numbers of x, chosen by the two 32-bit keys, and scale the others by 1 / (1 - share)."""
         x = x.contiguous()
         y = torch.empty_like(x)
-        task = _Drop(x.data_ptr(), y.data_ptr(), x.numel(), _threads(x.numel()), share, *keys)
+        task = DropTask(x.data_ptr(), y.data_ptr(), x.numel(), _threads(x.numel()), share, *keys)
         self.run("drop", task, x.dtype)
         return y
 
     def scan_scratch(self, cell: str, hidden: int, dtype: torch.dtype) -> int:
-        """Elements of `_Scan.packed`."""
-        size = self._library.charlstm_scan_scratch(self.variant, dtype == torch.float64, _CELLS.index(cell), hidden)
+        """Return the number of elements of `ScanTask.packed`."""
+        size = self._library.recurrence_scan_scratch(self.variant, dtype == torch.float64, _CELLS.index(cell), hidden)
         return int(size)
 
     def run(self, name: str, task: ctypes.Structure, dtype: torch.dtype) -> None:
-        call = getattr(self._library, f"charlstm_{name}")
+        call = getattr(self._library, f"recurrence_{name}")
         call(ctypes.byref(task), self.variant, dtype == torch.float64, _openmp_pool())
 
 
-class Saved(NamedTuple):
-    """What the backward pass needs of the forward pass; `backward` overwrites gates and candidate in float32."""
+class ForwardCache(NamedTuple):
+    """What the backward pass needs of the forward pass; in float32 it overwrites gates and candidate."""
 
-    h: Tensor  # (T, B, H), that each step began with
+    h: Tensor  # (T, B, H), with which each step begins
     c: Tensor | None  # (T, B, H) likewise, where the cell has one
-    whole_h: Tensor  # (T + 1, B, H), the first given, the others as the steps ended
-    whole_c: Tensor | None
-    gates: Tensor  # (T, B, G·H), squashed
+    all_h: Tensor  # (T + 1, B, H): the first is given, the others are the states after each step
+    all_c: Tensor | None
+    gates: Tensor  # (T, B, G·H), after σ and tanh
     candidate: Tensor | None  # (T, B, H): the GRU's weight_hn · h + b_hn
     weight: Tensor
     peephole: Tensor | None
@@ -127,8 +134,8 @@ def forward(
     bias: Tensor,
     peephole: Tensor | None,
     fresh: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Saved]:
-    """`scan_torch.forward`, but for the input: the rows of `source` in order, or those named by an index (T, B)."""
+) -> tuple[Tensor, Tensor, ForwardCache]:
+    """Do what `scan_torch.forward` does, with another input: the rows of `source` in order, or by an index (T, B)."""
     assert NATIVE is not None
     (steps, batch), (_, hidden) = shape, weight.shape
     h = source.new_empty(steps + 1, batch, hidden)
@@ -136,32 +143,32 @@ def forward(
     h[0] = state[0]
     if c is not None:
         c[0] = state[1]
-    saved = Saved(
+    cache = ForwardCache(
         h[:-1] if fresh is None else torch.empty_like(h[:-1]),
         None if c is None else c[:-1] if fresh is None else torch.empty_like(c[:-1]),
-        whole_h=h,
-        whole_c=c,
+        all_h=h,
+        all_c=c,
         gates=source.new_empty(steps, batch, len(weight)),
         candidate=source.new_empty(steps, batch, hidden) if cell == "gru" else None,
         weight=weight,
         peephole=peephole,
         fresh=fresh,
     )
-    task, _scratch = _scan(cell, saved)
+    task, _scratch = _scan(cell, cache)
     task.source, task.bias, task.index = source.data_ptr(), bias.data_ptr(), _address(index)
     NATIVE.run("forward", task, source.dtype)
-    return h[1:], torch.stack((h[-1],) if c is None else (h[-1], c[-1])), saved
+    return h[1:], torch.stack((h[-1],) if c is None else (h[-1], c[-1])), cache
 
 
 def backward(
-    cell: str, saved: Saved, index: Tensor | None, rows: int, d_output: Tensor, d_state: Tensor
+    cell: str, cache: ForwardCache, index: Tensor | None, rows: int, d_output: Tensor, d_state: Tensor
 ) -> scan_torch.Gradients:
-    """`scan_torch.backward`, but for the gradient of the source: its own shape, `rows` rows of G·H."""
+    """Do what `scan_torch.backward` does; the gradient of the source has the shape of the source, (rows, G·H)."""
     assert NATIVE is not None
-    if saved.gates.dtype == torch.float64:  # gradcheck goes backward more than once
-        saved = saved._replace(gates=saved.gates.clone(), candidate=_clone(saved.candidate))
-    gates, candidate, hidden = saved.gates, saved.candidate, saved.h.shape[-1]
-    task, _scratch = _scan(cell, saved)
+    if cache.gates.dtype == torch.float64:  # gradcheck goes backward more than once
+        cache = cache._replace(gates=cache.gates.clone(), candidate=_clone(cache.candidate))
+    gates, candidate, hidden = cache.gates, cache.candidate, cache.h.shape[-1]
+    task, _scratch = _scan(cell, cache)
     d_output, d_state = d_output.contiguous(), d_state.clone(memory_format=torch.contiguous_format)
     d_bias = gates.new_zeros(task.threads, gates.shape[-1] + (hidden if cell == "gru" else 0))
     d_peephole = gates.new_zeros(task.threads, 3, hidden)
@@ -176,27 +183,27 @@ def backward(
         d_source = gates.flatten(0, 1)
         if candidate is not None:
             d_source = torch.cat((d_source[:, : 2 * hidden], candidate.flatten(0, 1)), 1)
-    d_p = None if saved.peephole is None else d_peephole.sum(0)
+    d_p = None if cache.peephole is None else d_peephole.sum(0)
     return scan_torch.Gradients(d_source, gates, d_state, d_bias.sum(0), d_p)
 
 
-def _scan(cell: str, saved: Saved) -> tuple[_Scan, Tensor]:
-    """The task with all that both passes share, and its scratch, which must live as long."""
+def _scan(cell: str, cache: ForwardCache) -> tuple[ScanTask, Tensor]:
+    """Return the task with the fields that both passes share, and its scratch, which must live as long as the task."""
     assert NATIVE is not None
-    gates, hidden = saved.gates, saved.h.shape[-1]
+    gates, hidden = cache.gates, cache.h.shape[-1]
     steps, batch = gates.shape[:2]
     scratch = gates.new_empty(NATIVE.scan_scratch(cell, hidden, gates.dtype))
     threads = min(_threads(steps * batch * gates.shape[-1] * hidden), batch)
-    task = _Scan(_CELLS.index(cell), threads, steps, batch, hidden)
-    task.weight, task.gates, task.packed = saved.weight.data_ptr(), saved.gates.data_ptr(), scratch.data_ptr()
-    task.h, task.h_begin = saved.whole_h.data_ptr(), saved.h.data_ptr()
-    task.c, task.c_begin = _address(saved.whole_c), _address(saved.c)
-    task.candidate, task.peephole, task.fresh = map(_address, (saved.candidate, saved.peephole, saved.fresh))
+    task = ScanTask(_CELLS.index(cell), threads, steps, batch, hidden)
+    task.weight, task.gates, task.packed = cache.weight.data_ptr(), cache.gates.data_ptr(), scratch.data_ptr()
+    task.h, task.h_begin = cache.all_h.data_ptr(), cache.h.data_ptr()
+    task.c, task.c_begin = _address(cache.all_c), _address(cache.c)
+    task.candidate, task.peephole, task.fresh = map(_address, (cache.candidate, cache.peephole, cache.fresh))
     return task, scratch
 
 
 def _threads(multiplications: int) -> int:
-    """One for what takes a few microseconds anyway, else torch's number."""
+    """Return 1 for work of a few microseconds, else torch's number of threads."""
     return torch.get_num_threads() if multiplications > 200_000 else 1
 
 
@@ -210,44 +217,41 @@ def _clone(tensor: Tensor | None) -> Tensor | None:
 
 @functools.cache
 def _openmp_pool() -> int | None:
-    """The address of GOMP_parallel in the OpenMP runtime that torch computes with, or None where that is another one.
+    """Return the address of GOMP_parallel in the OpenMP runtime that torch computes with; None if that is not libgomp.
 
     Its threads spin for a while after each of torch's operations. Work given to them finds them awake; work given to
-    threads of our own would find them in the way.
+    other threads would compete with them for the processors. A process can have several libgomp (scikit-learn brings
+    one): torch's is the one that the dynamic linker finds from libtorch_cpu.so.
     """
     torch.mm(torch.ones(1, 1), torch.ones(1, 1))  # the runtime is loaded by now
     try:
-        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line}
-    except OSError:
+        mappings = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+        paths = {fields[5]: None for fields in mappings if len(fields) == 6}
+        torch_library = next((path for path in paths if Path(path).name.startswith("libtorch_cpu.so")), None)
+        if torch_library is None:
+            return None
+        address = ctypes.cast(ctypes.CDLL(torch_library).GOMP_parallel, _pointer).value
+    except (OSError, AttributeError):
         return None
-    if len(mapped) != 1:
-        return None
-    return ctypes.cast(ctypes.CDLL(mapped.pop()).GOMP_parallel, _pointer).value
+    for fields in mappings:
+        begin, end = (int(bound, 16) for bound in fields[0].split("-"))
+        if address is not None and begin <= address < end:
+            return address if "gomp" in fields[-1] else None
+    return None
 
 
-def _load() -> Native | None:
-    library = None if os.environ.get("CHARLSTM_KERNELS") == "off" else native_library.load("_recurrence")
-    return None if library is None or _built_for() != ABI else Native(library)
-
-
-def _built_for() -> int | None:
-    """The ABI of the compiled library; None where there is none."""
-    library = native_library.load("_recurrence")
-    return None if library is None else int(getattr(library, "charlstm_abi", lambda: 0)())
+def _load() -> TrainingKernels | None:
+    library = None if os.environ.get("CHARLSTM_KERNELS") == "off" else native_library.load().library
+    return None if library is None else TrainingKernels(library)
 
 
 NATIVE = _load()
 
 
-def is_stale() -> bool:
-    """Whether a library was compiled that does not fit this charlstm, so that torch alone does its work."""
-    return NATIVE is None and os.environ.get("CHARLSTM_KERNELS") != "off" and _built_for() not in (None, ABI)
-
-
 def keep_pages() -> None:
-    """Let the C library keep what tensors give back, instead of returning it to the system after each step.
+    """Let the C library keep freed memory, instead of returning it to the system after each step.
 
-    A step takes T·B·G·H floats afresh, and their page faults cost a tenth of its time. For the whole process; without
+    A step allocates T·B·G·H floats, and their page faults cost a tenth of its time. For the whole process; without
     effect where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.machinery
+import importlib.util
 import io
 import json
 import math
@@ -10,6 +13,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -164,31 +168,51 @@ def test_wrong_usage_is_told_in_one_line_with_status_2(
     assert done.err.count("\n") == 1
 
 
-def test_stale_kernels_are_told_of_on_stderr_and_missing_ones_are_not(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from charlstm.inference import native
+@contextlib.contextmanager
+def compiled_library(found: Path, abi: int = native_library.ABI) -> Iterator[None]:
+    """Let charlstm find this compiled library, and expect this ABI of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native_library, "ABI", abi)
+        spec = importlib.machinery.ModuleSpec("charlstm._core", None, origin=str(found))
+        patch.setattr(native_library.importlib.util, "find_spec", lambda _: spec if found.exists() else None)
+        native_library.load.cache_clear()
+        yield
+    native_library.load.cache_clear()
 
-    if native.library() is None:
-        pytest.skip("the native engine was not compiled")
-    model, said = model_file(tmp_path / "m"), "the compiled kernels are of another version"
+
+@pytest.mark.parametrize(
+    ("library", "shown"),
+    [
+        ("stale", "of another version; to compile it again, install charlstm again"),
+        ("truncated", "could not be loaded; to compile it again, install charlstm again"),
+        ("foreign", "could not be loaded"),
+        ("missing", "no C compiler was found at install"),
+    ],
+)
+def test_an_unusable_library_is_reported_once_and_numpy_computes(
+    library: str, shown: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.find_spec("charlstm._core")
+    if spec is None or spec.origin is None:
+        pytest.skip("the native library was not compiled")
+    model, said = model_file(tmp_path / "m"), "the compiled kernels are broken or of another version"
     words = ["sample", "-c", model, "-n", "5", "--seed", "1"]
     assert here(capfd, *words).err == ""
-    monkeypatch.setattr(native, "ABI", native.ABI + 1)
-    native.library.cache_clear()
-    try:
+    assert "native C, for training, sampling and scoring" in here(capfd, "info", model).text
+    path, abi = tmp_path / "_core.so", native_library.ABI
+    if library == "stale":
+        path, abi = Path(spec.origin), abi + 1
+    elif library == "truncated":
+        path.write_bytes(Path(spec.origin).read_bytes()[:100])
+    elif library == "foreign":
+        path.write_text("no library")
+    with compiled_library(path, abi):
         done = here(capfd, *words)
-        assert (done.status, len(done.out), done.err.count("\n")) == (0, 5, 1)
-        assert said in done.err
-        assert said in here(capfd, "next", "-c", model).err
+        assert (done.status, len(done.out)) == (0, 5)
+        assert (said in done.err, done.err.count("\n")) == ((False, 0) if library == "missing" else (True, 1))
+        assert (said in here(capfd, "next", "-c", model).err) == (library != "missing")
         assert here(capfd, *words, "--json").err == ""
-        assert "install charlstm again" in here(capfd, "info", model).text
-    finally:
-        monkeypatch.undo()
-        native.library.cache_clear()
-    monkeypatch.setattr(native, "library", lambda: None)
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda _: None)
-    assert not native.is_stale()
+        assert shown in " ".join(here(capfd, "info", model).text.split())
 
 
 def _damage(folder: Path) -> None:
@@ -654,14 +678,3 @@ def test_corpus_writes_the_named_text_and_lists_the_names(capfd: Capture) -> Non
     assert here(capfd, "corpus", "python:docs").text == bundled.text("python:docs")
     listed = here(capfd, "corpus").text
     assert [line.split()[0] for line in listed.splitlines()] == [*bundled.NAMES, *downloads.SOURCES]
-
-
-@pytest.mark.parametrize("built", [True, False])
-def test_info_tells_which_kernels_compute_here(
-    built: bool, model: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(native_library, "load", lambda _: object() if built else None)
-    monkeypatch.setattr(native, "library", lambda: object() if built else None)
-    monkeypatch.setattr(native, "is_stale", lambda: False)
-    shown = here(capfd, "info", model).out.decode()
-    assert ("native C" in shown, "no C compiler was found" in shown) == (built, not built)

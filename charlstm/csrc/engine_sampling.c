@@ -1,0 +1,211 @@
+/* From logits to a surprisal or a symbol. inference/filters.py is the reference of the rule.
+ *
+ * Letters: V vocabulary, E embedding, H hidden, G gates, K columns of a matrix.
+ */
+#include "engine_internal.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+/* The largest of a text's logits, or NaN where one is no number or +∞, or all are −∞. */
+static float largest_of(const engine *e, const float *logits)
+{
+    const float largest = e->kernels->largest(logits, e->padded);
+    return largest >= -FLT_MAX && largest <= FLT_MAX ? largest : NAN;
+}
+
+double surprisal(const engine *e, int text, int32_t symbol)
+{
+    const float *logits = e->logits + (size_t)text * e->padded, largest = largest_of(e, logits);
+    if (isnan(largest)) return NAN;
+    return log(e->kernels->mass(logits, e->padded, largest)) - ((double)logits[symbol] - largest);
+}
+
+/* SplitMix64's mixing of a counter: see inference/filters.py, which this repeats. */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+/* Whether a is ranked before b. The order is total: equal keys by weight, equal weights by symbol. */
+static int before(const candidate *a, const candidate *b)
+{
+    if (a->key != b->key) return a->key > b->key;
+    if (a->weight != b->weight) return a->weight > b->weight;
+    return a->symbol < b->symbol;
+}
+
+/* Let c[at] sink to its place in a heap of n whose root is ranked before all others. */
+static void sink(candidate *c, int n, int at)
+{
+    const candidate sinking = c[at];
+    for (int child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && before(c + child + 1, c + child)) child++;
+        if (!before(c + child, &sinking)) break;
+        c[at] = c[child];
+    }
+    c[at] = sinking;
+}
+
+/* Moves the first of n candidates by rank to the front, as few as weigh `mass` or more together, but at least one and
+ * at most `most`. Returns how many. Ranks no more of them than it keeps. */
+static int keep_first(candidate *c, int n, int most, double mass)
+{
+    int kept = 0;
+    double sum = 0;
+    for (int i = n / 2; i-- > 0;) sink(c, n, i);
+    while (kept < n && kept < most && (kept == 0 || sum < mass)) {
+        const candidate first = c[0];
+        kept++;
+        c[0] = c[n - kept];
+        c[n - kept] = first;
+        sink(c, n - kept, 0);
+        sum += first.weight;
+    }
+    memmove(c, c + n - kept, (size_t)kept * sizeof *c);
+    return kept;
+}
+
+static double weight_of(const candidate *c, int n)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += c[i].weight;
+    return sum;
+}
+
+/* Ranks candidates by how near their surprise is to the entropy, as inference/filters.py does. */
+static void rank_by_typicality(candidate *c, int n)
+{
+    const double total = weight_of(c, n);
+    double entropy = 0;
+    for (int i = 0; i < n; i++) {
+        const double share = c[i].weight / total;
+        c[i].key = share > 0 ? -log(share) : INFINITY;
+        if (share > 0) entropy += share * c[i].key;
+    }
+    for (int i = 0; i < n; i++) c[i].key = -rint(fabs(c[i].key - entropy) * 0x1p32);
+}
+
+/* The weights (V) of a softmax, of which the largest is 1, with 0 for what the rule's filters leave out. */
+static void filter(const engine_rule *r, double *weights, candidate *c, int V)
+{
+    int n = 0;
+    for (int i = 0; i < V; i++)
+        if (weights[i] > 0) c[n++] = (candidate){weights[i], weights[i], i};
+    if (r->top_k > 0 && r->top_k < n) n = keep_first(c, n, r->top_k, INFINITY);
+    if (r->top_p < 1) n = keep_first(c, n, n, r->top_p * weight_of(c, n));
+    if (r->min_p > 0) {
+        const int before_it = n;
+        n = 0;
+        for (int i = 0; i < before_it; i++)
+            if (c[i].weight >= r->min_p) c[n++] = c[i]; /* the largest has passed all filters so far, and is 1 */
+    }
+    if (r->typical < 1) {
+        rank_by_typicality(c, n);
+        n = keep_first(c, n, n, r->typical * weight_of(c, n));
+    }
+    memset(weights, 0, (size_t)V * sizeof *weights);
+    for (int i = 0; i < n; i++) weights[c[i].symbol] = c[i].weight;
+}
+
+/* A text's logits at step t as the rule wants them; where that is not as they are, in this thread's row. What is
+ * allowed is one table for all texts and steps; what may follow depends on the state of the text's automaton. */
+static const float *adjust(engine *e, int text, int thread, int t, int phase)
+{
+    const engine_rule *r = &e->job.rule;
+    const float *logits = e->logits + (size_t)text * e->padded;
+    const uint8_t *follows = r->follows ? r->follows + (size_t)phase * (size_t)e->options.vocabulary : NULL;
+    if (!r->allowed && !follows && r->penalty == 1) return logits;
+    float *own = memcpy(e->adjusted + (size_t)thread * e->padded, logits, (size_t)e->padded * 4);
+    const float penalty = (float)r->penalty;
+    for (int back = 1; r->penalty != 1 && back <= r->window; back++) {
+        const int at = t - back; /* before this call's draws: in `recent` */
+        const int32_t symbol = at >= 0 ? e->job.symbols[(size_t)at * e->job.batch + text]
+                                       : r->recent[(size_t)(r->window + at) * e->job.batch + text];
+        if (symbol >= 0) own[symbol] = logits[symbol] > 0 ? logits[symbol] / penalty : logits[symbol] * penalty;
+    }
+    for (int i = 0; r->allowed && i < e->options.vocabulary; i++)
+        if (!r->allowed[i]) own[i] = -INFINITY;
+    for (int i = 0; follows && i < e->options.vocabulary; i++)
+        if (follows[i] == ENGINE_NEVER) own[i] = -INFINITY;
+    return own;
+}
+
+/* The symbol drawn for a text at step t, its automaton in state `phase`; `row` of the weights is this thread's alone.
+ */
+int32_t sample(engine *e, int text, int row, int thread, int t, int phase)
+{
+    const uint64_t gamma = 0x9E3779B97F4A7C15u;
+    const float *logits = e->logits + (size_t)text * e->padded;
+    double *cumulative = e->weights + (size_t)row * e->padded;
+    float largest = largest_of(e, logits);
+    if (!isnan(largest)) {
+        const float *adjusted = adjust(e, text, thread, t, phase);
+        if (adjusted != logits) largest = largest_of(e, adjusted);
+        logits = adjusted;
+    }
+    if (isnan(largest)) {
+        atomic_store(&e->not_finite, 1);
+        return 0;
+    }
+    if (e->job.rule.temperature == 0) {
+        int best = 0;
+        while (logits[best] != largest) best++;
+        return best;
+    }
+    e->kernels->softmax(logits, e->padded, largest, e->job.rule.temperature, cumulative);
+    const int V = e->options.vocabulary;
+    if (e->job.filters) filter(&e->job.rule, cumulative, e->candidates + (size_t)thread * e->padded, V);
+    for (int i = 1; i < V; i++) cumulative[i] += cumulative[i - 1];
+    const uint64_t start = mix(mix(e->job.seed) + e->job.streams[text] * gamma);
+    const double number = (double)(mix(start + (e->job.position + (uint64_t)t + 1) * gamma) >> 11) * 0x1p-53;
+    int low = 0, high = V - 1;
+    while (low < high) { /* the first symbol whose cumulative weight exceeds number · total */
+        const int middle = (low + high) / 2;
+        if (cumulative[middle] > number * cumulative[V - 1]) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}
+
+/* The state of an automaton after a symbol. Of logits that are no numbers, one that may not come was drawn. */
+uint8_t phase_after(const engine *e, uint8_t phase, int32_t symbol)
+{
+    const engine_rule *r = &e->job.rule;
+    if (!r->follows) return 0;
+    const uint8_t state = r->follows[(size_t)phase * (size_t)e->options.vocabulary + (size_t)symbol];
+    return state == ENGINE_NEVER ? phase : state;
+}
+
+static int is_share(double x) { return x >= 0 && x <= 1; }
+
+/* Whether something may come in each state that a text is in or can come to. */
+static int is_automaton(const engine *e, const engine_rule *r, int batch)
+{
+    const int V = e->options.vocabulary;
+    uint8_t continues[ENGINE_NEVER] = {0};
+    if (!in_range(r->states, 1, ENGINE_NEVER)) return 0;
+    for (int s = 0; s < r->states; s++)
+        for (int i = 0; i < V && !continues[s]; i++)
+            continues[s] = r->follows[(size_t)s * (size_t)V + (size_t)i] != ENGINE_NEVER;
+    for (size_t i = 0; i < (size_t)r->states * (size_t)V; i++)
+        if (r->follows[i] != ENGINE_NEVER && !(r->follows[i] < r->states && continues[r->follows[i]])) return 0;
+    for (int b = 0; b < batch; b++)
+        if (!(r->phases[b] < r->states && continues[r->phases[b]])) return 0;
+    return 1;
+}
+
+int is_rule(const engine *e, const engine_rule *r, int batch)
+{
+    if (!(r->temperature >= 0 && r->temperature <= DBL_MAX) || !is_share(r->top_p) || !is_share(r->min_p) ||
+        !is_share(r->typical) || !(r->penalty > 0 && r->penalty <= FLT_MAX) || r->top_k < 0 || r->window < 0)
+        return 0;
+    if (r->penalty != 1)
+        for (size_t i = 0; i < (size_t)r->window * (size_t)batch; i++)
+            if (!in_range(r->recent[i], -1, e->options.vocabulary - 1)) return 0;
+    if (r->allowed && !memchr(r->allowed, 1, (size_t)e->options.vocabulary)) return 0;
+    return !r->follows || is_automaton(e, r, batch);
+}
