@@ -1,12 +1,15 @@
-"""How well a model foresees a text: the mean surprise of its N − 1 transitions, each counted exactly once.
+"""Score a text: the mean surprisal of its N − 1 transitions, each counted exactly once.
 
-The first symbol has nothing before it and is only read. Two protocols, and the result names its own:
+The first symbol has no predecessor and is not scored. There are two protocols, and a score names its own:
 
     exact     one stream: the state is carried from the first symbol to the last.
-    streams   the text is cut into parts that run side by side as one batch, which is several times faster. Each part
-              but the first begins cold and reads the symbols before its cut, unscored, until its state has warmed up.
+    streams   the text is split into parts that are scored as one batch, which is several times faster. Each part but
+              the first starts with the zero state, which is warmed up on the symbols before the part; they are not
+              scored again.
 
-How a text is cut depends on its length alone, so that a figure is the same on every machine.
+The split depends on the length of the text only, so that a score is the same on every machine.
+
+Letters: N symbols of a text, B streams, T time, L layers, S states of the cell, H hidden.
 """
 
 from __future__ import annotations
@@ -24,14 +27,14 @@ from charlstm.progress import Report
 from charlstm.text.corpus import Symbols
 
 STREAMS = 64
-WARM_UP = 256  # symbols read before a part is scored: on trained models the figure is then that of --exact to 1e-7 bits
+WARM_UP = 256  # symbols before a scored part: on trained models the score then equals the exact one to 1e-7 bits
 EXACT = "exact: one stream, state carried over the whole text"
 DOCUMENTS = "documents: state reset at each"
-CHUNK = 4096  # symbols, of all streams together, between two chances for Ctrl-C
+CHUNK = 4096  # symbols of all streams per call of the model; Ctrl-C takes effect between calls
 
 
-class Reader(Protocol):
-    """What scores: `engine.Engine`, or a network that is being trained. Shapes as in `engine.Engine`."""
+class ScoringModel(Protocol):
+    """A model that can score: an `Engine`, or a network that is being trained. Methods and shapes as in `Engine`."""
 
     config: ModelConfig
 
@@ -46,19 +49,29 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """What `evaluate` found. One surprise in three units: bits = nats / ln 2, perplexity = e^nats."""
+    """How well a model predicts a text: its mean surprisal in three units.
+
+    Attributes:
+        chars: number of symbols of the text.
+        transitions: number of scored symbols, `chars` − 1.
+        nats_per_char: mean surprisal in nats.
+        bits_per_char: the same in bits, nats / ln 2.
+        perplexity: e^nats.
+        protocol: how the text was scored, in words.
+        unknown: number of characters that were skipped or replaced.
+    """
 
     chars: int
-    transitions: int  # scored: chars − 1
+    transitions: int
     nats_per_char: float
     bits_per_char: float
     perplexity: float
     protocol: str
-    unknown: int = 0  # characters of the text that were skipped or replaced
+    unknown: int = 0
 
 
 def evaluate(
-    engine: Reader,
+    engine: ScoringModel,
     ids: Symbols,
     *,
     exact: bool = False,
@@ -70,56 +83,60 @@ def evaluate(
     """Score a text.
 
     Args:
-        ids: (N,), the text's symbols, in memory or in a file.
-        exact: one stream; else at most `streams`, each warmed up on `warm_up` symbols, and fewer for a text so short
-            that warming up would cost more than a quarter of it.
-        unit: what a symbol is called in the protocol.
-        report: called now and then with how many transitions are scored, and of how many.
+        engine: the model.
+        ids: (N,) the symbols, in memory or in a file.
+        exact: score one stream. Otherwise at most `streams`; fewer for a short text, so that warm-up takes at most a
+            quarter of the work.
+        streams: the largest number of streams.
+        warm_up: number of symbols that each stream but the first is warmed up on.
+        unit: the name of a symbol in the protocol.
+        report: called repeatedly with the number of scored transitions and their total.
 
     Raises:
-        CorpusError: fewer than two symbols: there is no transition to score.
+        CorpusError: the text has fewer than two symbols, so that there is no transition to score.
     """
     transitions = transitions_of(ids)
     count = 1 if exact else max(1, min(streams, transitions // (4 * max(warm_up, 1))))
     if count == 1:
-        nats = _run(engine, ids, np.zeros(1, np.int64), engine.zero_state(), transitions, transitions, report)
+        starts = np.zeros(1, np.int64)
+        nats = _score_streams(engine, ids, starts, engine.zero_state(), transitions, transitions, report)
         return score_of(len(ids), float(nats[0]), protocol_of(engine.config, EXACT))
-    part = -(-transitions // count)  # part k scores the transitions into symbols k·part + 1 … (k + 1)·part
+    part = -(-transitions // count)  # part k scores the symbols k·part + 1 … (k + 1)·part
     count = -(-transitions // part)
-    cuts = np.arange(count) * part
+    starts = np.arange(count) * part
     state = engine.zero_state(count)
     if warm_up:
-        before = _columns(ids, cuts[1:] - warm_up, warm_up)
+        before = _columns(ids, starts[1:] - warm_up, warm_up)
         state[:, :, 1:] = engine.advance(before, engine.zero_state(count - 1))
-    nats = _run(engine, ids, cuts, state, part, transitions - int(cuts[-1]), report)
+    nats = _score_streams(engine, ids, starts, state, part, transitions - int(starts[-1]), report)
     protocol = f"{count} streams, each warmed up on {warm_up} {unit}s"
     return score_of(len(ids), float(nats.sum()), protocol_of(engine.config, protocol))
 
 
-def _run(
-    engine: Reader,
+def _score_streams(
+    engine: ScoringModel,
     ids: Symbols,
-    cuts: NDArray[np.int64],
+    starts: NDArray[np.int64],
     state: NDArray[np.float32],
     length: int,
     last: int,
     report: Report | None,
 ) -> NDArray[np.float64]:
-    """Sum of nats (B,) over `length` transitions of each stream from its cut on; of the last only the first `last`."""
-    total = np.zeros(len(cuts))
-    steps = max(1, CHUNK // len(cuts))
+    """Return the sums of nats (B,) over `length` transitions of each stream; over `last` of the last stream."""
+    total = np.zeros(len(starts))
+    steps = max(1, CHUNK // len(starts))
     for t in range(0, length, steps):
         end = min(t + steps, length)
-        nats, state = engine.score(_columns(ids, cuts + t, end - t + 1), state)
+        nats, state = engine.score(_columns(ids, starts + t, end - t + 1), state)
         total += nats.sum(axis=0)
         total[-1] -= nats[max(0, last - t) :, -1].sum()
         if report is not None:
-            report(end * len(cuts), length * len(cuts))
+            report(end * len(starts), length * len(starts))
     return total
 
 
 def _columns(ids: Symbols, firsts: NDArray[np.int64], length: int) -> NDArray[np.integer]:
-    """(length, B): so many symbols from each of `firsts` on; behind the text's end the symbol 0."""
+    """Return columns (length, B) of symbols that start at `firsts` (B,), padded with 0 after the end of the text."""
     columns = np.zeros((length, len(firsts)), ids.dtype)
     for column, first in enumerate(firsts.tolist()):
         found = np.asarray(ids[first : first + length])
@@ -128,23 +145,23 @@ def _columns(ids: Symbols, firsts: NDArray[np.int64], length: int) -> NDArray[np
 
 
 def transitions_of(ids: Symbols) -> int:
-    """How many there are in a text.
+    """Return the number of transitions of a text (N,), which is N − 1.
 
     Raises:
-        CorpusError: none.
+        CorpusError: there is none.
     """
     if len(ids) < 2:
-        raise CorpusError(f"a text of {len(ids)} symbols has no transition to score; at least 2 are needed")
+        raise CorpusError(f"a text of {len(ids)} symbols has no transition to score: give a text of 2 or more")
     return len(ids) - 1
 
 
 def protocol_of(config: ModelConfig, protocol: str) -> str:
-    """A protocol as the model makes it: of documents the state is carried no further than each goes."""
+    """Return a protocol in words for a model. A model of documents resets the state at each boundary."""
     return protocol if config.boundary is None else f"{protocol}; {DOCUMENTS}"
 
 
 def score_of(chars: int, nats: float, protocol: str) -> Score:
-    """The score of a text whose chars − 1 transitions have so many nats together."""
+    """Return the score of a text of `chars` symbols from the sum of its surprisal in nats."""
     nats_per_char = nats / (chars - 1)
     return Score(
         chars=chars,

@@ -1,15 +1,17 @@
-"""How surprising each line and each character of a text is, in bits: −log2 of the probability that the model gave it.
+"""The surprisal of each line and of each character of a text, in bits: −log2 of the probability that the model gave.
 
-`evaluation` says how well a text is foreseen as a whole, this room says where it is not. Lines are scored in two ways:
+`evaluation` scores a text as a whole; this module shows which parts are hard to predict. Lines are scored in two ways:
 
-    reset     each line is a text of its own that begins, as sampling does, after a line break: all of its characters
-              are scored, its own line break too. Many lines are scored side by side, and what several begin with in
-              common is read once.
-    carried   the lines are one text: the state goes on from line to line. Its first character has nothing before it and
-              is only read, so that the bits of all lines together are those of `evaluation`, with one stream.
+    reset     each line is a text of its own, which starts after a line break, as sampling does. All its characters are
+              scored, including its own line break. Many lines are scored in one batch, and a common prefix of several
+              lines is computed once.
+    carried   the lines are one text: the state is carried from line to line. The first character of the text is not
+              scored, so that the sum over all lines equals that of `evaluation` with one stream.
 
-Of a model of documents a line begins as a document does, and one that is carried on as far as its document goes. A
-document's end ends a line, too.
+In a model of documents a line starts as a document does, and the state is carried to the end of the document. The end
+of a document ends a line, too.
+
+Letters: N symbols of a text, B lines of a batch.
 """
 
 from __future__ import annotations
@@ -25,70 +27,91 @@ from numpy.typing import NDArray
 from charlstm.config import Unknown
 from charlstm.inference.context import advance
 from charlstm.inference.engine import Engine
-from charlstm.inference.evaluation import CHUNK, Reader, transitions_of
+from charlstm.inference.evaluation import CHUNK, ScoringModel, transitions_of
 from charlstm.text import documents
 from charlstm.text.corpus import Symbols, whole_lines
 from charlstm.text.vocabulary import Vocabulary
 
-SIDE_BY_SIDE = 1024  # lines scored together
-STEPS = 8  # symbols of each, before those that have ended or parted are looked for
-FEW = 256  # symbols of all together for which to look would cost more than it saves
-BLOCK = 1000  # characters that count as one observation where two models are compared
+BATCH = 1024  # lines per batch
+STEPS = 8  # symbols per line and call of the model, before lines that ended or diverged are searched
+MIN_SYMBOLS = 256  # symbols of a batch per call: with fewer, the search costs more than it saves
+BLOCK = 1000  # characters that count as one observation when two models are compared
 
 Ids = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class LineScore:
-    """One line and its surprise."""
+    """The surprisal of one line.
 
-    number: int  # from 1
-    text: str  # as it was read, with its line break if it has one
-    chars: int  # scored
-    bits: float  # of all of them together
-    unknown: int = 0  # characters skipped or replaced
+    Attributes:
+        number: number of the line, from 1.
+        text: the line with its line break, if it has one.
+        chars: number of scored characters.
+        bits: sum of their surprisal, in bits.
+        unknown: number of characters that were skipped or replaced.
+    """
+
+    number: int
+    text: str
+    chars: int
+    bits: float
+    unknown: int = 0
 
     @property
     def bits_per_char(self) -> float:
-        """0 for a line of which nothing is scored."""
+        """Mean surprisal in bits; 0 for a line without scored characters."""
         return self.bits / self.chars if self.chars else 0.0
 
 
 @dataclass(frozen=True)
 class CharScore:
-    """One character and its surprise."""
+    """The surprisal of one character.
 
-    place: int  # in the text, the first is 1
+    Attributes:
+        place: position in the text; the first character has 1.
+        char: the character.
+        bits: its surprisal in bits; NaN if the logits are NaN or infinite.
+        likeliest: the most probable characters at this position, with their probabilities.
+    """
+
+    place: int
     char: str
-    bits: float  # NaN where the model's logits are not finite
-    likeliest: tuple[tuple[str, float], ...] = ()  # what the model expected here, with its probability
+    bits: float
+    likeliest: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Bits per character of one model less those of another, on the same text.
+    """The difference of two models on one text.
 
-    Both score the same characters, so that most of what makes a text hard cancels out in the difference at each. But
-    neighbours are not independent: the standard error is that of the mean of `blocks` blocks of some BLOCK characters.
+    Both models score the same characters, so that most of the variation of the text cancels out in the differences.
+    Because neighbouring characters are not independent, the standard error is computed from the means of blocks of
+    about BLOCK characters.
+
+    Attributes:
+        bits_per_char: mean difference in bits.
+        standard_error: its standard error in bits, or None if the text is too short for two blocks.
+        blocks: number of blocks.
     """
 
     bits_per_char: float
-    standard_error: float | None  # None: too short for two blocks
+    standard_error: float | None
     blocks: int
 
 
 def bits(engine: Engine, ids: Symbols) -> NDArray[np.float64]:
-    """Bits (N − 1,) at each transition of a text (N,), as one stream.
+    """Return the surprisal (N − 1,) in bits of each symbol of a text (N,) but the first, scored as one stream.
 
     Raises:
-        CorpusError: fewer than two symbols.
+        CorpusError: the text has fewer than two symbols.
     """
     transitions_of(ids)
-    return _Place(None, engine.zero_state()).read(engine, np.asarray(ids)) / math.log(2)
+    return _CarriedScorer(engine, None).score(np.asarray(ids)) / math.log(2)
 
 
 def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Difference:
-    """How far apart two models are, from the bits (N − 1,) of both at the same transitions."""
+    """Return the difference of two models from their surprisal (N − 1,) in bits of the same symbols."""
     paired = ours - theirs
     blocks = max(1, len(paired) // BLOCK)
     means = [block.mean() for block in np.array_split(paired, blocks)]
@@ -99,20 +122,23 @@ def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Differ
 def lines(
     engine: Engine, vocabulary: Vocabulary, parts: Iterable[str], *, carry: bool = False, unknown: Unknown = "error"
 ) -> Iterator[LineScore]:
-    """The score of each line of a text that comes in parts, in order; a line ends with a line break or with the text.
+    """Score each line of a text, in order. A line ends with a line break or with the text.
 
-    The scores of all lines that a part completes are given before the next part is asked for. Memory is that of one
-    part and of the longest line.
+    All lines that a part completes are scored before the next part is requested. Memory is that of one part and of the
+    longest line.
 
     Args:
-        carry: the state goes on from line to line, see above.
+        engine: the model.
+        vocabulary: its vocabulary.
+        parts: the text in parts.
+        carry: carry the state from line to line, as described above.
         unknown: what to do with characters that are not in the vocabulary.
 
     Raises:
-        UnknownSymbols: such a character, with unknown="error".
+        UnknownSymbols: the text has such a character, and `unknown` is 'error'.
     """
-    begin = advance(engine, vocabulary)
-    place = _Place(vocabulary.boundary_id, engine.zero_state())
+    start = advance(engine, vocabulary)
+    carried = _CarriedScorer(engine, vocabulary.boundary_id)
     if vocabulary.boundary is not None and vocabulary.boundary_symbol is not None:
         parts = documents.marked(parts, vocabulary.boundary, vocabulary.boundary_symbol)
     number = 0
@@ -120,10 +146,10 @@ def lines(
         known = [vocabulary.encode_known(line, unknown) for line in whole]
         ids = [symbols for symbols, _ in known]
         if carry:
-            scores = [(place.read(engine, symbols).sum(), place.scored) for symbols in ids]
+            scores = [(carried.score(symbols).sum(), carried.scored) for symbols in ids]
         else:
-            first = np.array([begin.last])
-            nats = _side_by_side(engine, [np.concatenate((first, symbols)) for symbols in ids])
+            first = np.array([start.last])
+            nats = _score_lines(engine, [np.concatenate((first, symbols)) for symbols in ids])
             scores = [(n, len(symbols)) for n, symbols in zip(nats, ids, strict=True)]
         for line, (nats_of_line, chars), (_, foreign) in zip(whole, scores, known, strict=True):
             number += 1
@@ -132,26 +158,28 @@ def lines(
 
 
 def chars(engine: Engine, vocabulary: Vocabulary, ids: Symbols, top: int = 0) -> Iterator[CharScore]:
-    """The score of each character of a text but the first, the state carried over the whole; in order, as they come.
+    """Score each character of a text but the first, in order. The state is carried over the whole text.
 
     Args:
-        ids: (N,), the text's symbols; of documents with a boundary in front, which has no place in the text.
-        top: so many of the likeliest characters at each place go with it. The model is then asked character by
-            character, which is slower.
+        engine: the model.
+        vocabulary: its vocabulary.
+        ids: (N,) the symbols of the text; in documents with a boundary before the first.
+        top: number of most probable characters to return with each score. The model then processes one character at a
+            time, which is slower.
 
     Raises:
-        CorpusError: fewer than two symbols.
+        CorpusError: the text has fewer than two symbols.
     """
     transitions_of(ids)
-    first = 1 if vocabulary.boundary is None else 0  # the place of ids[0]
+    first = 1 if vocabulary.boundary is None else 0  # position of ids[0] in the text
     if top:
         yield from _chars_with_likeliest(engine, vocabulary, ids, min(top, len(vocabulary)), first)
         return
-    place = _Place(None, engine.zero_state())
-    place.read(engine, np.asarray(ids[:1]))
+    carried = _CarriedScorer(engine, None)
+    carried.score(np.asarray(ids[:1]))
     for start in range(1, len(ids), CHUNK):
         chunk = np.asarray(ids[start : start + CHUNK])
-        bits = place.read(engine, chunk) / math.log(2)
+        bits = carried.score(chunk) / math.log(2)
         for offset, symbol in enumerate(chunk.tolist()):
             yield CharScore(start + offset + first, vocabulary.name(symbol), float(bits[offset]))
 
@@ -164,7 +192,7 @@ def _chars_with_likeliest(
         before, symbol = np.asarray(ids[place - 1 : place + 1]).tolist()
         logits, state = engine.step([before], state)
         scores = logits[0].astype(np.float64)
-        if not np.isfinite(scores.max()):  # as `Engine.score` has it
+        if not np.isfinite(scores.max()):  # as in `Engine.score`
             yield CharScore(place + first, name(symbol), math.nan)
             continue
         logs = scores - scores.max()
@@ -174,66 +202,74 @@ def _chars_with_likeliest(
         yield CharScore(place + first, name(symbol), float(-logs[symbol] / math.log(2)), likeliest)
 
 
-class _Place:
-    """Where a text that is read piece by piece stands: the state, and the last symbol, which is not in it yet."""
+class _CarriedScorer:
+    """Scores a text in pieces, and carries the state from piece to piece.
 
-    def __init__(self, last: int | None, state: NDArray[np.float32]) -> None:
-        self._last, self._state = last, state
+    Args:
+        engine: the model.
+        last: the symbol before the text, or None; then the first symbol of the text is not scored.
+
+    Attributes:
+        scored: number of symbols of the latest piece that were scored.
+    """
+
+    def __init__(self, engine: ScoringModel, last: int | None) -> None:
+        self._engine, self._last, self._state = engine, last, engine.zero_state()
         self.scored = 0
-        """Symbols of the last piece that were scored: all, but for the very first of the text."""
 
-    def read(self, engine: Reader, ids: Ids) -> NDArray[np.float64]:
-        """Nats of each scored symbol."""
-        behind = [] if self._last is None else [self._last]
-        joined = np.concatenate((np.array(behind, np.int64), ids))
+    def score(self, ids: Ids) -> NDArray[np.float64]:
+        """Score the next piece (T,) and return the surprisal (scored,) in nats."""
+        previous = [] if self._last is None else [self._last]
+        joined = np.concatenate((np.array(previous, np.int64), ids))
         self.scored = max(0, len(joined) - 1)
         nats = [np.zeros(0)]
         for start in range(0, self.scored, CHUNK):
-            chunk, self._state = engine.score(joined[start : start + CHUNK + 1, None], self._state)
+            chunk, self._state = self._engine.score(joined[start : start + CHUNK + 1, None], self._state)
             nats.append(chunk[:, 0])
         if len(joined):
             self._last = int(joined[-1])
         return np.concatenate(nats)
 
 
-def _side_by_side(engine: Reader, texts: Sequence[Ids]) -> NDArray[np.float64]:
-    """Sum of nats of each text but its first symbol, each from the zero state."""
-    sums = np.zeros(len(texts))
-    order = sorted(range(len(texts)), key=lambda k: texts[k].tobytes())  # those that begin alike are neighbours
-    for batch in np.array_split(order, -(-len(order) // SIDE_BY_SIDE)):
-        sums[batch] = _neighbours(engine, [texts[k] for k in batch])
+def _score_lines(engine: ScoringModel, lines: Sequence[Ids]) -> NDArray[np.float64]:
+    """Return the sum of nats (len(lines),) of each line but its first symbol, each from the zero state."""
+    sums = np.zeros(len(lines))
+    order = sorted(range(len(lines)), key=lambda k: lines[k].tobytes())  # lines with a common prefix are adjacent
+    for batch in np.array_split(order, -(-len(order) // BATCH)):
+        sums[batch] = _score_sorted(engine, [lines[k] for k in batch])
     return sums
 
 
-def _neighbours(engine: Reader, texts: Sequence[Ids]) -> NDArray[np.float64]:
-    """The same of sorted texts, a few symbols at a time: of those that have been the same up to there, one is read for
-    all of them.
+def _score_sorted(engine: ScoringModel, lines: Sequence[Ids]) -> NDArray[np.float64]:
+    """Score sorted lines as `_score_lines` does, STEPS symbols at a time.
+
+    Of lines that have been equal so far, only the first is fed to the model.
     """
-    lengths = np.array([len(text) - 1 for text in texts])
-    begins = np.cumsum([0, *lengths[:-1] + 1])
-    joined = np.concatenate([*texts, np.zeros(max(STEPS, FEW), texts[0].dtype)])
-    alike = np.array([0, *map(_alike, texts, texts[1:])])
-    sums = np.zeros(len(texts))
+    lengths = np.array([len(line) - 1 for line in lines])
+    starts = np.cumsum([0, *lengths[:-1] + 1])
+    joined = np.concatenate([*lines, np.zeros(max(STEPS, MIN_SYMBOLS), lines[0].dtype)])
+    common = np.array([0, *map(_common_prefix, lines, lines[1:])])
+    sums = np.zeros(len(lines))
     state = engine.zero_state(1)
-    reader = np.zeros(len(texts), np.int64)  # in the batch, for each text
+    column = np.zeros(len(lines), np.int64)  # for each line its column in the batch
     t, longest = 0, int(lengths.max())
     while t < longest:
-        going_on = np.flatnonzero(lengths > t)
-        steps = min(max(STEPS, FEW // len(going_on)), longest - t)
-        is_first = alike[going_on] <= t + steps
+        live = np.flatnonzero(lengths > t)
+        steps = min(max(STEPS, MIN_SYMBOLS // len(live)), longest - t)
+        is_first = common[live] <= t + steps
         is_first[0] = True
-        read = going_on[is_first]
-        ids = joined[begins[read] + t + np.arange(steps + 1)[:, None]]  # behind a text's end comes something, unscored
-        nats, state = engine.score(ids, state.take(reader[read], axis=2))
-        inside = np.arange(t, t + steps)[:, None] < lengths[read]
-        reader[going_on] = np.cumsum(is_first) - 1
-        sums[going_on] += np.where(inside, nats, 0.0).sum(axis=0)[reader[going_on]]
+        fed = live[is_first]
+        ids = joined[starts[fed] + t + np.arange(steps + 1)[:, None]]  # symbols after the end of a line are not scored
+        nats, state = engine.score(ids, state.take(column[fed], axis=2))
+        inside = np.arange(t, t + steps)[:, None] < lengths[fed]
+        column[live] = np.cumsum(is_first) - 1
+        sums[live] += np.where(inside, nats, 0.0).sum(axis=0)[column[live]]
         t += steps
     return sums
 
 
-def _alike(ours: Ids, theirs: Ids) -> int:
-    """How many symbols both begin with; of equal texts more than any can have."""
+def _common_prefix(ours: Ids, theirs: Ids) -> int:
+    """Return the length of the common prefix of two lines; the largest integer if the lines are equal."""
     length = min(len(ours), len(theirs))
     differ = np.flatnonzero(ours[:length] != theirs[:length])
     if len(differ):

@@ -463,7 +463,7 @@ class Trainer:
         if self.options.keep:
             yield from self._keep()
 
-    def _reader(self) -> evaluation.Reader:
+    def _reader(self) -> evaluation.ScoringModel:
         """What validates: the native engine, which is the fastest on a CPU, or the network where it is."""
         is_fast = self._device.type == "cpu" and native.library() is not None
         return self._engine() if is_fast else Scorer(self._network)

@@ -82,8 +82,8 @@ def test_many_lines_of_all_lengths_score_what_each_scores_alone(monkeypatch: pyt
     model = sharp_model()
     expected = [naive(model, "\n" + line).sum() for line in text.splitlines(keepends=True)]
     for side, steps, few in ((1024, 8, 256), (1, 7, 1), (7, 1, 20), (50, 100, 1)):
-        monkeypatch.setattr(surprisal, "SIDE_BY_SIDE", side)
-        monkeypatch.setattr(surprisal, "FEW", few)
+        monkeypatch.setattr(surprisal, "BATCH", side)
+        monkeypatch.setattr(surprisal, "MIN_SYMBOLS", few)
         monkeypatch.setattr(surprisal, "STEPS", steps)
         assert [score.bits for score in model.score_lines(text)] == pytest.approx(expected, abs=1e-3)
 
@@ -93,7 +93,7 @@ def test_what_lines_begin_with_in_common_is_read_once_and_changes_no_score(
     monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     monkeypatch.setattr(surprisal, "STEPS", steps)
-    monkeypatch.setattr(surprisal, "FEW", 1)
+    monkeypatch.setattr(surprisal, "MIN_SYMBOLS", 1)
     model = sharp_model()
     whole = ["abab\n", "abab\n", "ababab\n", "\n", "ab\n", "abab cab\n", "b\n", "abab cab", "abab\n"]
     engine, read = model.scorer, []
@@ -106,7 +106,7 @@ def test_what_lines_begin_with_in_common_is_read_once_and_changes_no_score(
             return engine.score(ids, state)
 
     texts = [np.array(model.vocabulary.encode("\n" + line)) for line in whole]
-    sums = surprisal._side_by_side(Counting(), texts)  # type: ignore[arg-type]
+    sums = surprisal._score_lines(Counting(), texts)  # type: ignore[arg-type]
     assert list(sums / math.log(2)) == pytest.approx([naive(model, "\n" + line).sum() for line in whole], abs=1e-5)
     if steps == 1:  # once for each beginning together with the symbol after it
         assert sum(read) == len({line[:end] for line in whole for end in range(1, len(line) + 1)})
