@@ -1,19 +1,21 @@
-"""Write the tests of each row into the table of faults in docs/reliability.md: `python docs/faults_table.py`.
+"""Write the tests of each row into the list of faults in docs/reliability.md: `python docs/faults_table.py`.
 
-A test names the rows that it covers by `@pytest.mark.fault("R12")`. The last column of the table is made from these
-marks; the other columns are written by hand. tests/project/test_faults_table.py compares the page with the marks.
+A test names the rows that it covers by `@pytest.mark.fault("R12")`. The tests of a row are made from these marks; its
+promise is written by hand. The script wraps both. tests/project/test_faults_table.py compares the page with the marks.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 PAGE = Path(__file__).parent / "reliability.md"
 TESTS = Path(__file__).parents[1] / "tests"
-ROW = re.compile(r"^\| (R\d+) \| (.*) \| (.*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\* \*\*(R\d+)\*\* ((?:.+\n)+?)  Tests: ((?:.+\n)+?)(?=\* |\n|\Z)", re.MULTILINE)
+WIDTH = 100  # characters of a line
 
 Rows = dict[str, dict[str, set[str]]]  # row -> file below tests -> names of the tests
 
@@ -49,14 +51,23 @@ def marked_here() -> Rows:
     return marked({file.relative_to(TESTS).as_posix(): file.read_text(encoding="utf-8") for file in files})
 
 
-def cell(files: dict[str, set[str]]) -> str:
-    """Return the table's last column for one row: each test file and how many of its tests carry the mark."""
-    return ", ".join(f"`{file}` {len(names)}" for file, names in sorted(files.items()))
+def listed(files: dict[str, set[str]]) -> str:
+    """Return each test file of one row and how many of its tests carry the mark."""
+    return ", ".join(f"`{file}` {len(names)}" for file, names in sorted(files.items())) or "none"
+
+
+def item(row: str, promise: str, files: dict[str, set[str]]) -> str:
+    """Return one row as an item of a list, in lines of at most `WIDTH` characters."""
+    paragraphs = (f"* **{row}** {promise}", f"  Tests: {listed(files)}.")
+    return "".join(
+        textwrap.fill(" ".join(paragraph.split()), WIDTH, initial_indent=indent, subsequent_indent="  ") + "\n"
+        for paragraph, indent in zip(paragraphs, ("", "  "), strict=True)
+    )
 
 
 def page(text: str, rows: Rows) -> str:
-    """Return the page with the last column of every row made from the marks."""
-    return ROW.sub(lambda match: f"| {match[1]} | {match[2]} | {cell(rows.get(match[1], {}))} |", text)
+    """Return the page with the tests of every row made from the marks."""
+    return ROW.sub(lambda match: item(match[1], match[2], rows.get(match[1], {})), text)
 
 
 if __name__ == "__main__":

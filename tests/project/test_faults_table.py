@@ -46,11 +46,14 @@ def test_a_missing_mark_a_new_mark_and_a_row_without_tests_change_the_page() -> 
     source = (
         '@pytest.mark.fault("R1", "R2")\ndef test_a() -> None: ...\n\n@pytest.mark.slow\ndef test_b() -> None: ...\n'
     )
-    table = "| R1 | holds | `x.py` 1 |\n| R2 | holds | `x.py` 1 |\n"
+    table = "* **R1** It holds.\n  Tests: `x.py` 1.\n* **R2** It holds.\n  Tests: `x.py` 1.\n"
     rows = SCRIPT["marked"]({"x.py": source})
     assert rows == {"R1": {"x.py": {"test_a"}}, "R2": {"x.py": {"test_a"}}}
     assert SCRIPT["page"](table, rows) == table
     fewer = SCRIPT["marked"]({"x.py": source.replace(', "R2"', "")})
-    assert SCRIPT["page"](table, fewer) == "| R1 | holds | `x.py` 1 |\n| R2 | holds |  |\n"
+    assert SCRIPT["page"](table, fewer) == table[: table.index("* **R2**")] + "* **R2** It holds.\n  Tests: none.\n"
     more = SCRIPT["marked"]({"x.py": source.replace("slow", 'fault("R1")'), "y.py": source})
-    assert SCRIPT["page"](table, more).splitlines()[0] == "| R1 | holds | `x.py` 2, `y.py` 1 |"
+    assert SCRIPT["page"](table, more).splitlines()[1] == "  Tests: `x.py` 2, `y.py` 1."
+    long = table.replace("It holds.", "word " * 30 + "end.", 1)
+    assert max(map(len, SCRIPT["page"](long, rows).splitlines())) <= SCRIPT["WIDTH"]
+    assert SCRIPT["page"](SCRIPT["page"](long, rows), rows) == SCRIPT["page"](long, rows)
