@@ -66,7 +66,11 @@ def small() -> Checkpoint:
     """The smallest checkpoint with every kind of tensor."""
     model = ModelConfig(2, hidden=1, layers=1, embedding=1)
     weights = {name: np.ones(shape, np.float32) for name, shape in model.shapes().items()}
-    tensors = {"optim/mean": np.ones((1, 2)), "state/h": np.ones(1, np.float32), "rng/torch": np.ones(3, np.uint8)}
+    tensors: dict[str, np.ndarray[Any, Any]] = {
+        "optim/mean": np.ones((1, 2)),
+        "state/h": np.ones(1, np.float32),
+        "rng/torch": np.ones(3, np.uint8),
+    }
     return Checkpoint(model, Vocabulary("ab"), weights, 3, {"cursor": 1}, tensors, {"corpus": {"names": ["a"]}})
 
 
@@ -90,7 +94,7 @@ def mutate_checkpoint(data: bytes, max_size: int, seed: int) -> bytes:
     """libFuzzer's mutation of the bytes, or one of the header's values."""
     draw = random.Random(seed)
     if draw.random() < 0.5:
-        return atheris.Mutate(data, max_size)
+        return bytes(atheris.Mutate(data, max_size))
     text, _, body = data[9:].partition(b"\n")
     with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         header = json.loads(text)
@@ -100,7 +104,7 @@ def mutate_checkpoint(data: bytes, max_size: int, seed: int) -> bytes:
         else:
             header = mutate_value(header, draw)
         return (b"\2" + bytes(8) + json.dumps(header).encode() + b"\n" + body)[:max_size]
-    return atheris.Mutate(data, max_size)
+    return bytes(atheris.Mutate(data, max_size))
 
 
 def origin(error: BaseException) -> tuple[str, int]:
@@ -169,9 +173,9 @@ def seeds(kind: str, folder: Path) -> list[bytes]:
         text, body = whole[8 : 8 + length].rstrip(), whole[8 + length :]
         return [b"\0" + whole, *(how + bytes(8) + text + b"\n" + body for how in (b"\1", b"\2"))]
     if kind == "corpus":
-        text = "a\r\né☃😀\ufeff\x00\n" * 5
-        plain = [bytes([n]) + text.encode(codec, "ignore") for n, codec in enumerate(ENCODINGS)]
-        return [*plain, b"\0" + gzip.compress(text.encode()) * 2, b"\x58" + text.encode(), b"\x08" + text.encode()]
+        prose = "a\r\né☃😀\ufeff\x00\n" * 5
+        plain = [bytes([n]) + prose.encode(codec, "ignore") for n, codec in enumerate(ENCODINGS)]
+        return [*plain, b"\0" + gzip.compress(prose.encode()) * 2, b"\x58" + prose.encode(), b"\x08" + prose.encode()]
     model = Model(small().model, small().vocabulary, small().weights)
     model.save_state(path, model.advance("ab"))
     return [path.read_bytes(), b"!" + path.read_bytes()[:-32]]

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import rivals
 import torch
 
@@ -83,7 +84,7 @@ def show(text: str, budgets: Sequence[str], seeds: Sequence[int], beside: str | 
 def rival(name: str, text: str, seconds: list[float], seed: int = 1) -> Iterator[tuple[float, float]]:
     """Seconds and nats of one run of a known recipe."""
     read = corpus.read([text])
-    train, valid = read.split(0.1)
+    train, valid = (np.asarray(part) for part in read.split(0.1))
     if name == "char-rnn":
         for taken, _, nats in rivals.char_rnn(train, valid, len(read.vocabulary), sorted(seconds), seed):
             yield taken, nats

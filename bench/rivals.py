@@ -129,7 +129,7 @@ class Gpt(nn.Module):
         x = self.symbols(ids) + self.places.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return self.norm(x) @ self.symbols.weight.T
+        return functional.linear(self.norm(x), self.symbols.weight)
 
 
 def nanogpt(train: Ids, valid: Ids, vocabulary: int, every: int, seed: int, steps: int = 2000) -> Iterator[Reading]:

@@ -30,7 +30,7 @@ from torch import nn
 
 from charlstm import checkpoint
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import ModelConfig
+from charlstm.config import ModelConfig, Precision
 from charlstm.inference import native
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
@@ -243,7 +243,7 @@ def speed(seconds: float, threads: int) -> None:
             if (onnx := onnx_stepper(model, config, count)) is not None:
                 sides[f"onnxruntime, {count} thr."] = onnx
         sides["numpy engine, step"] = stepper(Engine(config, weights, backend="numpy", precision="fp32"))
-        precisions = ("fp32", "int8") if native.isas() else ()
+        precisions: tuple[Precision, ...] = ("fp32", "int8") if native.isas() else ()
         for precision in precisions:
             engine = Engine(config, weights, precision=precision, threads=threads)
             sides[f"native {precision}, step"] = stepper(engine)

@@ -100,7 +100,11 @@ def check(both: list[Side]) -> None:
     ours, theirs = both
     losses = [float(side.loss().detach()) for side in both]
     pairs = list(zip(ours.network.named_parameters(), theirs.network.parameters(), strict=True))
-    worst = max(float((a.grad - b.grad).norm() / b.grad.norm()) for (_, a), b in pairs)
+    worst = 0.0
+    for (_, a), b in pairs:
+        assert a.grad is not None
+        assert b.grad is not None
+        worst = max(worst, float((a.grad - b.grad).norm() / b.grad.norm()))
     if abs(losses[0] - losses[1]) > 1e-5 or worst > 1e-4:
         sys.exit(f"the two sides disagree: losses {losses}, gradients by {worst:.1e} of their norm")
     for side in both:

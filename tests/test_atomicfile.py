@@ -23,7 +23,8 @@ from charlstm import atomicfile
 from charlstm.atomicfile import FolderLock
 from tests.helpers.faults import At, Disk, Recorder, descriptors, fail, hooked
 
-OLD, NEW = b"old" * 700, [b"new head", memoryview(b"N" * 3000), b"tail" * 300]
+OLD = b"old" * 700
+NEW: list[bytes | memoryview[int]] = [b"new head", memoryview(b"N" * 3000), b"tail" * 300]
 WHOLE = b"".join(NEW)
 
 

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import dataclasses
 import errno
+import functools
 import gc
 import itertools
 import json
@@ -36,7 +37,7 @@ import safetensors
 import safetensors.numpy
 
 import charlstm
-from charlstm import checkpoint
+from charlstm import checkpoint, config
 from charlstm.checkpoint import Checkpoint, load, newest_run, resolve, save, verify
 from charlstm.config import ModelConfig
 from charlstm.errors import CheckpointError
@@ -122,9 +123,9 @@ def test_equal_checkpoints_are_equal_bytes_whatever_the_order(memory: Path) -> N
     state = example()
     turned = dataclasses.replace(
         state,
-        weights=dict(reversed(state.weights.items())),
-        tensors=dict(reversed(state.tensors.items())),
-        facts=dict(reversed(state.facts.items())),
+        weights=dict(reversed([*state.weights.items()])),
+        tensors=dict(reversed([*state.tensors.items()])),
+        facts=dict(reversed([*state.facts.items()])),
     )
     assert written(memory, state) == written(memory, turned)
     assert written(memory, state) != written(memory, example(1))
@@ -201,7 +202,7 @@ def test_what_could_not_be_loaded_again_is_not_written(memory: Path, change: Cal
 def test_a_frozen_file_of_each_format_version_loads_for_ever(path: Path) -> None:
     found = load(path, training=True)
     expected = json.loads(path.with_suffix(".json").read_text())
-    assert checkpoint.config.to_json(found.model) == expected["model"]
+    assert config.to_json(found.model) == expected["model"]
     assert found.vocabulary.symbols == expected["symbols"]
     assert [found.step, found.training, found.facts] == [expected[name] for name in ("step", "training", "facts")]
     tensors = {**{"model/" + name: array for name, array in found.weights.items()}, **found.tensors}
@@ -259,7 +260,8 @@ def test_a_kill_at_any_instant_leaves_a_checkpoint_of_the_last_acknowledged_step
 def test_a_kill_at_each_system_call_leaves_old_or_new(
     memory: Path, forks: Forks, exists: bool, within_the_call: bool
 ) -> None:
-    path, steps = memory / "last.safetensors", []
+    path = memory / "last.safetensors"
+    steps: list[int | None] = []
     for k in itertools.count(1):
         for name in os.listdir(memory):
             (memory / name).unlink()
@@ -662,8 +664,28 @@ def test_malformed_metadata_is_refused_fast_and_in_little_memory_though_its_dige
     assert seconds < HANG_SECONDS
 
 
-NO_SIZE = (10**9, 0, -1, 1.5, 64.0, "64", True, None, [], {}, [[[[1]]]], 2**63, 10**90, 1e300)
-NO_CELL = ("LSTM", "", None, 1, ["lstm"], {}, "\x1b[31m", "x" * 1000)
+def set_model(key: str, value: Any, header: Any, document: Any) -> None:
+    """Set an entry of the model's configuration."""
+    set_at(document["model"], key, value)
+
+
+def set_entry(key: str, value: Any, header: Any, document: Any) -> None:
+    """Set an entry of the metadata."""
+    set_at(document, key, value)
+
+
+def drop_entry(key: str, header: Any, document: Any) -> None:
+    """Remove an entry of the metadata."""
+    del document[key]
+
+
+def update_facts(change: dict[str, Any], header: Any, document: Any) -> None:
+    """Change entries of the facts."""
+    document["facts"].update(change)
+
+
+NO_SIZE: tuple[Any, ...] = (10**9, 0, -1, 1.5, 64.0, "64", True, None, [], {}, [[[[1]]]], 2**63, 10**90, 1e300)
+NO_CELL: tuple[Any, ...] = ("LSTM", "", None, 1, ["lstm"], {}, "\x1b[31m", "x" * 1000)
 
 
 @pytest.mark.fault("R21")
@@ -673,7 +695,7 @@ def test_an_impossible_model_is_refused_before_anything_of_its_size_is_made(
 ) -> None:
     path, data = memory / "x", written(memory)
     for value in NO_CELL if key == "cell" else NO_SIZE:
-        refused(path, crafted(data, lambda h, d, value=value: set_at(d["model"], key, value)))
+        refused(path, crafted(data, functools.partial(set_model, key, value)))
         error, grown, seconds = forks.call("measure_load", str(path), True)
         assert "model" in error
         assert grown < 4 * MEGABYTE
@@ -707,9 +729,9 @@ def test_metadata_of_another_form_is_refused(memory: Path) -> None:
     data = written(memory)
     for key, values in WRONG.items():
         for value in values:
-            refused(memory / "x", crafted(data, lambda h, d, key=key, value=value: set_at(d, key, value)))
+            refused(memory / "x", crafted(data, functools.partial(set_entry, key, value)))
         if key != "extra":
-            refused(memory / "x", crafted(data, lambda h, d, key=key: d.pop(key)))
+            refused(memory / "x", crafted(data, functools.partial(drop_entry, key)))
 
 
 @pytest.mark.fault("R22")
@@ -717,7 +739,7 @@ def test_metadata_of_another_form_is_refused(memory: Path) -> None:
 def test_half_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(memory: Path, half: str) -> None:
     data = written(memory)
     for change in ({"note": half}, {half: 1}):
-        refused(memory / "x", crafted(data, lambda h, d, change=change: d["facts"].update(change)), "surrogates")
+        refused(memory / "x", crafted(data, functools.partial(update_facts, change)), "surrogates")
     (memory / "x").write_bytes(crafted(data, lambda h, d: d["facts"].update(note="😀")))
     assert b"\\ud83d" in (memory / "x").read_bytes()
     assert load(memory / "x").facts["note"] == "😀"
@@ -728,9 +750,11 @@ def test_half_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(memory:
     ("version", "says"), [(2, "pip install -U charlstm"), (10**9, "newer"), (0, "reads 1"), (-1, "reads 1")]
 )
 def test_another_format_version_is_refused_by_its_number(memory: Path, version: int, says: str) -> None:
-    data = crafted(
-        written(memory), lambda header, document: document.clear() or document.update(format_version=version)
-    )
+    def only_the_version(header: dict[str, Any], document: dict[str, Any]) -> None:
+        document.clear()
+        document.update(format_version=version)
+
+    data = crafted(written(memory), only_the_version)
     message = refused(memory / "x", data, says)
     assert f"format version {version}" in message
 

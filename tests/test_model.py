@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,13 +57,14 @@ def test_evaluation_without_a_text_takes_the_validation_part(file: Path) -> None
 
 def test_a_corpus_that_changed_or_is_unknown_is_no_validation_part(file: Path) -> None:
     model = charlstm.load(file)
-    for facts in (
+    damaged: list[dict[str, Any]] = [
         {},
         {"corpus": 1},
         {"corpus": {"names": ["-"]}},
         {"corpus": {"names": [7]}},
         {"corpus": {"names": []}},
-    ):
+    ]
+    for facts in damaged:
         model.facts = facts
         with pytest.raises(CorpusError, match="give the text to evaluate"):
             model.evaluate()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def cpu_seconds_of_children() -> float:
     """What the processes that have ended, and theirs, have computed: the same however busy the machine is."""
     resource = pytest.importorskip("resource")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return float(used.ru_utime + used.ru_stime)
 
 
 # Pipes
@@ -228,7 +229,7 @@ def test_ctrl_c_ends_an_evaluation_without_a_word(model: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "changes", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )
-def test_text_is_utf_8_whatever_the_locale(changes: dict[str, str], tmp_path: Path) -> None:
+def test_text_is_utf_8_whatever_the_locale(changes: dict[str, Any], tmp_path: Path) -> None:
     model = model_file(tmp_path / "m", "αβγδ\n ")
     done = spawn(["sample", "-c", model, "-n", 200, "--seed", 1, "--prime-file", "-"], stdin="αβ".encode(), **changes)
     assert (done.status, done.err) == (0, "")
@@ -237,7 +238,7 @@ def test_text_is_utf_8_whatever_the_locale(changes: dict[str, str], tmp_path: Pa
 
 @pytest.mark.fault("R92")
 @pytest.mark.parametrize("changes", [{"HOME": None}, {"TERM": "dumb"}, {"TERM": None}, {"COLUMNS": "20"}])
-def test_a_poor_environment_changes_nothing(changes: dict[str, str | None], model: Path) -> None:
+def test_a_poor_environment_changes_nothing(changes: dict[str, Any], model: Path) -> None:
     done = spawn(["sample", "-c", model, "-n", 20, "--seed", 1], **changes)
     assert (done.status, len(done.text), done.err) == (0, 20, "")
 
@@ -406,10 +407,14 @@ def test_a_log_whose_reader_has_left_does_not_end_a_training() -> None:
 # Training in a process of its own
 
 
-def begin(folder: Path, *more: str, **streams: int) -> subprocess.Popen[bytes]:
+def begin(
+    folder: Path, *more: str, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     (folder / "text").write_text("the cat sat on the mat. " * 200)
     words = ["train", "text", "-o", "run", "--hidden", "8", "--steps", "1000000", "--threads", "1"]
-    return subprocess.Popen([*COMMAND, *words, *more], cwd=folder, env=environment(), **streams)
+    return subprocess.Popen(
+        [*COMMAND, *words, *more], cwd=folder, env=environment(), stdin=stdin, stdout=stdout, stderr=stderr
+    )
 
 
 @pytest.mark.fault("R43")

@@ -60,7 +60,7 @@ def test_lines_as_json(model: Path, text: Path, capfd: Capture) -> None:
 def waiting_for_lines(model: Path) -> subprocess.Popen[bytes]:
     command = [*COMMAND, "eval", "-c", model, "--per-line", "-"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment())
+    return subprocess.Popen([*map(str, command)], stdin=pipe, stdout=pipe, stderr=pipe, env=environment())
 
 
 def test_each_lines_score_is_out_before_the_next_line_is_written(model: Path) -> None:

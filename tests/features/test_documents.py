@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import charlstm
-from charlstm import checkpoint
+from charlstm import checkpoint, config
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import DynamicConfig, ModelConfig, SamplingConfig, TrainingOptions
 from charlstm.errors import CheckpointError, CorpusError, ResumeError, UsageError
@@ -122,7 +122,7 @@ def test_lines_and_files_as_documents() -> None:
     Path("c").write_text("x\x1ey")
     for way in ({"documents": True}, {"boundary": "--"}):
         with pytest.raises(CorpusError, match=r"^c: a document has U\+001E.*--boundary"):
-            charlstm.read(["c"], **way)  # type: ignore[arg-type]
+            charlstm.read(["c"], **way)
     found = charlstm.read(["c"], boundary="\x1e")  # who names it means it
     assert found.vocabulary.decode(found.ids) == "\x1ex\x1ey\x1e"
     Path("d").write_text("")
@@ -198,7 +198,7 @@ def test_the_loss_of_a_window_is_the_mean_over_its_documents() -> None:
     model = model_of("".join(NAMES), "\n")
     network = Network(model.config)
     network.load_weights(model.weights)
-    ids = torch.from_numpy(model.encode("\n".join(NAMES))[0].astype(np.int64))[:, None]
+    ids = torch.from_numpy(np.asarray(model.encode("\n".join(NAMES))[0]).astype(np.int64))[:, None]
     logits, _ = network(ids[:-1], network.zero_state(1) + 1)  # whatever was carried is dropped at once
     loss = functional.cross_entropy(logits.flatten(0, 1), ids[1:].flatten())
     assert float(loss.detach()) * (len(ids) - 1) / math.log(2) == pytest.approx(sum(naive_bits(model, NAMES)), abs=1e-3)
@@ -229,7 +229,7 @@ def test_a_checkpoint_keeps_the_boundary_and_refuses_one_that_is_none() -> None:
 
 
 def test_a_model_of_one_text_is_described_as_ever() -> None:
-    assert "boundary" not in checkpoint.config.to_json(ModelConfig(3, 4))
+    assert "boundary" not in config.to_json(ModelConfig(3, 4))
     assert Vocabulary("ab").to_json() == {"kind": "code points", "symbols": "ab"}
 
 
@@ -295,7 +295,7 @@ def test_fine_tuning_keeps_the_boundary_and_may_bring_one() -> None:
 
 def test_a_text_is_one_document_unless_its_length_is_given() -> None:
     model = model_of("abc", END)
-    model.weights["projection.bias"][model.config.boundary] = 1.5  # type: ignore[index]
+    model.weights["projection.bias"][model.config.boundary] = 1.5
     texts = list(model.samples(20, seed=3, temperature=1.0))
     assert len(set(texts)) > 3
     assert not any(END in text for text in texts)

@@ -39,7 +39,7 @@ def any_weights(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
         return draw.uniform(-1, 1, shape).astype(np.float32) * np.float32(10.0 ** draw.integers(-2, 3))
     if kind == 3:
         bits = draw.integers(0, 2**32, shape, np.uint32).view(np.float32)
-        return np.nan_to_num(bits, posinf=LARGEST, neginf=-LARGEST)
+        return np.nan_to_num(bits, posinf=float(LARGEST), neginf=-float(LARGEST))
     if kind == 4:
         return np.where(draw.random(shape) < 0.5, LARGEST, -LARGEST).astype(np.float32)
     if kind == 5:

@@ -31,7 +31,7 @@ from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule, distribution
 from charlstm.text import corpus
 from charlstm.training import trainer
-from charlstm.training.events import Progress, Saved, Stopped, Validated, Warned
+from charlstm.training.events import Event, Progress, Saved, Stopped, Validated, Warned
 from charlstm.training.run_dir import METRICS, SETTINGS
 from charlstm.training.trainer import Trainer
 from tests.helpers.checkpoint_files import (
@@ -99,19 +99,18 @@ def live(
     pid = forks.start("charlstm", *words, "--json", **{"save_seconds": 0.0, **options})
     events: list[dict[str, Any]] = []
     said = forks.lines()
-    sent = number is None
     if number is not None and not from_save:
         time.sleep(delay)
         send(pid, number)
-        sent = True
+        number = None
     for line in said:
         if "exit" in line:
             return Life(events, line["exit"])
         events.append(line)
-        if not sent and line["event"] == "saved":
+        if number is not None and line["event"] == "saved":
             time.sleep(delay)
             send(pid, number)
-            sent = True
+            number = None
     raise AssertionError("the child did not end")
 
 
@@ -255,7 +254,10 @@ def test_a_text_that_is_cut_or_removed_after_the_start_changes_nothing(text: Pat
 @pytest.mark.fault("R56")
 def test_a_loss_that_is_no_number_is_shown_as_nan_everywhere(capfd: pytest.CaptureFixture[str], text: Path) -> None:
     nan = math.nan
-    events = [Progress(3, 0.5, nan, 1000.0, 96, 1.0, 1.0, 0.01), Validated(3, 1.0, nan, nan, nan, False, "")]
+    events: list[Event] = [
+        Progress(3, 0.5, nan, 1000.0, 96, 1.0, 1.0, 0.01),
+        Validated(3, 1.0, nan, nan, nan, False, ""),
+    ]
     lines = Lines(["text"])
     lines._said = -1e9  # as if nothing had been said for long
     for event in events:

@@ -129,7 +129,7 @@ def test_a_boundary_zeroes_the_state_of_its_text_alone_before_it_is_read(cell: C
     draws = np.random.default_rng(1)
     ids = draws.integers(0, 9, (40, 29))
     begin = draws.uniform(-0.9, 0.9, config.state_shape(29)).astype(np.float32)
-    logits, state = equations(config, weights, ids, begin)
+    logits, state = equations(config, weights, ids, begin.astype(np.float64))
     for backend in BACKENDS:
         engine = make(config, weights, backend)
         nats, _ = engine.score(ids, begin)
@@ -244,7 +244,8 @@ def test_the_number_of_threads_changes_no_bit(precision: Any) -> None:
     for threads in (1, 2, 3, 5):
         engine = Engine(config, weights, precision=precision, threads=threads)
         assert f"{threads} thread" in engine.description
-        state, blocks = engine.zero_state(3), []
+        state = engine.zero_state(3)
+        blocks: list[Any] = []
         for position in range(0, 60, 6):  # the first calls try one thread, two and all in turn
             symbols, state = engine.generate(
                 [1, 2, 3] if not blocks else blocks[-1][-1], state, 6, SamplingRule(1.0), seed=7, position=position
@@ -404,7 +405,7 @@ def test_malformed_ids_are_told(backend: str) -> None:
     engine = make(config, random_weights(config), backend)
     for ids in ([7], [-1], [2**40], [1.0], [], [[1]], 1, ["a"]):
         with pytest.raises(ValueError, match="ids must"):
-            engine.step(ids, engine.zero_state(1))  # type: ignore[arg-type]
+            engine.step(ids, engine.zero_state(1))
     none_allowed, too_few = np.zeros(7, bool), np.ones(6, bool)
     stuck = np.array([[1] * 7, [255] * 7], np.uint8)
     for rule in ({"temperature": -1}, {"temperature": np.nan}, {"top_p": 1.1}, {"min_p": -0.1}, {"typical": np.nan},
@@ -413,7 +414,7 @@ def test_malformed_ids_are_told(backend: str) -> None:
                  {"follows": stuck}, {"follows": np.zeros((1, 7), int)}, {"follows": np.zeros(7, np.uint8)},
                  {"follows": np.zeros((1, 7), np.uint8), "allowed": ~none_allowed}):  # fmt: skip
         with pytest.raises(ValueError, match="invalid sampling rule: SamplingRule"):
-            SamplingRule(**rule)  # type: ignore[arg-type]
+            SamplingRule(**rule)
     for wrong in ({"length": 0}, {"streams": [1, 2]}, {"rule": SamplingRule(allowed=too_few)}, {"recent": [7]},
                   {"recent": [[7]]}, {"recent": [[1, 2]]},
                   {"rule": SamplingRule(follows=np.zeros((1, 6), np.uint8))},
@@ -517,7 +518,8 @@ def test_the_reference_drops_nothing() -> None:
     """The oracle of this file against torch's own layer."""
     torch = pytest.importorskip("torch")
     config = ModelConfig(11, hidden=6, layers=2, embedding=5)
-    for cell, layer in (("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU)):
+    layers: list[tuple[Cell, Any]] = [("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU)]
+    for cell, layer in layers:
         config = replace(config, cell=cell)
         weights = random_weights(config)
         module = layer(5, 6, 2).double()

@@ -196,9 +196,7 @@ def test_each_text_of_a_batch_is_filtered_by_itself() -> None:
     logits = np.random.default_rng(1).normal(0, 2, (9, 30)).astype(np.float32)
     recent = np.random.default_rng(2).integers(-1, 30, (40, 9))
     for rule in RULES.values():
-        rule = SamplingRule(
-            *(getattr(rule, name) for name in ("temperature", "top_k", "top_p", "min_p", "typical")), 1.3, 20
-        )
+        rule = SamplingRule(rule.temperature, rule.top_k, rule.top_p, rule.min_p, rule.typical, 1.3, 20)
         together = filters.filtered(logits, rule, recent)
         for text in range(9):
             assert np.array_equal(together[text], filters.filtered(logits[text], rule, recent[:, text]))

@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,11 @@ def test_help_and_version_load_nothing_heavy() -> None:
 
 @pytest.mark.fault("R88")
 def test_completion_works_and_loads_nothing_heavy() -> None:
-    variables = {"_CHARLSTM_COMPLETE": "complete_bash", "COMP_WORDS": "charlstm sample --te", "COMP_CWORD": "2"}
+    variables: dict[str, Any] = {
+        "_CHARLSTM_COMPLETE": "complete_bash",
+        "COMP_WORDS": "charlstm sample --te",
+        "COMP_CWORD": "2",
+    }
     done = spawn([], **variables)
     assert done.text.split() == ["--temp"]
     code = f"import os, charlstm.cli.main as r\nos.environ.update({variables})\ntry: r.run([])\nexcept SystemExit: pass"

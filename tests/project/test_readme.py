@@ -32,6 +32,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def marked(name: str) -> str:
     """Return the README's command between the comments `<!-- name -->` and `<!-- end -->`."""
+    block: str
     (block,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*?)\n```\n<!-- end -->", README, re.DOTALL)
     assert all(line.endswith("&&") for line in block.splitlines()[:-1]), "one command, which stops at the first failure"
     return block

@@ -117,7 +117,7 @@ def left(folder: Path) -> set[str]:
 
 
 def test_a_corpus_is_loaded_once_and_told_of(net: Net, known: None, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int | None]] = []
     folder = tmp_path / "new" / "cache"
     file = downloads.fetch("book", lambda done, total: seen.append((done, total)), folder)
     assert file.read_bytes() == TEXT

@@ -85,7 +85,8 @@ def unread(*_: object) -> Iterator[str]:
 def test_a_run_on_a_text_in_a_file_has_the_bytes_of_one_in_memory(
     folder: Path, text: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from charlstm.training.trainer import BEST, LAST, Trainer
+    from charlstm.checkpoint import BEST, LAST
+    from charlstm.training.trainer import Trainer
 
     options = TrainingOptions(
         hidden=12, embedding=5, batch_size=3, seq_len=9, epochs=1.5, valid_chars=200, validations=4
@@ -263,7 +264,11 @@ def test_where_the_folder_cannot_be_made_the_memory_holds_the_text(
     assert not in_file(read([text]))
     assert text_of(of_stdin(TEXT.encode(), monkeypatch)) == TEXT
     monkeypatch.setattr(corpus, "_default_max_chars", lambda: 1000)
-    for refused in (lambda: read([text]), lambda: of_stdin(TEXT.encode(), monkeypatch)):
+    refusals: tuple[Callable[[], object], ...] = (
+        lambda: read([text]),
+        lambda: of_stdin(TEXT.encode(), monkeypatch),
+    )
+    for refused in refusals:
         with pytest.raises(CorpusError) as caught:
             refused()
         assert str(caught.value).startswith(f"a text of more than 1000 characters cannot be kept in {folder}: ")
@@ -336,11 +341,10 @@ def test_unknown_characters_are_counted_over_the_parts_but_not_for_ever(monkeypa
 
 def second_reading(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
     """Let something happen between the two readings."""
-    decoded, readings = corpus._decoded, []
+    decoded, readings = corpus._decoded, itertools.count(1)
 
     def counted(*arguments: Any) -> Iterator[str]:
-        readings.append(None)
-        if len(readings) == 2:
+        if next(readings) == 2:
             change()
         return decoded(*arguments)
 

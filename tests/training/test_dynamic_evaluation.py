@@ -60,8 +60,8 @@ def test_the_updates_are_those_of_the_equations() -> None:
             for name, parameter in parameters.items():
                 assert parameter.grad is not None
                 squares[name] += parameter.grad**2
-                parameter -= 0.01 * parameter.grad / ((squares[name] / k).sqrt() + 1e-8)
-                parameter += 0.2 * (trained[name] - parameter)
+                parameter.sub_(0.01 * parameter.grad / ((squares[name] / k).sqrt() + 1e-8))
+                parameter.add_(0.2 * (trained[name] - parameter))
     score, became = dynamic_evaluation.evaluate(config, weights, IDS, DynamicConfig(rate=0.01, decay=0.2, segment=50))
     assert score.nats_per_char == pytest.approx(total / (len(IDS) - 1), abs=1e-5)
     for name, parameter in parameters.items():

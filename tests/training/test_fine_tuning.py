@@ -158,6 +158,8 @@ def test_it_learns_faster_than_from_nothing_and_is_scored_on_its_own_text(base: 
         cut = int(len(NEW) * 0.9)
         assert model.evaluate() == model.evaluate(NEW[cut:])
         assert model.evaluate().nats_per_char == pytest.approx(validated.valid_nats_per_char, rel=1e-5)
+    assert found["tuned"] is not None
+    assert found["fresh"] is not None
     assert found["tuned"] < found["fresh"]
 
 

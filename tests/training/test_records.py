@@ -114,7 +114,8 @@ def changed(saved: Checkpoint, path: str, value: Any) -> Checkpoint:
             return {name: array for name, array in holder.items() if name != key}
         return {**holder, key: new}
 
-    return dataclasses.replace(saved, **{entry: within(getattr(saved, entry), keys)})
+    changes: dict[str, Any] = {entry: within(getattr(saved, entry), keys)}
+    return dataclasses.replace(saved, **changes)
 
 
 @pytest.mark.fault("R90")
@@ -141,7 +142,8 @@ def test_what_is_refused_is_what_was_changed(saved: Checkpoint) -> None:
 
 
 def test_surroundings_of_any_shape_are_told_safely(saved: Checkpoint) -> None:
-    for versions in (3, None, [], {"torch": {"a": ["\x1b[2J" * 99]}}, {"\x1b": 1}):
+    damaged: list[Any] = [3, None, [], {"torch": {"a": ["\x1b[2J" * 99]}}, {"\x1b": 1}]
+    for versions in damaged:
         facts = {"corpus": saved.facts["corpus"], "versions": versions, "threads": "\x1b[2J"}
         found = records.surroundings_of(dataclasses.replace(saved, facts=facts))
         assert all(value.isprintable() and len(value) < 300 for value in found.values())

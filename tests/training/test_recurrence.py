@@ -210,7 +210,10 @@ def test_gradcheck_of_each_written_out_gradient(path: str, cell: str, boundary: 
     names = [name for name, _ in layer.named_parameters()]
 
     def run(table: Tensor, state: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (table, ids, state))  # type: ignore[return-value]
+        result: tuple[Tensor, Tensor] = torch.func.functional_call(
+            layer, dict(zip(names, parameters, strict=True)), (table, ids, state)
+        )
+        return result
 
     assert torch.autograd.gradcheck(run, (table, state, *layer.parameters()))
 
