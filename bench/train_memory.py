@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection
 import torch
 from torch.nn import functional
 
-from charlstm.cells import GATES, STATES
 from charlstm.config import Cell, ModelConfig, TrainingOptions
-from charlstm.training import scan_native
 from charlstm.training.defaults import choose
+from charlstm.training.hardware import run_settings
+from charlstm.training.memory import step_memory
 from charlstm.training.network import Network
 from charlstm.training.optimizer import Optimizer
 
@@ -36,30 +36,20 @@ SHAPES: list[Shape] = [
     ("coupled", 1, 512, 64, 128, 65, 0.0),
     ("rnn", 1, 512, 64, 128, 65, 0.0),
 ]
-OVERHEAD = 16_000_000  # bytes: torch's own, and what the allocator cannot fill
 
 
 def formula(shape: Shape) -> int:
-    """Bytes; docs/training.md says where each term comes from."""
+    """Return the estimate of `charlstm.training.memory`, in bytes."""
     cell, layers, hidden, batch, steps, vocabulary, dropout = shape
-    gates, window = len(GATES[cell]) * hidden, batch * steps
-    parameters = 4 * ModelConfig(vocabulary, hidden, layers, hidden, cell).parameters()
-    kept = layers * window * (gates + len(STATES[cell]) * hidden + (hidden if cell == "gru" else 0))
-    masked = layers * window * hidden if dropout else 0
-    passing = window * max(
-        hidden + 5 * vocabulary, hidden + gates * (layers > 1) + gates * (layers > 1 and cell == "gru")
-    )
-    table = 2 * min(vocabulary, window) * gates
-    packed = gates * hidden
-    return OVERHEAD + 4 * (parameters + kept + masked + passing + table + packed)
+    return step_memory(ModelConfig(vocabulary, hidden, layers, hidden, cell), batch, steps, dropout).total
 
 
 def peak(line: Connection, shape: Shape) -> None:
-    """Send the bytes by which the process's peak grew."""
-    scan_native.keep_pages()
-    train(("lstm", 1, 8, 2, 3, 5, 0.1))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    train(shape)
+    """Send the bytes by which the peak of the process grew."""
+    with run_settings(torch.device("cpu"), None):
+        train(("lstm", 1, 8, 2, 3, 5, 0.1))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        train(shape)
     unit = 1 if sys.platform == "darwin" else 1024
     line.send(unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 import charlstm
-from charlstm.config import ModelConfig
-from charlstm.errors import CharlstmError, Field, UsageError
+from charlstm.errors import Field, UsageError
 from charlstm.training import scan_native
 
 SPEED_SECONDS = 0.15  # time that `speed` takes at least
@@ -104,30 +103,6 @@ def speed(device: torch.device) -> float:
         float(multiply(a, b)[0, 0])  # reading a number waits for the device
         seconds.append(time.perf_counter() - start)
     return 2 * a.shape[0] * b.numel() / min(seconds)
-
-
-def check_memory(model: ModelConfig) -> None:
-    """Refuse at once what no machine like this can hold: weights, gradients, two moments, and the last good state."""
-    needed = 7 * 4 * model.parameters()
-    if hasattr(os, "sysconf") and needed > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
-        raise CharlstmError(
-            f"{model.parameters():,} parameters need {needed / 1e9:.1f} GB to train, and this machine has "
-            f"{memory / 1e9:.1f}: try a smaller --hidden"
-        )
-
-
-@contextlib.contextmanager
-def enough_memory(model: ModelConfig) -> Iterator[None]:
-    """Say in one line what torch says of memory in many."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise CharlstmError(
-            f"not enough memory to train {model.parameters():,} parameters: "
-            "try a smaller --hidden, --batch-size or --seq-len"
-        ) from error
 
 
 def versions() -> dict[str, str]:

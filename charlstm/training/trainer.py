@@ -29,7 +29,7 @@ from charlstm.model import Model, load
 from charlstm.provenance import BaseRecord, CorpusRecord, TextRecord
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus, Symbols, beginning
-from charlstm.training import defaults, hardware, records, resume, run_dir
+from charlstm.training import defaults, hardware, memory, records, resume, run_dir
 from charlstm.training.counters import Clock, Speed, Tally
 from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned
 from charlstm.training.network import Network, Scorer
@@ -63,6 +63,7 @@ class Trainer:
             torch.set_float32_matmul_precision("high")  # products of float32 on tensor cores, as cuDNN's are by default
         train_ids, held_out = _split(corpus, valid, options)
         self._valid_ids = beginning(held_out, options.valid_chars, model.boundary)
+        memory.check(model, options, self._device.type, len(self._valid_ids))
         self._streams = Streams(train_ids, options.batch_size, options.seq_len)
         self._train_chars, self._held_out_chars = len(train_ids), len(held_out)
         self._network = Network(model).to(self._device)
@@ -132,9 +133,8 @@ class Trainer:
         model = ModelConfig(*sizes, boundary=vocabulary.boundary_id)
         lock = run_dir.lock(run)
         try:
-            hardware.check_memory(model)
             run_dir.check_free(run)
-            with hardware.enough_memory(model):
+            with memory.shortage_explained(model):
                 training = cls(corpus, valid, run, chosen, model)
             if chosen.seconds is not None:
                 training._unsettled = {n for n in ("dropout", "weight_decay") if getattr(options, n) is None}
@@ -247,7 +247,7 @@ class Trainer:
             with (
                 run_dir.Metrics(self.run) as metrics,
                 Signals() as signals,
-                hardware.enough_memory(self._network.config),
+                memory.shortage_explained(self._network.config),
             ):
                 for event in self._loop(signals):
                     if not isinstance(event, (Progress, Saved)) and (complaint := metrics.note(event)):
