@@ -217,14 +217,12 @@ def _show_comparison(model: Model, other: Model, read: str | None, unknown: Unkn
 
 
 def _learn(model: Model, ids: Symbols, learning: DynamicConfig, keep: Path | None, report: Report | None) -> Score:
-    """The score of a model that learns as it reads, and on the disk what it became, if that is asked for."""
+    """Score a text with a model that learns from it, and save the adapted model if a file is given."""
     before_torch()
-    from charlstm import checkpoint
     from charlstm.training import dynamic_evaluation
 
     unit = UNITS[model.vocabulary.unit]
     score, weights = dynamic_evaluation.evaluate(model.config, model.weights, ids, learning, unit, report)
     if keep is not None:
-        facts = {"corpus": model.facts["corpus"]} if "corpus" in model.facts else {}
-        checkpoint.save(keep, checkpoint.Checkpoint(model.config, model.vocabulary, weights, facts=facts))
+        dynamic_evaluation.save_adapted(keep, model, weights)
     return score

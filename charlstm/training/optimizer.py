@@ -1,4 +1,12 @@
-"""How weights move: AdamW on two groups of parameters, a clipped gradient, a rate that warms up and falls to zero."""
+"""Update the weights: AdamW on two groups of parameters, gradient clipping, and a schedule of the learning rate.
+
+With the gradient g, the rate η and the weight decay λ, a step is (Loshchilov & Hutter 2019, "Decoupled Weight Decay
+Regularization"; m̂ and v̂ are the moments with their bias corrected):
+
+    m ← β₁·m + (1 − β₁)·g        v ← β₂·v + (1 − β₂)·g²        θ ← θ − η·λ·θ − η·m̂ / (√v̂ + ε)
+
+λ is 0 for biases and peepholes. By default β₁ is 0, so that g is divided by its own running size, as in RMSprop.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +20,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), whose weight decay acts on matrices only: a bias that shrinks helps nobody.
+    """AdamW with weight decay on matrices only; decaying a bias does not regularise.
 
-    By default it has no momentum (β1 = 0): the gradient over its own running size, as RMSprop has it.
-
-    It keeps the moments itself and calls torch's function on them: to make a `torch.optim.AdamW` imports all of
-    torch's compiler, which takes longer than torch.
+    The moments are kept here and passed to torch's function: making a `torch.optim.AdamW` imports all of torch's
+    compiler, which takes longer than importing torch.
 
     Args:
         network: its parameters are updated in place.
-        options: filled in by `recipe.choose`.
+        options: rate, schedule, decay and clipping, as `defaults.choose` returns them.
 
     Attributes:
-        weight_decay: of the matrices; may be changed between steps.
+        weight_decay: λ of the matrices; may be changed between steps.
     """
 
     def __init__(self, network: nn.Module, options: TrainingConfig) -> None:
@@ -36,22 +42,29 @@ class Optimizer:
         matrices = {name: p.ndim > 1 and "peephole" not in name for name, p in self._named.items()}
         self._matrices = [name for name, is_matrix in matrices.items() if is_matrix]
         self._others = [name for name, is_matrix in matrices.items() if not is_matrix]
-        self._moments: dict[str, dict[str, Tensor]] = {}  # of each parameter; none before the first step
-        self._steps: dict[str, Tensor] = {}  # how many each has behind it, in float32, as the kernels want it
+        self._moments: dict[str, dict[str, Tensor]] = {}  # by parameter; empty before the first step
+        self._steps: dict[str, Tensor] = {}  # steps made, by parameter; float32, as torch requires
 
     def clip(self) -> Tensor:
-        """Scale the gradient to a global norm of at most `clip`; returns the norm that it had, a scalar tensor."""
+        """Scale the gradient to a global norm of at most `clip`.
+
+        Returns:
+            The norm before scaling, a scalar tensor.
+        """
         return nn.utils.clip_grad_norm_(self._parameters, self._options.clip)
 
     @torch.no_grad()
     def step(self, share: float, norm: Tensor, factor: float = 1.0) -> float:
-        """Update the weights, clear the gradient; returns the rate.
+        """Update the weights and clear the gradients.
 
         Args:
-            share: of the budget that is spent before this step.
-            norm: of the gradient, from `clip`. Where it is not finite, nothing is changed (in the fused kernels of CPU
-                and CUDA), so that a caller on a GPU may look at it later instead of waiting for it now.
-            factor: on the rate.
+            share: the share of the budget that is spent before this step, 0 to 1.
+            norm: the norm of the gradient, from `clip`. If it is NaN or infinite, the fused kernels of CPU and CUDA
+                change nothing; a caller on a GPU can check it later and need not wait for it now.
+            factor: a factor on the rate.
+
+        Returns:
+            The learning rate of this step.
         """
         rate = factor * self.rate(share)
         if not self._moments:
@@ -79,14 +92,22 @@ class Optimizer:
         return rate
 
     def rate(self, share: float) -> float:
-        """The learning rate: linear from near zero over `warmup`, then with the square of the time down to zero."""
+        """Return the learning rate: lr · (0.02 + 0.98·s/w) up to s = w, then lr · (1 − ((s − w) / (1 − w))²).
+
+        Args:
+            share: s, the share of the budget that is spent; w is the option `warmup`.
+        """
         warmup = self._options.warmup
         if share < warmup:
             return self._options.lr * (0.02 + 0.98 * share / warmup)
         return self._options.lr * (1 - ((share - warmup) / (1 - warmup)) ** 2) if warmup < 1 else self._options.lr
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every parameter's moments as 'optim/exp_avg/<parameter>', for a checkpoint; none before the first step."""
+        """Return the moments of every parameter for a checkpoint, named 'optim/exp_avg/<parameter>'.
+
+        Returns:
+            Name → moment, not copied; empty before the first step.
+        """
         return {
             f"optim/{moment}/{name}": tensor
             for name, moments in self._moments.items()
@@ -94,12 +115,16 @@ class Optimizer:
         }
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Take up the moments that `tensors` gave after `step` steps.
+        """Restore the moments that `tensors` returned.
+
+        Args:
+            tensors: the moments by name.
+            step: the number of steps made when they were saved.
 
         Raises:
-            KeyError: one that is missing.
-            ValueError: one of another shape or type, in which the fused kernels would read and write beyond its end;
-                or a square that is negative.
+            KeyError: a moment is missing.
+            ValueError: a moment has another shape or type than its parameter, so that the fused kernels would access
+                memory beyond its end; or a mean of squares is negative.
         """
         self._moments.clear()
         if step == 0:
@@ -109,12 +134,13 @@ class Optimizer:
             for moment, ours in moments.items():
                 found = tensors[f"optim/{moment}/{name}"]
                 if found.shape != ours.shape or found.dtype != ours.dtype:
-                    raise ValueError(f"{moment}/{name} is {found.dtype} {tuple(found.shape)}, not as its parameter")
+                    raise ValueError(f"{moment}/{name} is {found.dtype} {tuple(found.shape)}, unlike its parameter")
                 if moment == "exp_avg_sq" and bool((found < 0).any()):
-                    raise ValueError(f"{moment}/{name} holds negative squares")
+                    raise ValueError(f"{moment}/{name} contains negative squares")
                 ours.copy_(found)
 
     def _begin(self, step: int) -> None:
+        """Make moments of zero for every parameter."""
         for name, parameter in self._named.items():
             self._moments[name] = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
             on = parameter.device if parameter.device.type == "cuda" else "cpu"

@@ -207,7 +207,7 @@ def test_a_model_of_bytes_learns_as_it_reads_every_so_many_bytes(
     assert "learning every 32 bytes" in here(capfd, "eval", tmp_path / "t", "-c", path, "--dynamic").text
     diverging = random_weights(CONFIG)
     diverging["projection.bias"][:] = math.inf
-    with pytest.raises(DivergenceError, match="at byte 1;"):
+    with pytest.raises(DivergenceError, match="at byte 1:"):
         dynamic_evaluation.evaluate(CONFIG, diverging, np.arange(9), DynamicConfig(), "byte")
 
 

@@ -1,8 +1,9 @@
-"""Dynamic evaluation: each transition once, before it is learnt from, and the trained weights stay as they are."""
+"""Dynamic evaluation scores each transition once, before it learns from it, and keeps the trained weights."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from charlstm import checkpoint
 from charlstm.config import Cell, DynamicConfig, ModelConfig
 from charlstm.errors import CorpusError, DivergenceError, UsageError
 from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
+from charlstm.model import Model
+from charlstm.text.vocabulary import Vocabulary
 from charlstm.training import dynamic_evaluation
 from charlstm.training.network import Network
 from tests.helpers.models import CELLS, random_weights
@@ -28,7 +32,7 @@ def small(cell: Cell = "lstm") -> tuple[ModelConfig, Any]:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("segment", [1, 7, 149, 1000])
-def test_a_model_that_learns_nothing_scores_as_without(cell: Cell, segment: int) -> None:
+def test_a_rate_of_zero_gives_the_score_of_plain_evaluation(cell: Cell, segment: int) -> None:
     config, weights = small(cell)
     score, became = dynamic_evaluation.evaluate(config, weights, IDS, DynamicConfig(rate=0, segment=segment))
     plain = evaluation.evaluate(Engine(config, weights, precision="fp32"), IDS, exact=True)
@@ -39,7 +43,7 @@ def test_a_model_that_learns_nothing_scores_as_without(cell: Cell, segment: int)
 
 
 def test_the_updates_are_those_of_the_equations() -> None:
-    """Segments of 50, of one weight at a time, in float64 beside the room's float32."""
+    """Compare with the equations, applied to one weight at a time in float64, for segments of 50."""
     config, weights = small("gru")
     network = Network(config).double()
     network.load_weights(weights)
@@ -68,7 +72,7 @@ def test_the_updates_are_those_of_the_equations() -> None:
         np.testing.assert_allclose(became[name], parameter.detach().numpy(), atol=2e-4)
 
 
-def test_a_text_that_repeats_itself_is_learnt() -> None:
+def test_a_repeated_text_is_learned() -> None:
     config, weights = small()
     ids = np.tile(np.arange(7), 200)
     plain = evaluation.evaluate(Engine(config, weights, precision="fp32"), ids, exact=True)
@@ -76,7 +80,7 @@ def test_a_text_that_repeats_itself_is_learnt() -> None:
     assert score.bits_per_char < plain.bits_per_char - 0.5
 
 
-def test_what_comes_first_is_scored_before_anything_is_learnt() -> None:
+def test_a_segment_is_scored_before_the_model_learns_from_it() -> None:
     config, weights = small()
     plain = evaluation.evaluate(Engine(config, weights, precision="fp32"), IDS[:11], exact=True)
     score, became = dynamic_evaluation.evaluate(config, weights, IDS[:11], DynamicConfig(rate=1, segment=10))
@@ -84,7 +88,7 @@ def test_what_comes_first_is_scored_before_anything_is_learnt() -> None:
     assert not np.array_equal(became["projection.bias"], weights["projection.bias"])
 
 
-def test_a_full_decay_always_comes_back_to_the_trained_weights() -> None:
+def test_a_decay_of_one_always_returns_to_the_trained_weights() -> None:
     config, weights = small()
     score, became = dynamic_evaluation.evaluate(config, weights, IDS, DynamicConfig(rate=0.1, decay=1, segment=10))
     plain = evaluation.evaluate(Engine(config, weights, precision="fp32"), IDS, exact=True)
@@ -92,7 +96,7 @@ def test_a_full_decay_always_comes_back_to_the_trained_weights() -> None:
     np.testing.assert_allclose(became["projection.weight"], weights["projection.weight"], atol=1e-6)
 
 
-def test_the_weights_that_were_given_stay_as_they_are() -> None:
+def test_the_given_weights_are_not_changed() -> None:
     config, weights = small()
     before = {name: array.copy() for name, array in weights.items()}
     dynamic_evaluation.evaluate(config, weights, IDS, DynamicConfig(rate=0.1))
@@ -100,15 +104,31 @@ def test_the_weights_that_were_given_stay_as_they_are() -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_weights_that_diverge_are_an_error_that_says_what_to_do() -> None:
+def test_a_diverged_model_is_an_error_that_names_the_rate() -> None:
     config, weights = small()
     weights["projection.bias"][:] = math.inf
-    with pytest.raises(DivergenceError, match="--dynamic-rate"):
+    with pytest.raises(DivergenceError, match="reduce dynamic_rate") as caught:
         dynamic_evaluation.evaluate(config, weights, IDS, DynamicConfig())
+    assert caught.value.fields == ("dynamic_rate",)
+
+
+def test_the_adapted_model_is_saved_with_the_vocabulary_and_the_corpus_of_the_model(tmp_path: Path) -> None:
+    config, weights = small()
+    corpus = {"names": ["text"], "chars": 9, "sha256": "0" * 64, "encoding": "utf-8"}
+    model = Model(config, Vocabulary.of("abcdefg"), weights, facts={"corpus": corpus, "chars_seen": 5})
+    _, adapted = dynamic_evaluation.evaluate(config, weights, IDS, DynamicConfig(rate=0.1))
+    dynamic_evaluation.save_adapted(tmp_path / "adapted.safetensors", model, adapted)
+    saved = checkpoint.load(tmp_path / "adapted.safetensors")
+    assert saved.vocabulary == model.vocabulary
+    for name, array in adapted.items():
+        np.testing.assert_array_equal(saved.weights[name], array)
+    assert saved.corpus == model.corpus
+    assert saved.corpus.sha256 == "0" * 64
+    assert "chars_seen" not in saved.facts  # it describes the training of the other weights
 
 
 @pytest.mark.parametrize("ids", [IDS[:0], IDS[:1]])
-def test_a_text_without_transition_is_refused(ids: Any) -> None:
+def test_a_text_without_a_transition_is_refused(ids: Any) -> None:
     with pytest.raises(CorpusError, match="no transition"):
         dynamic_evaluation.evaluate(*small(), ids, DynamicConfig())
 
