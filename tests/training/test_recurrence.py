@@ -312,12 +312,12 @@ def test_every_path_agrees_on_a_gpu(cell: str, path: str) -> None:
 
 def test_plain_backward_with_a_wrong_sign_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control of the gradients alone: the forward pass is right, one gate's derivative is not."""
-    right = scan_torch._unsquash_lstm
+    right = scan_torch._gate_gradients_lstm
 
     def wrong(*args: Tensor) -> tuple[Tensor, Tensor]:
         d_z, d_c = right(*args)
         return d_z * torch.tensor([1.0, 1, 1, -1]).repeat_interleave(d_z.shape[1] // 4), d_c
 
-    monkeypatch.setitem(scan_torch._UNSQUASH, "lstm", wrong)
+    monkeypatch.setitem(scan_torch._GATE_GRADIENTS, "lstm", wrong)
     case = problem("lstm", SHAPES[0], torch.float64)
     assert worst(outcome(case[0], "plain", *case[1:]), outcome(case[0], "reference", *case[1:])) > 1e-3
