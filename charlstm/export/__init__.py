@@ -1,0 +1,1 @@
+"""Models for other places: C for small devices. No torch."""

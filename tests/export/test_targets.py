@@ -1,0 +1,127 @@
+"""One seed gives one text on every target: x86-64, aarch64, RISC-V, Cortex-M4F, Cortex-M33 and AVR, in emulators."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charlstm.config import ModelConfig
+from charlstm.export.c import c_source
+from charlstm.export.integer_model import IntegerModel
+from charlstm.text.vocabulary import Vocabulary
+from tests.helpers.commands import ROOT
+from tests.helpers.models import random_weights
+
+CHARACTERS = 2000
+EXAMPLES = ROOT / "examples"
+TOOLS = {
+    "aarch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64"),
+    "riscv64": ("riscv64-linux-gnu-gcc", "qemu-riscv64"),
+    "cortex-m4": ("arm-none-eabi-gcc", "qemu-system-arm"),
+    "cortex-m33": ("arm-none-eabi-gcc", "qemu-system-arm"),
+    "avr": ("avr-gcc", "gcc"),
+}
+
+
+def needs(*tools: str) -> None:
+    """Skip where a tool is missing; in CI that is a failure."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing and "CI" in os.environ:
+        pytest.fail(f"CI needs {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+
+
+def output(*command: object) -> bytes:
+    """What a command writes to stdout and stderr (where the emulator shows what a board says)."""
+    pipe, merged = subprocess.PIPE, subprocess.STDOUT
+    done = subprocess.run([*map(str, command)], stdout=pipe, stderr=merged, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")
+    return done.stdout
+
+
+def on_linux(target: str) -> Callable[[Path], bytes]:
+    def run(folder: Path) -> bytes:
+        compiler, emulator = TOOLS[target]
+        options = ("-static", "-std=c99", "-O2", "-DCHARLSTM_MAIN")
+        output(compiler, *options, folder / "model.c", "-o", folder / "poet")
+        return output(emulator, folder / "poet", CHARACTERS, "0.8", "1")
+
+    return run
+
+
+def on_cortex(cpu: str, board: str, code: int, data: int) -> Callable[[Path], bytes]:
+    def run(folder: Path) -> bytes:
+        shutil.copy(EXAMPLES / "cortex-m" / "main.c", folder)
+        command = ["arm-none-eabi-gcc", f"-mcpu={cpu}", "-mthumb", "-O2", "-std=gnu99", "-ffreestanding", "-nostdlib"]
+        command += ["-T", str(EXAMPLES / "cortex-m" / "mps2.ld"), f"-Wl,--defsym=CODE={code},--defsym=DATA={data}"]
+        output(*command, folder / "main.c", "-o", folder / "poet.elf", "-lgcc")
+        emulator = ["qemu-system-arm", "-M", board, "-cpu", cpu, "-nographic", "-monitor", "none", "-serial", "none"]
+        emulator += ["-semihosting-config", "enable=on,target=native"]
+        return output(*emulator, "-kernel", folder / "poet.elf").split(b"\0")[0]
+
+    return run
+
+
+def on_avr(folder: Path) -> bytes:
+    shutil.copy(EXAMPLES / "avr" / "main.c", folder)
+    output("avr-gcc", "-mmcu=atmega328p", "-std=gnu99", "-Os", folder / "main.c", "-o", folder / "poet.elf")
+    source = Path(__file__).with_name("simulate_avr.c")
+    output("gcc", "-O2", source, "-o", folder / "simulate", "-lsimavr", "-lelf")
+    output(folder / "simulate", folder / "poet.elf", folder / "text")
+    return (folder / "text").read_bytes()
+
+
+RUNS: dict[str, Callable[[Path], bytes]] = {
+    "aarch64": on_linux("aarch64"),
+    "riscv64": on_linux("riscv64"),
+    "cortex-m4": on_cortex("cortex-m4", "mps2-an386", 0x00000000, 0x20000000),
+    "cortex-m33": on_cortex("cortex-m33", "mps2-an505", 0x10000000, 0x38000000),
+    "avr": on_avr,
+}
+
+
+def source(cell: str = "lstm") -> str:
+    """A model that fits into an ATmega328P; its weights are large enough that rounding errors would change the text."""
+    vocabulary = Vocabulary.of("\n abcdefghijklmnopqrstuvwxyz")
+    config = ModelConfig(len(vocabulary), 62, 1, 11, cell)  # type: ignore[arg-type]
+    return c_source(config, vocabulary, IntegerModel(config, random_weights(config, scale=4)))
+
+
+def on_host(folder: Path) -> bytes:
+    output("gcc", "-std=c99", "-O2", "-DCHARLSTM_MAIN", folder / "model.c", "-o", folder / "host")
+    return output(folder / "host", CHARACTERS, "0.8", "1")
+
+
+@pytest.mark.parametrize("target", RUNS)
+def test_the_text_of_a_seed_is_the_same_on_every_target(target: str, tmp_path: Path) -> None:
+    needs("gcc", *TOOLS[target])
+    (tmp_path / "model.c").write_text(source())
+    expected = on_host(tmp_path)
+    assert len(expected) == CHARACTERS
+    assert len(set(expected)) > 10
+    assert RUNS[target](tmp_path) == expected
+
+
+@pytest.mark.parametrize("change", [("+ 16384) >> 15", "+ 16385) >> 15"), ("+ 64u) >> 7", "+ 65u) >> 7")])
+def test_a_changed_rounding_changes_the_text(change: tuple[str, str], tmp_path: Path) -> None:
+    """Negative control: the texts above differ as soon as one rounding does."""
+    needs("gcc")
+    (tmp_path / "model.c").write_text(source())
+    expected = on_host(tmp_path)
+    assert change[0] in source()
+    (tmp_path / "model.c").write_text(source().replace(*change))
+    assert on_host(tmp_path) != expected
+
+
+@pytest.mark.parametrize("cell", ["peephole", "coupled", "gru", "rnn"])
+def test_every_cell_is_the_same_on_the_processors_with_a_form_of_their_own(cell: str, tmp_path: Path) -> None:
+    for target in ("cortex-m4", "avr"):
+        needs("gcc", *TOOLS[target])
+        (tmp_path / "model.c").write_text(source(cell))
+        assert RUNS[target](tmp_path) == on_host(tmp_path)
