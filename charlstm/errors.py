@@ -37,6 +37,7 @@ class CharlstmError(Exception):
         allowed: the allowed values in words, such as "a whole number from 1 to 64".
 
     Attributes:
+        parts: the parts of the message, as given.
         fields: the options that the message names, in order.
         value: as given.
         allowed: as given.
@@ -44,14 +45,14 @@ class CharlstmError(Exception):
 
     def __init__(self, *message: str, value: object = None, allowed: str | None = None) -> None:
         super().__init__("".join(message))
-        self._message = message
+        self.parts = message
         self.fields = tuple(part for part in message if isinstance(part, Field))
         self.value = value
         self.allowed = allowed
 
     def spelled(self, spell: Callable[[Field], str]) -> str:
         """Return the message with each option named by `spell`, such as `--seq-len` for `seq_len`."""
-        return "".join(spell(part) if isinstance(part, Field) else part for part in self._message)
+        return "".join(spell(part) if isinstance(part, Field) else part for part in self.parts)
 
 
 class UsageError(CharlstmError, ValueError):

@@ -1,10 +1,11 @@
-"""Settings: each checked where it is made, with the flag's name in the message."""
+"""Configuration dataclasses: every field is checked when it is set, and errors name the field."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -12,16 +13,20 @@ from hypothesis import strategies as st
 
 from charlstm.cells import GATES
 from charlstm.config import (
+    DynamicConfig,
     ModelConfig,
     SamplingConfig,
+    SamplingKeywords,
     TrainingConfig,
+    TrainingKeywords,
     TrainingOptions,
     from_json,
     later,
     parse_duration,
+    setting_of,
     to_json,
 )
-from charlstm.errors import UsageError
+from charlstm.errors import Field, UsageError
 from charlstm.training import defaults
 
 
@@ -29,7 +34,7 @@ from charlstm.training import defaults
 @pytest.mark.parametrize("field", ["vocab_size", "hidden", "layers", "embedding"])
 def test_a_model_has_whole_sizes_within_bounds(field: str, value: Any) -> None:
     sizes = {"vocab_size": 5, "hidden": 4, "layers": 1, "embedding": 3, field: value}
-    with pytest.raises(UsageError, match=f"--{field.replace('_', '-')} must be a whole number from 1"):
+    with pytest.raises(UsageError, match=f"^{field} must be a whole number from 1 to [0-9]+, got "):
         ModelConfig(**sizes)
 
 
@@ -49,13 +54,13 @@ def test_parameters_are_those_of_the_layers_that_torch_makes(cell: str) -> None:
 
 @pytest.mark.parametrize("given_", [{"steps": 1, "epochs": 1}, {"seconds": 3.0, "steps": 2}])
 def test_a_run_has_one_budget(given_: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="one budget"):
+    with pytest.raises(UsageError, match="are mutually exclusive"):
         TrainingOptions(**given_)
 
 
 @pytest.mark.parametrize("temperature", [-1, math.nan, math.inf, None])
-def test_a_temperature_that_is_no_temperature_is_refused(temperature: Any) -> None:
-    with pytest.raises(UsageError, match="--temp"):
+def test_an_invalid_temperature_is_rejected(temperature: Any) -> None:
+    with pytest.raises(UsageError, match="^temperature must be a finite number of at least 0, got "):
         SamplingConfig(temperature=temperature)
 
 
@@ -67,9 +72,9 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0", "m", "-3m", "3 minutes", "1m1h", "inf", "1e3"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--time"):
+@pytest.mark.parametrize("text", ["", "0", "m", "-3m", "3 minutes", "1m1h", "inf", "1e3", "99999999h"])
+def test_an_invalid_duration_is_rejected_with_its_field_and_the_text_as_given(text: str) -> None:
+    with pytest.raises(UsageError, match=f"^seconds must be a duration .*, got {re.escape(ascii(text))}$"):
         parse_duration(text)
 
 
@@ -121,7 +126,7 @@ def test_dropout_and_more_decay_begin_where_a_text_is_read_often() -> None:
 @pytest.mark.parametrize("missing", [field.name for field in fields(TrainingConfig) if field.name in ("hidden", "lr")])
 def test_a_saved_training_with_a_hole_is_refused(missing: str) -> None:
     values = to_json(defaults.choose(TrainingOptions(), 10**6, 65))
-    with pytest.raises(UsageError, match=f"--{missing}"):
+    with pytest.raises(UsageError, match=f"has no value for {missing}$"):
         from_json(TrainingConfig, {**values, missing: None})
     with pytest.raises(UsageError, match="budget"):
         from_json(TrainingConfig, {**values, "seconds": None})
@@ -140,3 +145,31 @@ def test_a_saved_config_may_lack_what_came_later_and_nothing_else() -> None:
         from_json(Old, {"first": 1, "third": 6})
     with pytest.raises(UsageError, match="no field 'fourth'"):
         from_json(Old, {"first": 1, "second": 5, "fourth": 4})
+
+
+def test_the_error_for_an_invalid_value_carries_field_value_and_allowed_range() -> None:
+    with pytest.raises(UsageError) as raised:
+        TrainingOptions(hidden=0)
+    error = raised.value
+    assert error.fields == (Field("hidden"),)
+    assert (error.value, error.allowed) == (0, "a whole number from 1 to 65536")
+    assert str(error) == "hidden must be a whole number from 1 to 65536, got 0"
+    assert error.spelled(lambda field: f"<{field}>") == "<hidden> must be a whole number from 1 to 65536, got 0"
+
+
+@pytest.mark.parametrize("kind", [TrainingOptions, SamplingConfig, DynamicConfig])
+def test_every_option_has_a_help_text_and_every_number_has_a_range(kind: type[Any]) -> None:
+    types = get_type_hints(kind)
+    for field in fields(kind):
+        declared = setting_of(field)
+        assert declared.help.endswith("."), field.name
+        is_number = types[field.name] in (int, float, int | None, float | None)
+        assert is_number == (declared.low is not None) == (declared.high is not None), field.name
+
+
+def test_the_keywords_of_the_python_interface_are_the_fields_of_the_dataclasses() -> None:
+    assert get_type_hints(TrainingKeywords) == get_type_hints(TrainingOptions)
+    parameters = {"temperature", "length", "prime", "seed", "count"}  # parameters of the methods of Model
+    expected = {name: kind for name, kind in get_type_hints(SamplingConfig).items() if name not in parameters}
+    assert get_type_hints(SamplingKeywords) == expected
+    assert not SamplingKeywords.__required_keys__ | TrainingKeywords.__required_keys__

@@ -1,9 +1,4 @@
-"""The command line: parse, call one function of the library, render, exit.
-
-A module a command (`train`, `sample`, `following`, `evaluate`, `inspect`, `corpora`), and three for all of them: `page`
-lays out the help, `talk` writes to stderr and stdout, `run` turns errors into exit statuses. Heavy rooms are imported
-inside the commands, so that `charlstm --help` and shell completion answer at once.
-"""
+"""The application: the list of commands. Slow imports are inside the commands, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from typing import Annotated
 import typer
 
 from charlstm import __version__
-from charlstm.cli import corpus, info, sample, train
+from charlstm.cli import corpus, info, sample, train, verify
 from charlstm.cli import eval as eval_command
 from charlstm.cli import next as next_command
 from charlstm.cli.help import Command, Group
@@ -20,12 +15,12 @@ from charlstm.cli.help import Command, Group
 app = typer.Typer(
     name="charlstm",
     cls=Group,
-    rich_markup_mode=None,  # rich's help costs 0.15 s at every --help
+    rich_markup_mode=None,  # rich's takes 0.15 s at every --help
     pretty_exceptions_enable=False,
     epilog="""\
-charlstm train book.txt              train on a text, watch it learn
-charlstm sample --temp 0.8           write text like it
-charlstm eval other.txt              how well does it know another text?
+charlstm train book.txt              train a model on a text
+charlstm sample --temp 0.8           generate text
+charlstm eval other.txt              score another text
 charlstm corpus python:docs > docs.txt""",
 )
 
@@ -35,7 +30,7 @@ def charlstm(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
-    """Train a character-level LSTM on any text, write text like it, and score text with it."""
+    """Train a character-level LSTM on any text, generate text with it, and score text with it."""
     if version:
         typer.echo(f"charlstm {__version__}")
         raise typer.Exit
@@ -45,8 +40,8 @@ def charlstm(
 
 app.command("train", cls=Command, epilog=train.EXAMPLES)(train.train)
 app.command("sample", cls=Command, epilog=sample.EXAMPLES)(sample.sample)
-app.command("next", cls=Command, epilog=next_command.EXAMPLES)(next_command.following)
+app.command("next", cls=Command, epilog=next_command.EXAMPLES)(next_command.next_characters)
 app.command("eval", cls=Command, epilog=eval_command.EXAMPLES)(eval_command.evaluate)
-app.command("info", cls=Command, epilog=info.INFO_EXAMPLES)(info.info)
-app.command("verify", cls=Command, epilog=info.VERIFY_EXAMPLES)(info.verify)
+app.command("info", cls=Command, epilog=info.EXAMPLES)(info.info)
+app.command("verify", cls=Command, epilog=verify.EXAMPLES)(verify.verify)
 app.command("corpus", cls=Command, epilog=corpus.EXAMPLES)(corpus.corpus)

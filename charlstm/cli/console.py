@@ -1,4 +1,4 @@
-"""What the command line says: talk on stderr, data on stdout. What stands in a file is escaped before it gets here."""
+"""Output of the commands: data on stdout, messages on stderr. Text from files is escaped before it is printed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from charlstm.terminal import TextOut, escape, is_terminal
 
 
 class Stderr:
-    """sys.stderr, as rich and tqdm want a file, that never fails: a run must not die of a terminal that was closed."""
+    """A file object for rich and tqdm that writes to stderr and never fails, so that a closed terminal ends no run."""
 
     def __init__(self) -> None:
         self.encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
@@ -23,7 +23,7 @@ class Stderr:
             try:
                 sys.stderr.write(text)
                 sys.stderr.flush()
-            except OSError:  # nobody listens any more: from here on nothing is said, and nothing is left to flush
+            except OSError:  # the terminal was closed: discard all further output
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         return len(text)
 
@@ -37,30 +37,33 @@ class Stderr:
         return 2
 
 
-def say(line: str) -> None:
-    """One line on stderr."""
+def print_status(line: str) -> None:
+    """Print one line to stderr."""
     Stderr().write(line + "\n")
 
 
-def complain(message: str) -> None:
-    """The one line of an error, with nothing in it that drives a terminal."""
-    say("charlstm: " + escape(" ".join(message.split())))
+def print_warning(message: str) -> None:
+    """Print a warning or an error to stderr as one line, with control characters escaped."""
+    print_status("charlstm: " + escape(" ".join(message.split())))
 
 
-def tell_of_stale_kernels() -> None:
-    """Write one line to stderr if the library was compiled and cannot be used, so that slower code computes."""
+def warn_of_unusable_kernels() -> None:
+    """Print a warning if the compiled library cannot be used, so that slower code is used instead."""
     from charlstm import native_library
 
     if native_library.is_unusable():
-        complain(
+        print_warning(
             "the compiled kernels are broken or of another version and are not used, which is many times slower; "
             "to compile them again, install charlstm again: pip install ."
         )
 
 
 @contextmanager
-def to_stdout() -> Iterator[None]:
-    """Around writes to stdout: a full disk or a closed stdout is an error; a reader who left is an end (see `run`)."""
+def writing_stdout() -> Iterator[None]:
+    """Turn errors of writing to stdout, such as a full disk, into a `CharlstmError`.
+
+    A `BrokenPipeError` passes, because the reader may stop reading at any time; `cli.main.run` handles it.
+    """
     try:
         yield
     except BrokenPipeError:
@@ -69,22 +72,27 @@ def to_stdout() -> Iterator[None]:
         raise CharlstmError(f"cannot write to stdout: {error.strerror}") from error
 
 
-def put(text: str, *, raw: bool = False) -> None:
-    """Data on stdout, as UTF-8 whatever the locale says. Raw: with controls of our own for a terminal."""
-    with to_stdout():
+def write_stdout(text: str, *, raw: bool = False) -> None:
+    """Write text to stdout as UTF-8, whatever the locale.
+
+    Args:
+        text: the text.
+        raw: do not escape control characters on a terminal.
+    """
+    with writing_stdout():
         out = TextOut(1, raw=raw)
         out.write(text)
         out.flush()
 
 
-def facts(rows: Sequence[tuple[str, str]], *, to_stderr: bool = False) -> None:
-    """Names and values: a table on a terminal, aligned lines elsewhere."""
+def print_table(rows: Sequence[tuple[str, str]], *, to_stderr: bool = False) -> None:
+    """Print names and values: as a table on a terminal, as aligned lines elsewhere."""
     rows = [(escape(name), escape(value)) for name, value in rows]
     stream = cast(IO[str], Stderr() if to_stderr else sys.stdout)
     if not is_terminal(stream):
         width = max(len(name) for name, _ in rows)
         text = "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
-        Stderr().write(text) if to_stderr else put(text)
+        Stderr().write(text) if to_stderr else write_stdout(text)
         return
     from rich.box import ROUNDED
     from rich.console import Console
@@ -97,34 +105,40 @@ def facts(rows: Sequence[tuple[str, str]], *, to_stderr: bool = False) -> None:
     for name, value in rows:
         table.add_row(Text(name), Text(value))
     console = Console(file=stream, highlight=False)
-    with console.capture() as drawn:
+    with console.capture() as captured:
         console.print(table)
-    Stderr().write(drawn.get()) if to_stderr else put(drawn.get(), raw=True)
+    Stderr().write(captured.get()) if to_stderr else write_stdout(captured.get(), raw=True)
 
 
-def before_torch() -> None:
-    """To be called before torch is loaded: in a current folder that is no more, its oneMKL would end the process.
+def require_torch() -> None:
+    """Import torch, or explain why it cannot be imported.
 
     Raises:
-        CharlstmError: there is no current folder, and torch was not loaded before.
+        CharlstmError: torch is not installed, or the current directory was deleted, in which case oneMKL, which is part
+            of torch, would abort the process.
     """
-    if "torch" in sys.modules:
-        return
+    if "torch" not in sys.modules:
+        try:
+            os.getcwd()
+        except FileNotFoundError as error:
+            raise CharlstmError(
+                "the current directory was deleted, and torch cannot be loaded in it: change to another directory"
+            ) from error
     try:
-        os.getcwd()
-    except FileNotFoundError as error:
+        import torch  # noqa: F401
+    except ImportError as error:
         raise CharlstmError(
-            "the current folder was deleted, and torch is not to be loaded in it: cd .. first"
+            f"this command requires PyTorch, which cannot be imported ({error}): install it with pip install torch"
         ) from error
 
 
 def is_plain() -> bool:
-    """Whether the user, or the terminal, wants no colour and no style."""
+    """Return whether the user or the terminal disables colours and styles."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def duration(seconds: float) -> str:
-    """1:05 or 2:00:00."""
+    """Return a duration such as 1:05 or 2:00:00."""
     minutes, second = divmod(max(0, round(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

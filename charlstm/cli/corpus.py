@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from charlstm.cli.console import Stderr, facts, put, say, to_stdout
+from charlstm.cli.console import Stderr, print_status, print_table, write_stdout, writing_stdout
 from charlstm.cli.progress_bar import Counter
 from charlstm.progress import Report
 from charlstm.terminal import TextOut
@@ -38,9 +38,9 @@ def corpus(
     and kept in the cache folder of your platform; a transfer that broke off goes on where it stopped.
     """
     if name is None:
-        facts([*bundled.NAMES.items(), *((name, _described(name)) for name in downloads.SOURCES)])
+        print_table([*bundled.NAMES.items(), *((name, _described(name)) for name in downloads.SOURCES)])
     elif name in bundled.NAMES:
-        put(bundled.text(name))
+        write_stdout(bundled.text(name))
     elif name in downloads.SOURCES:
         _put_file(_fetched(name))
     else:
@@ -63,7 +63,7 @@ def _fetched(name: str) -> Path:
         with _reporting(name) as report:
             return downloads.fetch(name, report)
     except KeyboardInterrupt:
-        say(f"interrupted: what has come of {name} is kept, and the same command goes on from there")
+        print_status(f"interrupted: what has come of {name} is kept, and the same command goes on from there")
         raise
 
 
@@ -71,7 +71,7 @@ def _fetched(name: str) -> Path:
 def _reporting(name: str) -> Iterator[Report | None]:
     if not Stderr().isatty():
         if not downloads.is_cached(name):
-            say(f"loading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")
+            print_status(f"loading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")
         yield None
         return
     with Counter(name, "B") as bar:
@@ -82,7 +82,7 @@ def _put_file(file: Path) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     out = TextOut(1)
     for block in downloads.blocks(file):
-        with to_stdout():
+        with writing_stdout():
             out.write(decoder.decode(block))
-    with to_stdout():
+    with writing_stdout():
         out.close()

@@ -1,20 +1,20 @@
-"""`charlstm eval`: how well a model foresees a text, and where it does not."""
+"""`charlstm eval`: measure how well a model predicts a text."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charlstm.cli import score_display
-from charlstm.cli.console import before_torch, facts, put, tell_of_stale_kernels
-from charlstm.cli.options import Checkpoint, Encoding, Json, MaxChars, Precise, Threads, UnknownChars
+from charlstm.cli.console import print_table, require_torch, write_stdout
+from charlstm.cli.options import MAX_CHARS, UNKNOWN, Json, ModelOptions, Options, with_options
 from charlstm.cli.progress_bar import counting
-from charlstm.config import UNITS, DynamicConfig, Unknown
-from charlstm.errors import UsageError
+from charlstm.config import UNITS, DynamicConfig, Unknown, check, mutually_exclusive, requires, setting
+from charlstm.errors import Field, UsageError
 
 if TYPE_CHECKING:
     from charlstm.inference.evaluation import Score
@@ -23,146 +23,155 @@ if TYPE_CHECKING:
     from charlstm.text.corpus import Symbols
 
 EXAMPLES = """\
-charlstm eval                          on the part kept from training
-charlstm eval chapter.txt              on any text
-zcat log.gz | charlstm eval - --json   on stdin, for a program
+charlstm eval                          score the validation part of the corpus
+charlstm eval chapter.txt              score any text
+zcat log.gz | charlstm eval - --json   score stdin, with JSON output
 tail -f log | charlstm eval --per-line --unknown replace - | awk '$1 > 3'
-charlstm eval chapter.txt --heat       where it is surprised, in colours
-charlstm eval -c new --against old     which of two models is better?"""
+charlstm eval chapter.txt --heat       colour each character by its surprisal
+charlstm eval -c new --against old     compare two models"""
 
-VALIDATION_PART = "the validation part of its corpus"  # or the validation text that its training was given
-DYNAMIC = DynamicConfig()
+VALIDATION_PART = "the validation part of its corpus"  # or the validation text of its training
 
 
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is scored and how the result is shown."""
+
+    exact: bool = setting(False, "Score the text as one stream instead of in parallel parts; slower.")
+    per_line: bool = setting(
+        False, "Write one row per line: bits per character, number of characters, line number, text."
+    )
+    carry: bool = setting(False, "With --per-line: keep the state from line to line.")
+    per_char: bool = setting(False, "Write one row per character (or byte): bits, position, character.")
+    top: int = setting(
+        0, "With --per-char: also write the N most probable characters at each position.", "N", low=0, high=2**53
+    )
+    heat: bool = setting(False, "Print the text with each character coloured by its surprisal.")
+    against: Path | None = setting(None, "Compare with a second model.", "CKPT")
+    dynamic: bool = setting(False, "Dynamic evaluation: let the model learn from the text while it scores the text.")
+
+    def __post_init__(self) -> None:
+        check(self, ScoreOptions)
+        modes = ("exact", "per_line", "per_char", "heat", "against", "dynamic")
+        if len(chosen := [name for name in modes if getattr(self, name)]) > 1:
+            raise mutually_exclusive(*chosen)
+        if self.carry and not self.per_line:
+            raise requires("carry", "per_line")
+        if self.top and not self.per_char:
+            raise requires("top", "per_char")
+
+
+@dataclass(frozen=True)
+class LearningOptions(DynamicConfig):
+    """The options of dynamic evaluation."""
+
+    save: Path | None = setting(None, "Save the model as it is after the last update.", "FILE")
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How the text is read."""
+
+    unknown: Unknown = field(default="error", metadata=UNKNOWN)
+    encoding: str = setting("utf-8", "Encoding of the text.", "NAME")
+    max_chars: int | None = field(default=None, metadata=MAX_CHARS)
+
+    def __post_init__(self) -> None:
+        check(self, ReadingOptions)
+
+
+@with_options
 def evaluate(
+    model_options: Annotated[ModelOptions, Options()],
+    how: Annotated[ScoreOptions, Options()],
+    learning: Annotated[LearningOptions, Options(prefix="dynamic_", heading="Dynamic evaluation")],
+    reading: Annotated[ReadingOptions, Options()],
     text: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="TEXT...",
-            help=f"Text to score: files, folders, .gz of them; - is stdin. [default: {VALIDATION_PART}]",
+            help=f"Text to score: files, directories, .gz files; - is stdin. [default: {VALIDATION_PART}]",
             show_default=False,
         ),
     ] = None,
-    checkpoint: Checkpoint = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Score the text as one stream, not as parts side by side. Slower.")
-    ] = False,
-    per_line: Annotated[
-        bool,
-        typer.Option(
-            "--per-line", help="A row a line, as it comes: bits per character, characters (or bytes), number, text."
-        ),
-    ] = False,
-    carry: Annotated[
-        bool, typer.Option("--carry", help="With --per-line: go on from line to line, not each from a line's start.")
-    ] = False,
-    per_char: Annotated[
-        bool, typer.Option("--per-char", help="A row a character (or byte): bits, place, itself.")
-    ] = False,
-    top: Annotated[
-        int, typer.Option("--top", metavar="N", min=0, help="With --per-char: the N likeliest beside each.")
-    ] = 0,
-    heat: Annotated[bool, typer.Option("--heat", help="The text itself, coloured by surprise.")] = False,
-    against: Annotated[
-        Path | None, typer.Option("--against", metavar="CKPT", help="Compare with another model.", show_default=False)
-    ] = None,
-    dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Let the model learn from the text as it reads it.")
-    ] = False,
-    dynamic_rate: Annotated[
-        float, typer.Option("--dynamic-rate", metavar="X", help="With --dynamic: how fast it learns.")
-    ] = DYNAMIC.rate,
-    dynamic_decay: Annotated[
-        float, typer.Option("--dynamic-decay", metavar="P", help="With --dynamic: how fast it forgets that again.")
-    ] = DYNAMIC.decay,
-    dynamic_segment: Annotated[
-        int, typer.Option("--dynamic-segment", metavar="N", help="With --dynamic: characters between two updates.")
-    ] = DYNAMIC.segment,
-    dynamic_save: Annotated[
-        Path | None,
-        typer.Option(
-            "--dynamic-save", metavar="FILE", help="With --dynamic: keep the model it became.", show_default=False
-        ),
-    ] = None,
-    unknown: UnknownChars = "error",
-    precision: Precise = "auto",
-    threads: Threads = None,
-    encoding: Encoding = "utf-8",
-    max_chars: MaxChars = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how well a model foresees a text.
+    """Measure how well a model predicts a text.
 
-    The lower the bits per character, the better: 0 knows each character before it comes, log2 of the vocabulary's size
-    knows nothing. Of N characters N - 1 are scored, each once; the first has nothing before it.
+    The result is the mean surprisal in bits per character; lower is better. A model that predicts every character with
+    certainty has 0 bits, and one that knows nothing has log2 of the vocabulary size. Of N characters N - 1 are scored,
+    because the first has no preceding text.
     """
-    ways = {"--per-line": per_line, "--per-char": per_char, "--heat": heat, "--against": against, "--dynamic": dynamic}
-    chosen = [name for name, value in {"--exact": exact, **ways}.items() if value]
-    if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(chosen)} are different ways to score: give one")
-    if carry and not per_line:
-        raise UsageError("--carry makes sense with --per-line only")
-    if top and not per_char:
-        raise UsageError("--top makes sense with --per-char only")
-    if heat and as_json:
-        raise UsageError("--heat is for eyes: with --json, give --per-char")
-    learning = DynamicConfig(dynamic_rate, dynamic_decay, dynamic_segment)
-    if not dynamic and (learning != DYNAMIC or dynamic_save is not None):
-        raise UsageError("the --dynamic-… options make sense with --dynamic only")
+    if how.heat and as_json:
+        raise UsageError(Field("heat"), " has no JSON output: use ", Field("per_char"), " with ", Field("as_json"))
+    if not how.dynamic and learning != LearningOptions():
+        changed = next(name for name, value in asdict(learning).items() if value != getattr(LearningOptions(), name))
+        raise requires(changed, "dynamic")
 
-    from charlstm.inference import evaluation, surprisal
-    from charlstm.model import load
+    from charlstm.inference import surprisal
     from charlstm.text import corpus
 
-    if not as_json:
-        tell_of_stale_kernels()
-    model = load(checkpoint, precision=precision, threads=threads)
-    vocabulary = model.vocabulary
-    way: dict[str, Any] = {"encoding": encoding, "symbols": vocabulary.kind, "boundary": vocabulary.boundary}
-    way["max_chars"] = max_chars
-    if per_line:
-        parts = corpus.parts(text, **way) if text else model.validation_text()
-        lines = model.score_lines(parts, carry=carry, unknown=unknown)
+    model = model_options.load(warn=not as_json)
+    vocabulary, unknown = model.vocabulary, reading.unknown
+    source: dict[str, Any] = {
+        "encoding": reading.encoding,
+        "symbols": vocabulary.kind,
+        "boundary": vocabulary.boundary,
+        "max_chars": reading.max_chars,
+    }
+    if how.per_line:
+        parts = corpus.parts(text, **source) if text else model.validation_text()
+        lines = model.score_lines(parts, carry=how.carry, unknown=unknown)
         score_display.show_lines(lines, vocabulary.boundary, as_json)
         return
-    if against is not None:
-        other = load(against, precision=precision, threads=threads)
-        _show_comparison(model, other, corpus.read_text(text, **way) if text else None, unknown, as_json)
+    if how.against is not None:
+        other = model_options.load(how.against, warn=False)
+        _show_comparison(model, other, corpus.read_text(text, **source) if text else None, unknown, as_json)
         return
-    way["max_chars"] = max_chars or corpus.MAX_CHARS
+    source["max_chars"] = reading.max_chars or corpus.MAX_CHARS
     with counting("reading", vocabulary.kind, not as_json) as report:
-        given = corpus.told(corpus.parts(text, **way), report) if text else None
+        given = corpus.told(corpus.parts(text, **source), report) if text else None
         ids, foreign = model.encode(given, unknown)
-    if per_char:
-        score_display.show_chars(surprisal.chars(model.scorer, vocabulary, ids, top), as_json)
-    elif heat:
+    if how.per_char:
+        score_display.show_chars(surprisal.chars(model.scorer, vocabulary, ids, how.top), as_json)
+        return
+    if how.heat:
         first = vocabulary.decode(ids[:1]) if vocabulary.boundary is None else ""
         score_display.show_heat(first, surprisal.chars(model.scorer, vocabulary, ids))
-    elif dynamic:
-        with counting("scoring", vocabulary.kind, not as_json) as report:
-            score = _learn(model, ids, learning, dynamic_save, report)
-        _show(model, replace(score, unknown=foreign), {"checkpoint": str(model.path)}, text, unknown, as_json)
-    else:
-        with counting("scoring", vocabulary.kind, not as_json) as report:
-            how: dict[str, Any] = {"exact": exact, "unit": UNITS[vocabulary.unit], "report": report}
-            score = evaluation.evaluate(model.scorer, ids, **how)
-            used: dict[str, Any] = {"checkpoint": str(model.path), "engine": model.scorer.description}
-            if precision == "int8":
-                cost = model.int8_cost(ids, exact=exact, report=report, int8_score=score)
-                used["int8_cost_bits_per_char"] = cost
-        _show(model, replace(score, unknown=foreign), used, text, unknown, as_json)
+        return
+    used: dict[str, Any] = {"checkpoint": str(model.path)}
+    with counting("scoring", vocabulary.kind, not as_json) as report:
+        if how.dynamic:
+            score = _learn(model, ids, learning, report)
+        else:
+            score = _score(model, ids, how, model_options, report, used)
+    _show(model, replace(score, unknown=foreign), used, text, unknown, as_json)
+
+
+def _score(
+    model: Model, ids: Symbols, how: ScoreOptions, options: ModelOptions, report: Report | None, used: dict[str, Any]
+) -> Score:
+    """Score a text, and add the engine, and the cost of int8 if the user asked for int8, to `used`."""
+    from charlstm.inference import evaluation
+
+    unit = UNITS[model.vocabulary.unit]
+    score = evaluation.evaluate(model.scorer, ids, exact=how.exact, unit=unit, report=report)
+    used["engine"] = model.scorer.description
+    if options.precision == "int8":
+        used["int8_cost_bits_per_char"] = model.int8_cost(ids, exact=how.exact, report=report, int8_score=score)
+    return score
 
 
 def _show(
     model: Model, score: Score, used: dict[str, Any], text: list[str] | None, unknown: Unknown, as_json: bool
 ) -> None:
     if as_json:
-        put(json.dumps({**asdict(score), "unit": model.vocabulary.unit, **used, "text": text}) + "\n")
+        write_stdout(json.dumps({**asdict(score), "unit": model.vocabulary.unit, **used, "text": text}) + "\n")
         return
     unit = UNITS[model.vocabulary.unit]
     if (cost := used.pop("int8_cost_bits_per_char", None)) is not None:
         used["cost of int8"] = f"{cost:+.5f} bits per {unit}"
-    facts(
+    print_table(
         [
             (f"bits per {unit}", f"{score.bits_per_char:.4f}"),
             (f"nats per {unit}", f"{score.nats_per_char:.4f}"),
@@ -178,7 +187,7 @@ def _show(
 
 
 def _validation_part(model: Model, score: Score) -> str:
-    """What is scored where no text is given: what the training's validations scored."""
+    """Return the name of the text that is scored if none is given."""
     own = model.corpus.validation
     name = VALIDATION_PART if own is None else ", ".join(own.names)
     if score.chars != model.corpus.valid_chars:
@@ -187,7 +196,7 @@ def _validation_part(model: Model, score: Score) -> str:
 
 
 def _foreign(score: Score, model: Model, unknown: Unknown) -> list[tuple[str, str]]:
-    """A row on characters that the model does not know, where there are any."""
+    """Return a row with the number of unknown characters, if there are any."""
     if not score.unknown:
         return []
     done = "skipped" if unknown == "skip" else f"replaced by '{score_display.spell(model.vocabulary.replacement)}'"
@@ -198,11 +207,11 @@ def _show_comparison(model: Model, other: Model, read: str | None, unknown: Unkn
     compared = model.compare(other, read, unknown=unknown)
     if as_json:
         checkpoints = {"unit": model.vocabulary.unit, "checkpoint": str(model.path), "against": str(other.path)}
-        put(json.dumps({**asdict(compared), **checkpoints}) + "\n")
+        write_stdout(json.dumps({**asdict(compared), **checkpoints}) + "\n")
         return
     found, unit = compared.difference, UNITS[model.vocabulary.unit]
     error = "too short for a standard error" if found.standard_error is None else f"± {found.standard_error:.4f}"
-    facts(
+    print_table(
         [
             (str(model.path), f"{compared.ours.bits_per_char:.4f} bits per {unit}"),
             (str(other.path), f"{compared.theirs.bits_per_char:.4f} bits per {unit}"),
@@ -216,13 +225,13 @@ def _show_comparison(model: Model, other: Model, read: str | None, unknown: Unkn
     )
 
 
-def _learn(model: Model, ids: Symbols, learning: DynamicConfig, keep: Path | None, report: Report | None) -> Score:
-    """Score a text with a model that learns from it, and save the adapted model if a file is given."""
-    before_torch()
+def _learn(model: Model, ids: Symbols, learning: LearningOptions, report: Report | None) -> Score:
+    """Score a text by dynamic evaluation, and save the adapted model if a file is given."""
+    require_torch()
     from charlstm.training import dynamic_evaluation
 
     unit = UNITS[model.vocabulary.unit]
     score, weights = dynamic_evaluation.evaluate(model.config, model.weights, ids, learning, unit, report)
-    if keep is not None:
-        dynamic_evaluation.save_adapted(keep, model, weights)
+    if learning.save is not None:
+        dynamic_evaluation.save_adapted(learning.save, model, weights)
     return score

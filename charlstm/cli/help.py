@@ -1,110 +1,84 @@
-"""The help page: options under headings, within 80 columns, without rich; and options made from a config dataclass."""
+"""Commands and their help page: options under headings, within 80 columns, without rich."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+from collections.abc import Iterable
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from charlstm.cli.console import is_plain
-from charlstm.config import flag
-from charlstm.errors import UsageError
+from charlstm.cli.options import flags_of
+from charlstm.errors import CharlstmError, Field, UsageError
 
-F = TypeVar("F", bound=Callable[..., None])
-
-NAME_COLUMNS = 26  # a longer name of an option has its help on the next line
+NAME_COLUMNS = 26  # the help of an option with a longer name begins on the next line
 
 
-class Option(NamedTuple):
-    """How the help speaks of one field of a config dataclass."""
+class CommandError(Exception):
+    """A command that failed, with the message for the user and the exit status."""
 
-    heading: str
-    text: str
-    metavar: str | None = None  # None: the choices of a Literal
-    default: str = "auto"  # what is said of a default that is None
-    name: str | None = None  # where the flag is not the field's name
-    type: Any = None  # where the flag takes something else, which the command turns into the field's value
-
-
-def options_of(kind: type[Any], described: Mapping[str, Option]) -> Callable[[F], F]:
-    """Give a command an option for each field of a config dataclass, under the field's name, with its type and default.
-
-    The command takes them as **options: those that the user gave, the others as None. So a default is written once, in
-    the dataclass, and the command knows what was asked for from what was left open.
-    """
-    types = get_type_hints(kind)
-
-    def decorate(command: F) -> F:
-        signature = inspect.signature(command, eval_str=True)
-        parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        for field in fields(kind):
-            option = described[field.name]
-            default = option.default if field.default is None else field.default
-            info = typer.Option(
-                option.name or flag(field.name),
-                help=f"{option.text} [default: {default}]",
-                metavar=option.metavar,
-                rich_help_panel=option.heading,
-                show_default=False,
-            )
-            parameters.append(
-                inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=None,
-                    annotation=Annotated[option.type or types[field.name] | None, info],
-                )
-            )
-        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-        return command
-
-    return decorate
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def long_name(option: Any) -> str:
-    """The longest of an option's flags, without the dashes in front: seq-len."""
+    """Return the longest flag of an option without its dashes: seq-len."""
     return str(max(option.opts, key=len).lstrip("-"))
 
 
 class Command(TyperCommand):
-    """A command whose help lists its arguments, then its options under their headings, in the order of the source."""
+    """A command that lists its arguments and options under headings, and names them in the errors of the library."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
-        """Let every option come from the environment, too: --seq-len of train from CHARLSTM_TRAIN_SEQ_LEN."""
+        """Give every option an environment variable: CHARLSTM_TRAIN_SEQ_LEN sets --seq-len of train."""
         super().__init__(*args, **named)
         options: list[Any] = [parameter for parameter in self.params if parameter.param_type_name == "option"]
         for option in options:
             option.envvar = f"CHARLSTM_{self.name}_{long_name(option)}".upper().replace("-", "_")
-            option.show_envvar = False  # the help is long enough
+            option.show_envvar = False  # docs/cli.md describes the variables
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = error.message.rstrip(".") + self._variables(ctx, error.format_message())
+            error.message = error.message.rstrip(".") + self._variables(ctx, [error.param])
             raise
+        except CharlstmError as error:
+            raise self._failure(ctx, error) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except UsageError as error:
-            raise UsageError(str(error) + self._variables(ctx, str(error))) from error
+        except CharlstmError as error:
+            raise self._failure(ctx, error) from error
 
-    def _variables(self, ctx: Any, message: str) -> str:
-        """For a message that speaks of flags: which of them the user set, perhaps unaware, in the environment."""
-        flags = re.findall(r"--[a-z][a-z-]*[a-z]", message)
-        parameters: list[Any] = self.params
+    def _failure(self, ctx: Any, error: CharlstmError) -> CommandError:
+        is_usage = isinstance(error, UsageError)
+        variables = self._variables(ctx, map(self._parameter, error.fields)) if is_usage else ""
+        return CommandError(error.spelled(self._spelled) + variables, 2 if is_usage else 1)
+
+    def _parameter(self, field: Field) -> Any:
+        """Return the option or argument that sets a field; None if the command has none."""
+        name = getattr(self.callback, "option_names", {}).get(field, field)
+        return next((parameter for parameter in self.params if parameter.name == name), None)
+
+    def _spelled(self, field: Field) -> str:
+        """Return the flag of the option that sets a field, or the placeholder of the argument."""
+        parameter = self._parameter(field)
+        if parameter is None:
+            return flags_of(field)[0]
+        if parameter.param_type_name == "argument":
+            return str(parameter.make_metavar(typer.Context(self))).strip("[]{}.")
+        return "--" + long_name(parameter)
+
+    def _variables(self, ctx: Any, parameters: Iterable[Any]) -> str:
+        """Return a note with the environment variables that set any of the parameters."""
         found = [
-            option.envvar
-            for option in parameters
-            if getattr(ctx.get_parameter_source(option.name), "name", "") == "ENVIRONMENT"
-            and not {*flags}.isdisjoint(option.opts)
+            parameter.envvar
+            for parameter in parameters
+            if parameter is not None and getattr(ctx.get_parameter_source(parameter.name), "name", "") == "ENVIRONMENT"
         ]
         return f" (from the environment: {', '.join(found)})" if found else ""
 
@@ -128,7 +102,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The list of commands, each with the first sentence of its help."""
+    """The list of commands, each with the first sentence of its help text."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         with formatter.section(_bold("Commands")):
@@ -143,12 +117,12 @@ class Group(TyperGroup):
 
 
 def _examples(epilog: str | None, formatter: Any) -> None:
-    """An epilog is a list of commands, a line each, to be shown as they stand."""
+    """Write an epilog, which is a list of commands, one per line, without wrapping."""
     with formatter.section(_bold("Examples")):
         for line in (epilog or "").splitlines():
             formatter.write(f"  {line}\n")
 
 
 def _bold(heading: str) -> str:
-    """Typer takes the style away where stdout is no terminal."""
+    """Return a heading in bold; Typer removes the style if stdout is not a terminal."""
     return heading if is_plain() else typer.style(heading, bold=True)

@@ -1,97 +1,65 @@
-"""`charlstm next`: what may come after a text, and how likely it is."""
+"""`charlstm next`: print the probabilities of the next character."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from charlstm.cli.console import facts, put, tell_of_stale_kernels
-from charlstm.cli.options import (
-    Ban,
-    Checkpoint,
-    Escapes,
-    Json,
-    LoadState,
-    MinP,
-    Only,
-    Precise,
-    RepeatPenalty,
-    RepeatWindow,
-    Temperature,
-    Threads,
-    TopK,
-    TopP,
-    Typical,
-    UnknownChars,
-    known,
-    unescaped,
-)
+from charlstm.cli.console import print_table, write_stdout
+from charlstm.cli.options import ContextOptions, Json, ModelOptions, Options, known_prime, unescaped, with_options
 from charlstm.cli.score_display import spell
-from charlstm.config import SamplingConfig, SamplingKeywords
+from charlstm.config import SamplingConfig
 
 EXAMPLES = """\
-charlstm next "to be or n"                   the ten likeliest characters
-charlstm next "to be or n" --top-p 0.9       what a filter leaves of them
+charlstm next "to be or n"                   the 10 most probable characters
+charlstm next "to be or n" --top-p 0.9       only those that a filter keeps
 charlstm next -e "\\n" --top 0 --json         all that may begin a line"""
 
-DEFAULT = SamplingConfig(temperature=1.0)
+FILTERS = ("top_k", "top_p", "min_p", "typical", "repeat_penalty", "repeat_window", "ban", "only")
 
 
-def following(
+@with_options
+def next_characters(
+    model_options: Annotated[ModelOptions, Options()],
+    sampling: Annotated[SamplingConfig, Options(only=("temperature", *FILTERS), defaults={"temperature": 1.0})],
+    context_options: Annotated[ContextOptions, Options()],
     text: Annotated[
-        str, typer.Argument(metavar="TEXT", help="What the model reads. [default: nothing]", show_default=False)
+        str, typer.Argument(metavar="TEXT", help="Text that the model reads. [default: none]", show_default=False)
     ] = "",
-    checkpoint: Checkpoint = None,
-    top: Annotated[int, typer.Option("--top", metavar="N", min=0, help="So many; 0 is all that may come.")] = 10,
-    escapes: Escapes = False,
-    unknown: UnknownChars = "error",
-    load_state: LoadState = None,
-    precision: Precise = "auto",
-    threads: Threads = None,
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top",
+            metavar="N",
+            min=0,
+            help="Number of characters to list; 0 lists all. [default: 10]",
+            show_default=False,
+        ),
+    ] = 10,
     as_json: Json = False,
-    ban: Ban = DEFAULT.ban,
-    only: Only = DEFAULT.only,
-    repeat_penalty: RepeatPenalty = DEFAULT.repeat_penalty,
-    repeat_window: RepeatWindow = DEFAULT.repeat_window,
-    temp: Temperature = DEFAULT.temperature,
-    top_k: TopK = DEFAULT.top_k,
-    top_p: TopP = DEFAULT.top_p,
-    min_p: MinP = DEFAULT.min_p,
-    typical: Typical = DEFAULT.typical,
 ) -> None:
-    """Show the likeliest next characters after a text, with their probabilities.
+    """Print the most probable next characters after a text, with their probabilities.
 
-    They are the model's own, at temperature 1; with the options of `sample` they are those that it would draw from.
+    Without sampling options they are the model's own probabilities. With them they are the probabilities from which
+    `sample` chooses.
     """
-    if escapes:
-        text, ban = unescaped(text, "TEXT"), unescaped(ban, "--ban")
-        only = None if only is None else unescaped(only, "--only")
-    options: SamplingKeywords = {
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "typical": typical,
-        "repeat_penalty": repeat_penalty,
-        "repeat_window": repeat_window,
-        "ban": ban,
-        "only": only,
-    }
-    SamplingConfig(temp, **options)  # a bad option is reported before anything is read
-
-    from charlstm.model import load
-
-    if not as_json:
-        tell_of_stale_kernels()
-    model = load(checkpoint, precision=precision, threads=threads)
-    context = model.load_state(load_state) if load_state is not None else None
-    text = known(model.vocabulary, text, unknown)
-    found = model.next(text, top or None, temperature=temp, context=context, **options)
+    sampling = context_options.decoded(sampling)
+    if context_options.escapes:
+        text = unescaped(text, "text")
+    model = model_options.load(warn=not as_json)
+    state = context_options.load_state
+    context = model.load_state(state) if state is not None else None
+    text = known_prime(model.vocabulary, text, context_options.unknown)
+    filters = {name: value for name, value in asdict(sampling).items() if name in FILTERS}
+    found = model.next(text, top or None, temperature=sampling.temperature, context=context, **filters)
     if as_json:
         likeliest = [{"char": char, "probability": share, "bits": -math.log2(share)} for char, share in found]
-        settings = {"temperature": temp, **options}
-        put(json.dumps({"text": text, "next": likeliest, "settings": settings, "checkpoint": str(model.path)}) + "\n")
+        settings = {"temperature": sampling.temperature, **{name: filters[name] for name in FILTERS}}
+        record = {"text": text, "next": likeliest, "settings": settings, "checkpoint": str(model.path)}
+        write_stdout(json.dumps(record) + "\n")
     else:
-        facts([(f"'{spell(char)}'", f"{share:.4f}") for char, share in found])
+        print_table([(f"'{spell(char)}'", f"{share:.4f}") for char, share in found])

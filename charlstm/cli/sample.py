@@ -1,4 +1,4 @@
-"""`charlstm sample`: text on stdout, and nothing else."""
+"""`charlstm sample`: generate text on stdout."""
 
 from __future__ import annotations
 
@@ -6,34 +6,14 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
-from charlstm.cli.console import tell_of_stale_kernels, to_stdout
-from charlstm.cli.options import (
-    Ban,
-    Checkpoint,
-    Escapes,
-    LoadState,
-    MinP,
-    Only,
-    Precise,
-    RepeatPenalty,
-    RepeatWindow,
-    Temperature,
-    Threads,
-    TopK,
-    TopP,
-    Typical,
-    UnknownChars,
-    known,
-    unescaped,
-)
-from charlstm.config import LENGTH, SamplingConfig
-from charlstm.errors import UsageError
+from charlstm.cli.console import writing_stdout
+from charlstm.cli.options import ContextOptions, ModelOptions, Options, known_prime, with_options
+from charlstm.config import SamplingConfig, mutually_exclusive, setting
+from charlstm.errors import Field, UsageError
 from charlstm.terminal import TextOut, is_terminal
 
 if TYPE_CHECKING:
@@ -43,219 +23,178 @@ if TYPE_CHECKING:
     from charlstm.model import Model
 
 EXAMPLES = """\
-charlstm sample --temp 0.5 -n 300           calmer text
-charlstm sample --prime "It was " --seed 7  go on from a text, always the same
-charlstm sample --lines 20 --top-p 0.9      lines, without what is unlikely
-charlstm sample -e --stop '\\n\\n'            a paragraph
-charlstm sample -n 0 | less                 without end
-charlstm sample --prime-lines - < begun.txt each of these lines to its end
+charlstm sample --temp 0.5 -n 300           more predictable text
+charlstm sample --prime "It was " --seed 7  continue a text, reproducibly
+charlstm sample --lines 20 --top-p 0.9      20 lines without rare characters
+charlstm sample -e --stop '\\n\\n'            one paragraph
+charlstm sample -n 0 | less                 text without end
+charlstm sample --prime-lines - < begun.txt complete each line of a file
 charlstm sample --count 5 -0 | xargs -0 -n 1 printf '<%s>'"""
 
-DEFAULT = SamplingConfig()
-END = "Where a text ends (the first that comes)"
+
+@dataclass(frozen=True)
+class PrimeOptions:
+    """Files with the text that the model reads first."""
+
+    prime_file: str | None = setting(None, "Read the prime from a file; - is stdin.", "FILE")
+    prime_lines: str | None = setting(None, "Read one prime per line and complete each line; - is stdin.", "FILE")
 
 
+@dataclass(frozen=True)
+class OutputOptions:
+    """How the generated texts are written."""
+
+    as_json: bool = setting(False, "Write one JSON object per text: the text, its log-probability and the settings.")
+    null: bool = setting(False, "Write a NUL character after each text, for xargs -0.")
+    line_buffered: bool = setting(False, "Flush the output after each line.")
+    unbuffered: bool = setting(False, "Flush the output after each character.")
+    save_state: Path | None = setting(None, "Save the state at the end of the text, to continue later.", "FILE")
+
+    def __post_init__(self) -> None:
+        if self.line_buffered and self.unbuffered:
+            raise mutually_exclusive("line_buffered", "unbuffered")
+        if self.as_json and self.null:
+            raise mutually_exclusive("as_json", "null")
+
+    @property
+    def buffering(self) -> Literal["auto", "line", "none"]:
+        """When the output is flushed."""
+        return "none" if self.unbuffered else "line" if self.line_buffered else "auto"
+
+
+@with_options
 def sample(
-    checkpoint: Checkpoint = None,
-    prime: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Text that the model reads first; it is not printed.")
-    ] = None,
-    prime_file: Annotated[str | None, typer.Option(metavar="FILE", help="The same from a file; - is stdin.")] = None,
-    prime_lines: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="A prime a line, and a text for each, to its line's end; - is stdin."),
-    ] = None,
-    escapes: Escapes = False,
-    unknown: UnknownChars = "error",
-    seed: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="The same seed gives the same text. [default: a fresh one]", show_default=False),
-    ] = DEFAULT.seed,
-    count: Annotated[
-        int, typer.Option(metavar="N", help="So many texts; above 1, each is followed by a newline.")
-    ] = DEFAULT.count,
-    best_of: Annotated[
-        int, typer.Option(metavar="N", help="Of N texts the one whose characters the model itself finds likeliest.")
-    ] = DEFAULT.best_of,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON object a text: the text, its log-probability, the settings.")
-    ] = False,
-    null: Annotated[bool, typer.Option("--null", "-0", help="Follow each text by a NUL, for xargs -0.")] = False,
-    precision: Precise = "auto",
-    threads: Threads = None,
-    line_buffered: Annotated[
-        bool, typer.Option("--line-buffered", help="Hand each line to a pipe as soon as it is whole.")
-    ] = False,
-    unbuffered: Annotated[
-        bool, typer.Option("--unbuffered", "-u", help="Hand each character to a pipe as soon as it is drawn.")
-    ] = False,
-    raw: Annotated[
-        bool,
-        typer.Option(
-            "--raw",
-            help="Let control characters through to a terminal, which they can harm; let a model of bytes draw any.",
-        ),
-    ] = False,
-    load_state: LoadState = None,
-    save_state: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep where the text stands at its end, to go on another day.")
-    ] = None,
-    ban: Ban = DEFAULT.ban,
-    only: Only = DEFAULT.only,
-    repeat_penalty: RepeatPenalty = DEFAULT.repeat_penalty,
-    repeat_window: RepeatWindow = DEFAULT.repeat_window,
-    temp: Temperature = DEFAULT.temperature,
-    top_k: TopK = DEFAULT.top_k,
-    top_p: TopP = DEFAULT.top_p,
-    min_p: MinP = DEFAULT.min_p,
-    typical: Typical = DEFAULT.typical,
-    length: Annotated[
-        int | None,
-        typer.Option(
-            "--length",
-            "-n",
-            metavar="N",
-            help=f"At N characters; 0 is without end. [default: {LENGTH}; with --lines or --stop 0; "
-            "of documents the end of one]",
-            rich_help_panel=END,
-            show_default=False,
-        ),
-    ] = DEFAULT.length,
-    lines: Annotated[
-        int | None, typer.Option(metavar="N", help="With its N-th line.", rich_help_panel=END)
-    ] = DEFAULT.lines,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="Before this text; may be given again for others.", rich_help_panel=END),
-    ] = None,
-    keep_stop: Annotated[
-        bool, typer.Option("--keep-stop", help="With --stop: behind it.", rich_help_panel=END)
-    ] = DEFAULT.keep_stop,
+    model_options: Annotated[ModelOptions, Options()],
+    sampling: Annotated[SamplingConfig, Options()],
+    primes: Annotated[PrimeOptions, Options()],
+    context_options: Annotated[ContextOptions, Options()],
+    output: Annotated[OutputOptions, Options()],
 ) -> None:
-    """Write text like the text a model was trained on.
+    """Generate text in the style of the text that a model was trained on.
 
-    On stdout stands the text and nothing else, in UTF-8. To a terminal, control characters are shown as \\x1b and the
-    like; to a pipe or a file the text goes as it is.
+    Only the text is written to stdout, in UTF-8. On a terminal, control characters are escaped as \\x1b and the like;
+    in a pipe or a file the text is unchanged.
     """
-    primes = {"--prime": prime, "--prime-file": prime_file, "--prime-lines": prime_lines}
-    if len(given := [name for name, value in primes.items() if value is not None]) > 1:
-        raise UsageError(f"{' and '.join(given)} both say what to begin with: give one")
-    if line_buffered and unbuffered:
-        raise UsageError("give one of --line-buffered and --unbuffered")
-    if as_json and null:
-        raise UsageError("--json is an object a line: leave out --null")
-    if save_state is not None and (count > 1 or prime_lines is not None):
-        raise UsageError("--save-state keeps where one text stands: leave out --count and --prime-lines")
+    sampling = _checked(context_options.decoded(sampling), primes, output)
 
-    def spelled(text: str, flag: str) -> str:
-        return unescaped(text, flag) if escapes else text
-
-    if prime_lines is not None and not stop and lines is None:
-        lines = 1
-    config = SamplingConfig(  # a bad option is reported before anything is read
-        temp,
-        length,
-        spelled(prime or "", "--prime"),
-        seed,
-        count,
-        top_k,
-        top_p,
-        min_p,
-        typical,
-        repeat_penalty,
-        repeat_window,
-        spelled(ban, "--ban"),
-        None if only is None else spelled(only, "--only"),
-        tuple(spelled(text, "--stop") for text in stop or ()),
-        keep_stop,
-        lines,
-        best_of,
-        raw,
-    )
-    side_by_side = as_json or prime_lines is not None or count > 1 or best_of > 1
-    if side_by_side and not config.ends:
-        raise UsageError("only one plain text may be without end: give --length, --lines or --stop")
-
-    from charlstm.model import load
     from charlstm.text import corpus
 
-    if not as_json:
-        tell_of_stale_kernels()
-    model = load(checkpoint, precision=precision, threads=threads)
-    context = model.load_state(load_state) if load_state is not None else None
-    out = TextOut(1, raw=raw, buffering="none" if unbuffered else "line" if line_buffered else "auto")
-    if prime_lines is None:
-        text = corpus.read_text([prime_file], symbols=model.vocabulary.kind) if prime_file is not None else config.prime
-        config = replace(config, prime=known(model.vocabulary, text, unknown))
-        groups = None
+    model = model_options.load(warn=not output.as_json)
+    state, unknown = context_options.load_state, context_options.unknown
+    context = model.load_state(state) if state is not None else None
+    out = TextOut(1, raw=sampling.raw, buffering=output.buffering)
+    groups = None
+    if primes.prime_lines is not None:
+        groups = _primes(model, primes.prime_lines, unknown, out)
     else:
-        groups = _primes(model, prime_lines, unknown, out)
-    with to_stdout():
-        if side_by_side:
-            try:
-                for number, drawn in enumerate(model.generate(config, groups, context, scored=as_json), 1):
-                    if as_json:
-                        out.write(json.dumps({"number": number, **_facts(model, config, drawn)}) + "\n")
-                    else:
-                        out.write(drawn.text + _behind(drawn.text, config, null))
-                    if save_state is not None:
-                        model.save_state(save_state, model.context_after(drawn))
-            finally:  # what was drawn before an error goes out, too
-                out.close()
+        prime = sampling.prime
+        if primes.prime_file is not None:
+            prime = corpus.read_text([primes.prime_file], symbols=model.vocabulary.kind)
+        sampling = replace(sampling, prime=known_prime(model.vocabulary, prime, unknown))
+    with writing_stdout():
+        if _is_batch(sampling, primes, output):
+            _write_texts(model, sampling, groups, context, out, output)
         else:
-            _write(model, config, context, out, null, save_state)
+            _write_stream(model, sampling, context, out, output)
 
 
-def _write(
-    model: Model, config: SamplingConfig, context: Context | None, out: TextOut, null: bool, save_state: Path | None
+def _is_batch(sampling: SamplingConfig, primes: PrimeOptions, output: OutputOptions) -> bool:
+    """Return whether whole texts are generated in a batch, and not one text as a stream."""
+    return output.as_json or primes.prime_lines is not None or sampling.count > 1 or sampling.best_of > 1
+
+
+def _checked(sampling: SamplingConfig, primes: PrimeOptions, output: OutputOptions) -> SamplingConfig:
+    """Return the sampling options, with one line per text for `--prime-lines` if nothing else ends the texts.
+
+    Raises:
+        UsageError: some options do not fit together.
+    """
+    sources = {"prime": sampling.prime or None, "prime_file": primes.prime_file, "prime_lines": primes.prime_lines}
+    if len(given := [name for name, source in sources.items() if source is not None]) > 1:
+        raise mutually_exclusive(*given)
+    if output.save_state is not None and sampling.count > 1:
+        raise mutually_exclusive("save_state", "count")
+    if output.save_state is not None and primes.prime_lines is not None:
+        raise mutually_exclusive("save_state", "prime_lines")
+    if primes.prime_lines is not None and not sampling.stop and sampling.lines is None:
+        sampling = replace(sampling, lines=1)
+    if _is_batch(sampling, primes, output) and not sampling.has_end:
+        length, lines, stop = map(Field, ("length", "lines", "stop"))
+        raise UsageError("a text without end must be a single plain text: give ", length, ", ", lines, " or ", stop)
+    return sampling
+
+
+def _write_texts(
+    model: Model,
+    sampling: SamplingConfig,
+    groups: Iterator[list[str]] | None,
+    context: Context | None,
+    out: TextOut,
+    output: OutputOptions,
 ) -> None:
-    """One text, as it is drawn."""
+    """Generate texts in batches and write each as soon as its batch is complete."""
+    try:
+        for number, text in enumerate(model.generate(sampling, groups, context, scored=output.as_json), 1):
+            if output.as_json:
+                out.write(json.dumps({"number": number, **_record(model, sampling, text)}) + "\n")
+            else:
+                out.write(text.text + _separator(text.text, sampling, output.null))
+            if output.save_state is not None:
+                model.save_state(output.save_state, model.context_after(text))
+    finally:  # the texts that were generated before an error are written, too
+        out.close()
+
+
+def _write_stream(
+    model: Model, sampling: SamplingConfig, context: Context | None, out: TextOut, output: OutputOptions
+) -> None:
+    """Write one text while it is generated."""
     from charlstm.inference.sampling import Sampler
 
-    stream = Sampler(model.engine, model.vocabulary, config).stream(context)
+    stream = Sampler(model.engine, model.vocabulary, sampling).stream(context)
     piece = ""
     try:
         for piece in stream:
             out.write(piece)
-        if null or (is_terminal(1) and not piece.endswith("\n")):  # so that the shell's prompt begins a line
-            out.write("\0" if null else "\n")
-    finally:  # also where Ctrl-C or the reader ends a text without end
+        if output.null or (is_terminal(1) and not piece.endswith("\n")):  # the shell's prompt begins on a new line
+            out.write("\0" if output.null else "\n")
+    finally:  # also if Ctrl-C or a closed pipe ends a text without end
         out.close()
-        if save_state is not None:
-            model.save_state(save_state, stream.context)
+        if output.save_state is not None:
+            model.save_state(output.save_state, stream.context)
 
 
-def _behind(text: str, config: SamplingConfig, null: bool) -> str:
-    """What separates a text from the next: a newline, unless it is lines, and ends with one."""
-    return "\0" if null else "" if config.lines is not None and text.endswith("\n") else "\n"
+def _separator(text: str, sampling: SamplingConfig, null: bool) -> str:
+    """Return what is written after a text: a newline, unless the text consists of lines and ends with one."""
+    return "\0" if null else "" if sampling.lines is not None and text.endswith("\n") else "\n"
 
 
 def _primes(model: Model, source: str, unknown: Unknown, out: TextOut) -> Iterator[list[str]]:
-    """The lines of a file in groups, as they come, each without its line break. What was drawn goes out in between."""
+    """Yield the lines of a file in groups as they are read, without line breaks; flush the output between groups."""
     from charlstm.text import corpus
 
     numbers = itertools.count(1)
     for lines in corpus.whole_lines(corpus.parts([source], symbols=model.vocabulary.kind)):
         primes = [line.removesuffix("\n") for line in lines]
-        yield [known(model.vocabulary, prime, unknown, f"prime {next(numbers)}") for prime in primes]
+        yield [known_prime(model.vocabulary, prime, unknown, f"prime {next(numbers)}") for prime in primes]
         out.flush()
 
 
-def _facts(model: Model, config: SamplingConfig, drawn: GeneratedText) -> dict[str, Any]:
-    """All that is to be said of a text."""
-    chars = len(drawn.symbols)
-    assert drawn.log_probability is not None
-    length = 0 if drawn.ended == "document" else config.most or 0
-    settings = {**asdict(config), "seed": drawn.start.seed, "length": length}
+def _record(model: Model, sampling: SamplingConfig, text: GeneratedText) -> dict[str, Any]:
+    """Return the JSON object of a text."""
+    chars = len(text.symbols)
+    assert text.log_probability is not None
+    length = 0 if text.ended == "document" else sampling.max_length or 0
+    settings = {**asdict(sampling), "seed": text.start.seed, "length": length}
     del settings["prime"]
     return {
-        "text": drawn.text,
-        "prime": drawn.prime,
+        "text": text.text,
+        "prime": text.prime,
         "chars": chars,
         "unit": model.vocabulary.unit,
-        "ended": drawn.ended,
-        "log_probability": drawn.log_probability,
-        "bits_per_char": -drawn.log_probability / math.log(2) / chars if chars else None,
+        "ended": text.ended,
+        "log_probability": text.log_probability,
+        "bits_per_char": -text.log_probability / math.log(2) / chars if chars else None,
         "settings": settings,
         "checkpoint": str(model.path),
         "engine": model.engine.description,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from charlstm.cli.console import is_plain, to_stdout
+from charlstm.cli.console import is_plain, writing_stdout
 from charlstm.errors import UsageError
 from charlstm.terminal import TextOut, escape
 
@@ -25,7 +25,7 @@ def show_lines(scores: Iterable[LineScore], boundary: str | None, as_json: bool)
     is shown without the line break or the boundary of documents that ended it.
     """
     out = TextOut(1, buffering="line")
-    with to_stdout():
+    with writing_stdout():
         for score in scores:
             end = boundary if boundary is not None and score.text.endswith(boundary) else "\n"
             text = score.text.removesuffix(end)
@@ -47,7 +47,7 @@ def show_lines(scores: Iterable[LineScore], boundary: str | None, as_json: bool)
 def show_chars(scores: Iterable[CharScore], as_json: bool) -> None:
     """Bits, place and spelling of each character, and of the likeliest in its place: TSV or JSON lines."""
     out = TextOut(1)
-    with to_stdout():
+    with writing_stdout():
         for score in scores:
             if as_json:
                 row = {"bits": score.bits, "place": score.place, "char": score.char}
@@ -69,7 +69,7 @@ def show_heat(first: str, scores: Iterable[CharScore]) -> None:
     if is_plain():
         raise UsageError("--heat is nothing but colours, and NO_COLOR or TERM=dumb forbids them: use --per-char")
     out = TextOut(1, raw=True)  # the colours are ours; what the text says is escaped on its way
-    with to_stdout():
+    with writing_stdout():
         try:
             for piece in heated(characters(first, scores)):
                 out.write(piece)

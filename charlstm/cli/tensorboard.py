@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charlstm.cli.console import complain
+from charlstm.cli.console import print_warning
 from charlstm.cli.training_display import Watcher
 from charlstm.errors import CharlstmError
 from charlstm.terminal import escape
@@ -82,7 +82,9 @@ class Board(Watcher):
             yield
         except OSError as error:
             self._writer = None
-            complain(f"{escape(str(self._folder))}: {error.strerror or error}; training goes on without TensorBoard")
+            print_warning(
+                f"{escape(str(self._folder))}: {error.strerror or error}; training goes on without TensorBoard"
+            )
 
     def _hear(self, raised: threading.ExceptHookArgs) -> None:
         """The same error as it ends the writer's thread, which would print a traceback."""

@@ -1,250 +1,242 @@
-"""`charlstm train`: a text in, a run out."""
+"""`charlstm train`: train a model on a text."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charlstm.cli import config_file, training_display
-from charlstm.cli.console import before_torch, tell_of_stale_kernels
-from charlstm.cli.help import Option, options_of
-from charlstm.cli.options import MaxChars, unescaped
+from charlstm.cli.console import require_torch, warn_of_unusable_kernels
+from charlstm.cli.options import MAX_CHARS, Options, unescaped, with_options
 from charlstm.cli.progress_bar import counting
 from charlstm.cli.tensorboard import Board
-from charlstm.config import SymbolKind, TrainingOptions, parse_duration
-from charlstm.errors import UsageError
+from charlstm.config import (
+    BUDGETS,
+    SymbolKind,
+    TrainingKeywords,
+    TrainingOptions,
+    check,
+    mutually_exclusive,
+    requires,
+    setting,
+)
+from charlstm.errors import Field, UsageError
 from charlstm.text.documents import RECORD_SEPARATOR
-from charlstm.training.defaults import DEFAULT_CELL, DEFAULT_SECONDS
 from charlstm.training.events import Stopped
 
 if TYPE_CHECKING:
+    from charlstm.model import Model
     from charlstm.text.corpus import Corpus
     from charlstm.text.vocabulary import Vocabulary
 
 EXAMPLES = """\
-charlstm train book.txt                          size and time are chosen
-charlstm train book.txt --time 90s -o runs/book  a quick one, into runs/book
-charlstm train notes/ diary.gz --cell gru        folders and .gz, too
+charlstm train book.txt                          size and time are automatic
+charlstm train book.txt --time 90s -o runs/book  train for 90 s into runs/book
+charlstm train notes/ diary.gz --cell gru        directories and .gz files
 cat *.log | charlstm train - --epochs 3          stdin
-charlstm train *.wav --symbols bytes             anything that is a file
-charlstm train names.txt --lines-as-documents    each line for itself
-charlstm train book.txt --resume                 go on after Ctrl-C
-charlstm train poems.txt --from checkpoints/book go on with another text
-charlstm train book.txt --json > events.jsonl    for programs"""
-
-MODEL, BUDGET, LEARNING, WATCHING, MACHINE = "Model", "Budget (one of them)", "Learning", "Watching", "Machine"
-DEFAULT_TIME = f"{DEFAULT_SECONDS / 60:g}m"
-
-HELP = {
-    "cell": Option(MODEL, "The recurrent cell; lstm is the one to start with.", default=DEFAULT_CELL),
-    "hidden": Option(MODEL, "Width of a layer: a wider one can learn more, and is slower.", "N"),
-    "layers": Option(MODEL, "Layers, one on top of the other.", "N"),
-    "embedding": Option(MODEL, "Width of the vector that stands for a character.", "N"),
-    "dropout": Option(MODEL, "Share of a layer's output dropped at random, against learning by heart.", "P"),
-    "forget_bias": Option(MODEL, "Bias of the forget gates at the start; above 0, the memory begins open.", "X"),
-    "epochs": Option(BUDGET, "Read the training text so many times.", "X", "none"),
-    "steps": Option(BUDGET, "Update the weights so many times.", "N", "none"),
-    "seconds": Option(BUDGET, "Train for so long: 90s, 3m, 1h30m.", "TIME", DEFAULT_TIME, "--time", str | None),
-    "batch_size": Option(LEARNING, "Places of the text that are read side by side.", "N"),
-    "seq_len": Option(LEARNING, "Characters that a gradient looks back.", "N"),
-    "lr": Option(LEARNING, "Learning rate at its peak: it warms up to it and falls to 0.", "X"),
-    "warmup": Option(LEARNING, "Share of the budget in which the rate rises.", "P"),
-    "weight_decay": Option(LEARNING, "How strongly the weights are pulled towards 0.", "X"),
-    "beta1": Option(LEARNING, "AdamW's memory of the gradient.", "P"),
-    "beta2": Option(LEARNING, "AdamW's memory of the gradient's square.", "P"),
-    "clip": Option(LEARNING, "Gradients longer than this are shortened to it.", "X"),
-    "reset": Option(LEARNING, "Chance, at each window, that a stream forgets what it has read.", "P"),
-    "on_divergence": Option(
-        LEARNING, "Where the loss is no number: back to the last good state at half the rate, or end."
-    ),
-    "valid_share": Option(WATCHING, "Share of the text, its end, held out to validate on; 0 is none.", "P"),
-    "valid_chars": Option(WATCHING, "Characters of that part, from its start, to validate on; 0 is all.", "N"),
-    "validations": Option(WATCHING, "Validate so many times in the run.", "N"),
-    "sample_chars": Option(WATCHING, "Characters of text drawn at each validation; 0 for none.", "N"),
-    "patience": Option(WATCHING, "Stop after so many validations without a better one.", "N", "none"),
-    "keep": Option(WATCHING, "Keep the weights of so many validations, the latest, beside the best and the last.", "N"),
-    "device": Option(MACHINE, "Where to compute."),
-    "threads": Option(MACHINE, "Threads of the CPU.", "N", "one a core"),
-    "seed": Option(MACHINE, "Of all that is drawn: the same seed makes the same model.", "N"),
-}
+charlstm train *.wav --symbols bytes             any file, byte by byte
+charlstm train names.txt --lines-as-documents    each line is a document
+charlstm train book.txt --resume                 resume after Ctrl-C
+charlstm train poems.txt --from checkpoints/book fine-tune a model
+charlstm train book.txt --json > events.jsonl    progress as JSON lines"""
 
 
-@options_of(TrainingOptions, HELP)
+@dataclass(frozen=True)
+class RunOptions:
+    """The run directory, and how the run begins."""
+
+    output: Path | None = setting(None, "Run directory.", "RUN", unset="a new one, checkpoints/<text>")
+    from_: Path | None = setting(
+        None, "Fine-tune: begin with the weights and architecture of this run or checkpoint.", "CKPT"
+    )
+    resume: bool = setting(False, "Resume the run in -o, or the newest run of this text.")
+    allow_new_corpus: bool = setting(False, "With --resume: allow a text that differs from that of the run.")
+
+    def __post_init__(self) -> None:
+        if self.allow_new_corpus and not self.resume:
+            raise requires("allow_new_corpus", "resume")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How the text is read and divided."""
+
+    valid: str | None = setting(
+        None, "Validation text; all of CORPUS is then used for training.", "TEXT", unset="the end of CORPUS"
+    )
+    symbols: SymbolKind | None = setting(
+        None, "Symbols that the text is split into; bytes accepts any file.", unset="chars, or those of the model"
+    )
+    lines_as_documents: bool = setting(False, "Treat each line as an independent document.")
+    documents: bool = setting(False, "Treat each file as an independent document.")
+    boundary: str | None = setting(
+        None, r"Separator of documents within a file, such as '\n\n\n' or '<|endoftext|>'.", "TEXT"
+    )
+    encoding: str | None = setting(None, "Encoding of the text.", "NAME", unset="utf-8, or that of the run")
+    max_chars: int | None = field(default=None, metadata=MAX_CHARS)
+
+    def __post_init__(self) -> None:
+        check(self, TextOptions)
+
+
+@dataclass(frozen=True)
+class DisplayOptions:
+    """How the progress of the training is shown."""
+
+    as_json: bool = setting(False, "Write events as JSON lines to stdout, and nothing to stderr.")
+    quiet: bool = setting(False, "Print only warnings and errors.")
+    tensorboard: Path | None = setting(None, "Write curves for TensorBoard to this directory.", "DIR")
+
+
+@with_options
 def train(
     context: typer.Context,
     corpus: Annotated[
         list[str],
         typer.Argument(
             metavar="CORPUS...",
-            help="Text to learn from: files, folders (all files below), .gz of them; - is stdin. Or a named corpus.",
+            help="Training text: files, directories, .gz files, or the name of a corpus; - is stdin.",
             show_default=False,
         ),
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="RUN",
-            help="Folder of the run. [default: a new one, checkpoints/<text>]",
-            show_default=False,
-        ),
-    ] = None,
-    valid: Annotated[
-        str | None,
-        typer.Option(
-            "--valid",
-            metavar="TEXT",
-            help="Text to validate on; all of CORPUS trains then. [default: the end of CORPUS]",
-            show_default=False,
-        ),
-    ] = None,
-    from_: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="CKPT",
-            help="Fine-tune: begin with the weights and the shape of this model, a run's folder or a checkpoint.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in -o, or else with the newest run of this text.")
-    ] = False,
-    allow_new_corpus: Annotated[
-        bool, typer.Option("--allow-new-corpus", help="With --resume: the text may differ from the run's.")
-    ] = False,
-    symbols: Annotated[
-        SymbolKind | None,
-        typer.Option(
-            "--symbols",
-            help="What the text is made of: bytes takes any file, whatever is in it. "
-            "[default: chars; with --resume and --from the model's]",
-            show_default=False,
-        ),
-    ] = None,
-    lines_as_documents: Annotated[
-        bool,
-        typer.Option("--lines-as-documents", help="Each line is a text of its own: lists of names, rows of a log."),
-    ] = False,
-    documents: Annotated[
-        bool,
-        typer.Option("--documents", help="Each file is a text of its own: nothing is carried to the next."),
-    ] = False,
-    boundary: Annotated[
-        str | None,
-        typer.Option(
-            "--boundary",
-            metavar="TEXT",
-            help=r"Within a file, too, this stands between documents: '\n\n\n', '<|endoftext|>'.",
-            show_default=False,
-        ),
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            "--encoding",
-            metavar="NAME",
-            help="Encoding of the text. [default: utf-8; with --resume the run's]",
-            show_default=False,
-        ),
-    ] = None,
-    max_chars: MaxChars = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout; nothing on stderr.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option("--tensorboard", metavar="DIR", help="Write curves for TensorBoard there.", show_default=False),
-    ] = None,
+    run_options: Annotated[RunOptions, Options()],
+    text_options: Annotated[TextOptions, Options()],
+    display: Annotated[DisplayOptions, Options()],
+    training: Annotated[TrainingKeywords, Options(TrainingOptions)],
     config: Annotated[
         Path | None,
         typer.Option(
             "--config",
             metavar="FILE",
-            help="Options in TOML, a line each: hidden = 256. A run keeps its own in config.toml.",
+            help="Read options from a TOML file, such as the config.toml of a run.",
             is_eager=True,
             callback=config_file.use,
             show_default=False,
         ),
     ] = None,
-    **options: Any,
 ) -> None:
     """Train a model on a text.
 
-    Without options it sizes the model for the text, trains for some minutes, shows how it goes, and keeps the best
-    model in a new folder under checkpoints/. Ctrl-C stops it, with all saved. Where a default is auto, what suits the
-    text, the budget and the machine is chosen, and shown before the start.
+    Without options, charlstm chooses the model size for the text, trains for a few minutes, shows the progress, and
+    saves the best model in a new directory under checkpoints/. Ctrl-C stops the run and saves it. Defaults shown as
+    auto depend on the text, the budget and the machine; they are printed before the training starts.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    budgets = [name for name in ("epochs", "steps", "seconds") if name in given]
+    given: dict[str, Any] = dict(training)
+    budgets = [name for name in BUDGETS if name in given]
     for name in {*budgets} - {*config_file.closest(context, budgets)}:
-        del given[name]  # that of a file, where the command line has another
-    if "seconds" in given:
-        given["seconds"] = parse_duration(given["seconds"])
-    chosen = TrainingOptions(**given)  # a bad option is reported before the text is read
-    divided = {"lines_as_documents": lines_as_documents, "documents": documents, "boundary": boundary is not None}
-    ways = config_file.closest(context, [name for name, is_given in divided.items() if is_given])
-    if "lines_as_documents" in ways and len(ways) > 1:
-        raise UsageError("--lines-as-documents says what a document is: leave out --documents and --boundary")
-    between = "\n" if "lines_as_documents" in ways else None
-    if boundary is not None and "boundary" in ways:
-        between = unescaped(boundary, "--boundary")
-    if allow_new_corpus and not resume:
-        raise UsageError("--allow-new-corpus makes sense with --resume only")
-    if valid == "-" and "-" in corpus:
-        raise UsageError("stdin can be read once: as CORPUS or as --valid")
+        del given[name]  # the command line has priority over the environment, and that over the file
+    chosen = TrainingOptions(**given)
+    division = _division(context, text_options)
+    if text_options.valid == "-" and "-" in corpus:
+        raise UsageError("stdin can be read only once: as ", Field("corpus"), " or as ", Field("valid"))
+    is_shown = not (display.as_json or display.quiet)
+    displays: list[training_display.Watcher] = []
+    if display.tensorboard is not None:
+        displays.append(Board(display.tensorboard))
 
-    watchers: list[training_display.Watcher] = [] if tensorboard is None else [Board(tensorboard)]
+    def read_for(model: Vocabulary | None, encoding: str | None, *sources: str) -> Corpus:
+        """Read a text in the way that the text of a model was read, except where an option says otherwise."""
+        from charlstm.text.corpus import read
 
-    from charlstm import checkpoint
+        symbols = text_options.symbols or ("chars" if model is None else model.kind)
+        boundary = None if model is None else model.boundary
+        if division is not None:
+            boundary = division.boundary
+        with counting("reading", symbols, is_shown) as report:
+            return read(
+                sources,
+                report=report,
+                encoding=text_options.encoding or encoding or "utf-8",
+                documents=division is not None,
+                max_chars=text_options.max_chars,
+                symbols=symbols,
+                boundary=boundary,
+            )
+
     from charlstm.model import load
-    from charlstm.text.corpus import read
-    from charlstm.training.resume import newest_run_of
 
-    def read_for(model: Vocabulary | None, in_: str | None, *sources: str) -> Corpus:
-        """A text, read as that of a model was, and in the encoding that it had, but where an option says otherwise."""
-        how: dict[str, Any] = {"encoding": encoding or in_ or "utf-8", "documents": bool(ways), "max_chars": max_chars}
-        how["symbols"] = symbols or ("chars" if model is None else model.kind)
-        how["boundary"] = between if ways or model is None else model.boundary
-        with counting("reading", how["symbols"], not (as_json or quiet)) as report:
-            return read(sources, report=report, **how)
-
-    base, run = None if from_ is None else load(from_), output
-    if resume and run is None:
-        run, text = newest_run_of(
-            lambda vocabulary, its_encoding: read_for(vocabulary, its_encoding, *corpus),
-            symbols=symbols,
-            boundary=(between or RECORD_SEPARATOR) if ways else None,
-            only_once="-" in corpus,
-        )
-    elif resume:
-        saved = checkpoint.load(checkpoint.resolve(run, prefer="last"))
-        text = read_for(saved.vocabulary, saved.corpus.encoding, *corpus)
-    else:
-        text = read_for(None if base is None else base.vocabulary, None, *corpus)
+    base = None if run_options.from_ is None else load(run_options.from_)
+    run, text = _run_and_text(corpus, run_options, text_options, division, base, read_for)
+    valid = text_options.valid
     held_out = None if valid is None else read_for(text.vocabulary, text.encoding, valid)
 
-    before_torch()
-    from charlstm.training import run_dir, trainer  # last, for it takes a second: it brings torch
+    require_torch()
+    from charlstm.training import run_dir, trainer
 
-    if not (as_json or quiet):
-        tell_of_stale_kernels()
-    if resume and run is not None:
-        session = trainer.Trainer.resume(
-            text, run, given, valid=held_out, from_=base, allow_new_corpus=allow_new_corpus
-        )
+    if is_shown:
+        warn_of_unusable_kernels()
+    if run_options.resume and run is not None:
+        new_corpus = run_options.allow_new_corpus
+        session = trainer.Trainer.resume(text, run, given, valid=held_out, from_=base, allow_new_corpus=new_corpus)
     else:
         run = run or run_dir.fresh(text.names)
         session = trainer.Trainer.start(text, run, chosen, valid=held_out, from_=base)
     words = [*corpus, *([] if valid is None else ["--valid", valid])]
+    displays.append(training_display.watcher(words, display.as_json, display.quiet))
     with contextlib.ExitStack() as stack:
-        shows = [stack.enter_context(each) for each in (*watchers, training_display.watcher(words, as_json, quiet))]
+        shown = [stack.enter_context(each) for each in displays]
         for event in session.events():
-            for show in shows:
+            for show in shown:
                 show(event)
     if isinstance(event, Stopped) and event.reason == "interrupted":
         raise typer.Exit(128 + (event.signal or signal.SIGINT))
+
+
+@dataclass(frozen=True)
+class Division:
+    """The documents of a text: each file, or the parts of a file between boundaries."""
+
+    boundary: str | None
+
+
+def _division(context: typer.Context, options: TextOptions) -> Division | None:
+    """Return how the text is divided into documents; None if the text is one document.
+
+    Raises:
+        UsageError: the options are mutually exclusive.
+    """
+    ways = {
+        "lines_as_documents": options.lines_as_documents,
+        "documents": options.documents,
+        "boundary": options.boundary is not None,
+    }
+    given = config_file.closest(context, [name for name, is_given in ways.items() if is_given])
+    if "lines_as_documents" in given:
+        if len(given) > 1:
+            raise mutually_exclusive(*given)
+        return Division("\n")
+    if options.boundary is not None and "boundary" in given:
+        return Division(unescaped(options.boundary, "boundary"))
+    return Division(None) if given else None
+
+
+def _run_and_text(
+    corpus: list[str],
+    run_options: RunOptions,
+    text_options: TextOptions,
+    division: Division | None,
+    base: Model | None,
+    read_for: Callable[..., Corpus],
+) -> tuple[Path | None, Corpus]:
+    """Return the run directory, or None for a new one, and the training text."""
+    from charlstm import checkpoint
+    from charlstm.training.resume import newest_run_of
+
+    run = run_options.output
+    if not run_options.resume:
+        return run, read_for(None if base is None else base.vocabulary, None, *corpus)
+    if run is not None:
+        saved = checkpoint.load(checkpoint.resolve(run, prefer="last"))
+        return run, read_for(saved.vocabulary, saved.corpus.encoding, *corpus)
+    return newest_run_of(
+        lambda vocabulary, encoding: read_for(vocabulary, encoding, *corpus),
+        symbols=text_options.symbols,
+        boundary=None if division is None else division.boundary or RECORD_SEPARATOR,
+        only_once="-" in corpus,
+    )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from charlstm.cli.console import Stderr, complain, duration, facts, is_plain, put, say
+from charlstm.cli.console import Stderr, duration, is_plain, print_status, print_table, print_warning, write_stdout
 from charlstm.config import UNITS
 from charlstm.terminal import escape
 from charlstm.text.documents import shown
@@ -44,14 +44,14 @@ class Watcher:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Warned):
-            complain(event.message)
+            print_warning(event.message)
 
 
 class JsonLines(Watcher):
     """Each event as a line of JSON on stdout."""
 
     def __call__(self, event: Event) -> None:
-        put(json.dumps(to_json(event)) + "\n")
+        write_stdout(json.dumps(to_json(event)) + "\n")
 
 
 class Lines(Watcher):
@@ -76,12 +76,12 @@ class Lines(Watcher):
             pace = f"  {_pace(self._progress, self._unit)}" if self._progress else ""
             self._say(_validated(event, self._unit) + pace)
         elif isinstance(event, Saved):
-            say(f"saved step {event.step} to {escape(str(event.path))}")
+            print_status(f"saved step {event.step} to {escape(str(event.path))}")
         elif isinstance(event, Stopped):
             _farewell(event, self._words, self._unit)
 
     def _say(self, line: str) -> None:
-        say(line)
+        print_status(line)
         self._said = time.monotonic()
 
 
@@ -155,7 +155,7 @@ def _introduce(started: Started) -> None:
         ("budget", _budget(started)),
         ("seed", str(started.seed)),
     ]
-    facts(rows, to_stderr=True)
+    print_table(rows, to_stderr=True)
 
 
 def _split(started: Started) -> str:
@@ -204,14 +204,18 @@ def _farewell(event: Stopped, words: Sequence[str], unit: str) -> None:
     known = "" if best is None else f", best validation {best:.3f} bits per {UNITS[unit]}"
     if event.reason == "interrupted":
         corpus = " ".join(shlex.quote(escape(word)) for word in words)
-        say(f"interrupted at step {event.step:,}, and saved; to go on: charlstm train {corpus} -o {run} --resume")
+        print_status(
+            f"interrupted at step {event.step:,}, and saved; to go on: charlstm train {corpus} -o {run} --resume"
+        )
     elif event.reason == "already-finished":
-        say(f"{run} has spent its budget: {_counted(event.step, 'step')}{known}; to go on, give it a larger one")
+        print_status(
+            f"{run} has spent its budget: {_counted(event.step, 'step')}{known}; to go on, give it a larger one"
+        )
     else:
         if event.reason == "patience":
-            say(f"stopped by --patience: {_counted(event.no_better, 'validation')} brought nothing better")
-        say(f"done: {_counted(event.step, 'step')} in {duration(event.seconds)}{known}")
-        say(f"next: charlstm sample -c {run}")
+            print_status(f"stopped by --patience: {_counted(event.no_better, 'validation')} brought nothing better")
+        print_status(f"done: {_counted(event.step, 'step')} in {duration(event.seconds)}{known}")
+        print_status(f"next: charlstm sample -c {run}")
 
 
 def _rows(sample: str, columns: int) -> list[str]:

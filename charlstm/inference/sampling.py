@@ -199,7 +199,7 @@ class Sampler:
             UsageError: nothing ends the texts.
         """
         config = self.config
-        if not config.ends:
+        if not config.has_end:
             ends = (Field("length"), ", ", Field("lines"), " or ", Field("stop"))
             raise UsageError("texts that are generated in batches need an end: set ", *ends)
         seed = config.seed if config.seed is not None else context.seed if context is not None else None

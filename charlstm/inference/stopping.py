@@ -37,7 +37,7 @@ class StopCondition:
 
     def __init__(self, vocabulary: Vocabulary, config: SamplingConfig, recent: Ids) -> None:
         self.ended: Ended | None = None
-        self.remaining = config.most
+        self.remaining = config.max_length
         self._stops = [_as_string(vocabulary.encode(text)) for text in config.stop]
         self._stop_reason: Ended = "stop"
         if ends_with_document(vocabulary, config):

@@ -25,8 +25,8 @@ import typer.main
 import charlstm
 from charlstm import checkpoint, native_library
 from charlstm.cli.app import app
-from charlstm.cli.options import unescaped
-from charlstm.config import SamplingConfig, TrainingOptions, flag
+from charlstm.cli.options import flags_of, unescaped
+from charlstm.config import SamplingConfig, TrainingOptions
 from charlstm.inference import evaluation, native
 from charlstm.text import bundled, downloads
 from tests.helpers.command_line import OPTIONS
@@ -78,7 +78,7 @@ def test_every_setting_of_a_training_is_an_option_and_shows_its_default(
 ) -> None:
     page = " ".join(help_of("train", capfd, monkeypatch).split())
     for field in fields(TrainingOptions):
-        name = "--time" if field.name == "seconds" else flag(field.name)
+        name = flags_of(field.name)[0]
         entry = page.split(f" {name} ")[1].split(" --")[0]
         assert "[default: " in entry, name
         if field.default is not None:
@@ -287,6 +287,34 @@ def test_a_file_name_cannot_drive_the_terminal_through_an_error(capfd: Capture, 
         assert not any(bad in done.err for bad in "\x1b\x07\u202e")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "train x --time 99999999h",
+            "--time must be a duration such as 90s, 3m or 1h30m, and at most 1000000000 seconds, got '99999999h'",
+        ),
+        ("train x --time 3m --steps 4", "--steps and --time are mutually exclusive: give one of them"),
+        ("train x --seq-len 0", "--seq-len must be a whole number from 1 to 1048576, got 0"),
+        ("train x --allow-new-corpus", "--allow-new-corpus requires --resume"),
+        ("train - --valid -", "stdin can be read only once: as CORPUS or as --valid"),
+        ("sample --temp -1", "--temp must be a finite number of at least 0, got -1.0"),
+        ("sample --length -1", "--length must be a whole number from 0 to 9007199254740992, got -1"),
+        ("sample --json --null", "--json and --null are mutually exclusive: give one of them"),
+        ("sample --keep-stop", "--keep-stop requires --stop"),
+        ("sample -e --prime a\\q", "--prime contains the invalid escape sequence '\\q'; write a backslash as \\\\"),
+        ("next -e a\\q", "TEXT contains the invalid escape sequence '\\q'; write a backslash as \\\\"),
+        ("eval --dynamic --dynamic-rate -2", "--dynamic-rate must be a number from 0 to 1000, got -2.0"),
+        ("eval --dynamic-segment 8", "--dynamic-segment requires --dynamic"),
+        ("eval --dynamic-save f", "--dynamic-save requires --dynamic"),
+        ("eval --exact --heat", "--exact and --heat are mutually exclusive: give one of them"),
+        ("eval --heat --json", "--heat has no JSON output: use --per-char with --json"),
+    ],
+)
+def test_an_error_names_the_option_and_not_the_field_behind_it(arguments: str, message: str, capfd: Capture) -> None:
+    assert here(capfd, *arguments.split()) == (2, b"", f"charlstm: {message}\n")
+
+
 # sample
 
 
@@ -398,13 +426,13 @@ def test_escapes_are_read_in_every_text_and_only_if_asked_for(model: Path, capfd
     [(r"a\tb\\n\0", "a\tb\\n\0"), (r"\x41\u00e9\U0001f600\r", "Aé😀\r"), ("plain", "plain"), ("", "")],
 )
 def test_escapes_mean_what_they_mean_in_python(written: str, meant: str) -> None:
-    assert unescaped(written, "--prime") == meant
+    assert unescaped(written, "prime") == meant
 
 
 @pytest.mark.parametrize("written", ["\\", "a\\q", r"\x4", r"\xg0", r"\u12", r"\ud800", r"\U00110000", "\\\n"])
-def test_what_is_no_escape_is_told(written: str) -> None:
-    with pytest.raises(charlstm.UsageError, match=r"--prime has .* is no escape"):
-        unescaped(written, "--prime")
+def test_an_invalid_escape_sequence_is_rejected(written: str) -> None:
+    with pytest.raises(charlstm.UsageError, match=r"prime contains the invalid escape sequence"):
+        unescaped(written, "prime")
 
 
 def test_texts_of_lines_are_separated_by_their_own_line_breaks(model: Path, capfd: Capture) -> None:
@@ -658,7 +686,7 @@ def test_a_checkpoint_is_taken_bare_or_as_the_other_commands_take_it(
     assert here(capfd, command, "-c", in_folder / "m").out == shown != here(capfd, command, "-c", "other").out
     refused = here(capfd, command, "m", "-c", "other")
     assert (refused.status, refused.out) == (2, b"")
-    assert refused.err == "charlstm: m or --checkpoint other: give one of the two\n"
+    assert refused.err == "charlstm: CKPT and --checkpoint are mutually exclusive: give one of them\n"
 
 
 def test_verify_names_each_file_of_a_run_that_is_whole(in_folder: Path, capfd: Capture) -> None:

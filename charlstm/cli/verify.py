@@ -1,0 +1,33 @@
+"""`charlstm verify`: check that checkpoints are intact."""
+
+from __future__ import annotations
+
+from charlstm.cli.console import write_stdout
+from charlstm.cli.options import CheckpointArgument, CheckpointOption, checkpoint_of
+from charlstm.errors import CheckpointError
+from charlstm.terminal import escape
+
+EXAMPLES = """\
+charlstm verify checkpoints/book && charlstm sample -c checkpoints/book"""
+
+
+def verify(path: CheckpointArgument = None, checkpoint: CheckpointOption = None) -> None:
+    """Check that a checkpoint, or every checkpoint of a run, is intact; exit with status 1 if not."""
+    from charlstm import checkpoint as files
+    from charlstm.training import run_dir
+
+    chosen = checkpoint_of(path, checkpoint)
+    checked = [files.resolve(chosen)]
+    if chosen is None or chosen.is_dir():
+        run = checked[0].parent
+        checked = [file for file in (run / files.BEST, run / files.LAST, *run_dir.kept_files(run)) if file.exists()]
+    raise_problems([problem for file in checked for problem in files.verify(file)])
+    for file in checked:
+        write_stdout(f"{escape(str(file))}: whole\n")
+
+
+def raise_problems(problems: list[str]) -> None:
+    """Raise a `CheckpointError` with the first of the problems and the number of the others, if there are any."""
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if problems[1:] else ""
+        raise CheckpointError(problems[0] + more)
