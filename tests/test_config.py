@@ -60,7 +60,7 @@ def test_a_run_has_one_budget(given_: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("temperature", [-1, math.nan, math.inf, None])
 def test_an_invalid_temperature_is_rejected(temperature: Any) -> None:
-    with pytest.raises(UsageError, match="^temperature must be a finite number of at least 0, got "):
+    with pytest.raises(UsageError, match=r"^temperature must be a finite number of at least 0, got "):
         SamplingConfig(temperature=temperature)
 
 

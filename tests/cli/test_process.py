@@ -269,7 +269,50 @@ def test_what_needs_torch_says_that_the_current_folder_was_deleted(model: Path, 
         gone.mkdir()
         done = shell(f"cd {gone} && rmdir {gone} && {sys.executable} {script} {words}")
         assert (done.out, done.err.count("\n")) == (b"1", 1), done.err
-        assert done.err.startswith("charlstm: the current folder was deleted")
+        assert done.err.startswith("charlstm: the current directory was deleted")
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, Blocker())
+from charlstm.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "command", ["train {text} -o {run} --steps 1", "eval -c {model} --dynamic {text} --unknown skip"]
+)
+def test_without_torch_training_ends_with_one_line_that_says_how_to_install_it(
+    command: str, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("ab" * 50)
+    script = tmp_path / "without_torch.py"
+    script.write_text(WITHOUT_TORCH)
+    words = command.format(text=tmp_path / "text", run=tmp_path / "run", model=model).split()
+    done = subprocess.run(
+        [sys.executable, script, *words], capture_output=True, text=True, env=environment(), timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "charlstm: this command requires PyTorch, which cannot be imported (No module named 'torch'): "
+        "install it with pip install torch\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_torch_a_text_is_generated(model: Path, tmp_path: Path) -> None:
+    script = tmp_path / "without_torch.py"
+    script.write_text(WITHOUT_TORCH)
+    words = [sys.executable, script, "sample", "-c", model, "-n", "5"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=120, check=False)
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 5, "")
 
 
 # Terminals

@@ -243,20 +243,18 @@ def test_dynamic_learns_and_writes_nothing_unless_asked(model: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--per-line --per-char", "--per-line and --per-char are different ways"),
-        ("--dynamic --exact", "--exact and --dynamic are different ways"),
-        ("--carry", "--per-line only"),
-        ("--top 3", "--per-char only"),
+        ("--per-line --per-char", "--per-line and --per-char are mutually exclusive: give one"),
+        ("--dynamic --exact", "--exact and --dynamic are mutually exclusive: give one"),
+        ("--carry", "--carry requires --per-line"),
+        ("--top 3", "--top requires --per-char"),
         ("--heat --json", "--per-char"),
-        ("--dynamic-rate 1", "--dynamic only"),
-        ("--dynamic-save x", "--dynamic only"),
+        ("--dynamic-rate 1", "--dynamic-rate requires --dynamic"),
+        ("--dynamic-save x", "--dynamic-save requires --dynamic"),
         ("--dynamic --dynamic-decay 2", "--dynamic-decay must be"),
         ("--unknown perhaps", "--unknown"),
     ],
 )
-def test_options_that_do_not_go_together_are_a_wrong_usage(
-    model: Path, capfd: Capture, options: str, said: str
-) -> None:
+def test_options_that_exclude_each_other_are_wrong_usage(model: Path, capfd: Capture, options: str, said: str) -> None:
     done = here(capfd, "eval", "-c", model, "text", *options.split())
     assert (done.status, done.out) == (2, b"")
     assert said in done.err

@@ -251,8 +251,8 @@ def test_banned_characters_never_come_and_only_the_allowed_do(engine: Engine) ->
         ({"only": "a\u4e2d\x1b"}, UnknownSymbols, r"only has .* the model: '\\x1b' × 1, '中' × 1"),
         ({"stop": ("x", "\u4e2d")}, UnknownSymbols, "stop '中' can never occur"),
         ({"stop": ("xa",), "ban": "a"}, UsageError, "stop 'xa' can never occur"),
-        ({"stop": ("x", "")}, UsageError, "--stop wants texts of one character or more, not ''$"),
-        ({"stop": "x"}, UsageError, "stop wants a tuple of texts, not the text 'x'$"),
+        ({"stop": ("x", "")}, UsageError, "stop must be a string of at least one character, got ''$"),
+        ({"stop": "x"}, UsageError, "stop must be a tuple of strings, got the string 'x'$"),
         ({"lines": 1, "ban": "\n"}, UsageError, "lines cannot end the text"),
     ],
 )  # fmt: skip
