@@ -310,7 +310,7 @@ def test_without_torch_training_ends_with_one_line_that_says_how_to_install_it(
 def test_without_torch_a_text_is_generated(model: Path, tmp_path: Path) -> None:
     script = tmp_path / "without_torch.py"
     script.write_text(WITHOUT_TORCH)
-    words = [sys.executable, script, "sample", "-c", model, "-n", "5"]
+    words = [sys.executable, str(script), "sample", "-c", str(model), "-n", "5"]
     done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=120, check=False)
     assert (done.returncode, len(done.stdout), done.stderr) == (0, 5, "")
 

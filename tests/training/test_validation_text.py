@@ -181,7 +181,7 @@ def test_stdin_may_be_the_validation_text_but_not_both(
     assert "give the text to evaluate" in done.err
     done = run("train", "-", "--valid", "-", "-o", "other", *TINY)
     assert (done.status, done.err.count("\n")) == (2, 1)
-    assert "stdin can be read once" in done.err
+    assert "stdin can be read only once" in done.err
 
 
 @pytest.mark.parametrize("valid", ["nothing.txt", "empty.txt", "latin.txt"])
