@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -70,3 +71,21 @@ def test_an_import_for_the_type_checker_alone_is_allowed(project: Path) -> None:
         assert lint(project).returncode == 0
     finally:
         file.write_text(before, encoding="utf-8")
+
+
+def imported_tests(source: str) -> set[str]:
+    """Return the test modules that a test module imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.rpartition(".")[2].startswith("test_")}
+
+
+def test_no_test_module_imports_another() -> None:
+    importing = {file.name: imported_tests(file.read_text(encoding="utf-8")) for file in (ROOT / "tests").rglob("*.py")}
+    assert not {name: found for name, found in importing.items() if found}
+    assert imported_tests("from tests.text import test_corpus") == {"tests.text.test_corpus"}
+    assert imported_tests("def late():\n    import tests.test_model") == {"tests.test_model"}
