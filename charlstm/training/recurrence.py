@@ -1,22 +1,24 @@
-"""Layers over time, for training. One choice of path, in one place: `choose_path`.
+"""The recurrent layers over time, for training. `choose_path` selects one of four implementations, called paths:
 
-| path | what runs | where |
+| path | what computes a layer | available for |
 |---|---|---|
-| reference | `cells`, step by step, under autograd | every cell and device; the oracle of the others |
-| plain | `kernels.plain`: torch operations, the gradient written out | every cell and device |
-| native | `kernels.training`: fused loops in C | every cell, on a CPU, where a compiler was found at install |
-| vendor | torch's own layer: cuDNN on a GPU, oneDNN on a CPU | lstm, gru, rnn without a boundary |
+| reference | `cells`, step by step, with autograd | every cell and device; the oracle of the other paths |
+| plain | `scan_torch`: torch operations with an explicit gradient | every cell and device |
+| native | `scan_native`: fused loops in C | every cell, on a CPU, if the C library was built |
+| vendor | torch's own layer: cuDNN on a GPU, oneDNN on a CPU | lstm, gru and rnn without a boundary |
 
-All of them compute the same equations on the same parameters; the tests hold each to the reference in outputs, states
-and gradients. In the plain and native paths the first layer's input product is a table with a row a symbol, embedding ·
-weight_ih.T, looked up instead of multiplied B·T times, wherever the vocabulary is smaller than the window.
+All paths compute the same equations on the same parameters. The tests compare each path with the reference in outputs,
+states and gradients.
 
-Letters: B batch, T time, V vocabulary, E embedding, H hidden, L layers, G gates, S states.
+The plain and native paths receive the input part of the gates, x·weight_ihᵀ. For the first layer, x = embedding[ids]
+has at most V distinct rows: if V ≤ B·T, the product is computed once per symbol, and the ids select its rows.
+
+Letters: B batch, T time, V vocabulary, E embedding, H hidden, L layers, G gates, S states, N = T·B.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +33,24 @@ Path = Literal["reference", "plain", "native", "vendor"]
 
 
 def choose_path(cell: str, device: str, has_boundary: bool = False) -> Path:
-    """The fastest path for this cell on this kind of device; a vendor's layer cannot begin afresh within a window."""
+    """Return the fastest available path.
+
+    Args:
+        cell: the name of the cell.
+        device: the type of the device, such as "cuda".
+        has_boundary: whether the state is reset within a window, which the vendor path does not support.
+    """
     if device == "cpu" and scan_native.NATIVE is not None:
         return "native"
     return "vendor" if cell in ("lstm", "gru", "rnn") and not has_boundary else "plain"
 
 
 class Recurrence(nn.Module):
-    """L layers of one cell; parameters named and laid out as in `torch.nn.LSTM`, so that they interchange.
+    """L layers of one cell, with the parameter names and layouts of `torch.nn.LSTM`, so that weights interchange.
 
     Args:
-        config: cell and sizes.
-        path: None takes `choose_path` for the device of the input.
+        config: the cell and the sizes.
+        path: the path; None selects it by `choose_path` for the device of the parameters.
     """
 
     def __init__(self, config: ModelConfig, path: Path | None = None) -> None:
@@ -55,12 +63,12 @@ class Recurrence(nn.Module):
 
     @property
     def path(self) -> Path:
-        """The path that computes, on the device where the parameters are."""
+        """The selected path, for the device of the parameters."""
         device: str = self.weight_hh_l0.device.type  # type: ignore[assignment]
         return self._path or choose_path(self.config.cell, device, self.config.boundary is not None)
 
     def weights(self, layer: int) -> cells.Weights:
-        """One layer's parameters."""
+        """Return the parameters of one layer."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole")
         return cells.Weights(*(getattr(self, f"{name}_l{layer}", None) for name in names))
 
@@ -72,59 +80,79 @@ class Recurrence(nn.Module):
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Outputs (T, B, H) of the last layer and the state (L, S, B, H) after the last step.
+        """Compute all layers over T steps.
 
         Args:
-            embedding: (V, E), a row a symbol.
+            embedding: (V, E), one row per symbol.
             ids: (T, B), int64.
             state: (L, S, B, H).
-            dropout, generator: see `model.Network.forward`.
+            dropout: the share of the outputs of each layer that is dropped; see `network.Network.forward`.
+            generator: the random generator of dropout.
+
+        Returns:
+            The outputs (T, B, H) of the last layer, and the state (L, S, B, H) after the last step.
         """
         path, cell = self.path, self.config.cell
         ids = ids.contiguous()
         fresh = self._fresh(ids)
-        x: Tensor | None = None  # the first layer's input is embedding[ids]
+        x: Tensor | None = None
         finals = []
-        for layer in range(self.config.layers):
-            weights = self.weights(layer)
+        for index in range(self.config.layers):
+            layer, weights = _LayerInput(x, embedding, ids, state[index], fresh), self.weights(index)
             if path in ("plain", "native"):
-                x, final = _written_out(path, cell, x, embedding, ids, state[layer], weights, fresh)
+                x, final = _explicit_gradient(path, cell, layer, weights)
             elif path == "reference":
-                x, final = _reference(cell, embedding[ids] if x is None else x, state[layer], weights, fresh)
+                x, final = _reference(cell, layer, weights)
             else:
-                assert fresh is None, "a vendor's layer has no boundary"
-                x, final = _vendor(cell, embedding[ids] if x is None else x, state[layer], weights)
+                x, final = _vendor(cell, layer, weights)
             finals.append(final)
             x = _drop(path, x, dropout, generator)
         assert x is not None
         return x, torch.stack(finals)
 
     def _fresh(self, ids: Tensor) -> Tensor | None:
-        """Which steps (T, B) begin with the zero state, bool; None where none does."""
+        """Return the steps (T, B), bool, before which the state is set to zero; None if there are none."""
         if self.config.boundary is None:
             return None
         fresh = ids == self.config.boundary
-        return fresh if fresh.device.type != "cpu" or fresh.any() else None  # to ask a GPU would be to wait for it
+        return fresh if fresh.device.type != "cpu" or fresh.any() else None  # reading from a GPU would wait for it
 
 
-def _reference(
-    cell: str, x: Tensor, state: Tensor, weights: cells.Weights, fresh: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One layer by its equations. x (T, B, in), state (S, B, H), fresh (T, B) or None → (T, B, H), (S, B, H)."""
+class _LayerInput(NamedTuple):
+    """The input of one layer, apart from its weights."""
+
+    x: Tensor | None  # (T, B, H), the outputs of the layer below; None: embedding[ids]
+    embedding: Tensor  # (V, E)
+    ids: Tensor  # (T, B), int64
+    state: Tensor  # (S, B, H)
+    fresh: Tensor | None  # (T, B), bool: the steps before which the state is set to zero
+
+    def embedded(self) -> Tensor:
+        """Return x, (T, B, E) for the first layer and (T, B, H) above it."""
+        return self.embedding[self.ids] if self.x is None else self.x
+
+
+def _reference(cell: str, layer: _LayerInput, weights: cells.Weights) -> tuple[Tensor, Tensor]:
+    """Compute one layer by the equations of its cell.
+
+    Returns:
+        The outputs (T, B, H) and the last state (S, B, H).
+    """
     step = cells.STEP[cell]
-    current = tuple(state)
+    current = tuple(layer.state)
     outputs = []
-    for t, x_t in enumerate(x):
-        if fresh is not None:
-            current = tuple(part.masked_fill(fresh[t][:, None], 0) for part in current)
+    for t, x_t in enumerate(layer.embedded()):
+        if layer.fresh is not None:
+            current = tuple(part.masked_fill(layer.fresh[t][:, None], 0) for part in current)
         current = step(x_t, current, weights)
         outputs.append(current[0])
     return torch.stack(outputs), torch.stack(current)
 
 
-def _vendor(cell: str, x: Tensor, state: Tensor, weights: cells.Weights) -> tuple[Tensor, Tensor]:
-    """One layer by torch's own implementation; signature of `_reference`, but that no step begins afresh."""
-    flat = list(weights[:4])
+def _vendor(cell: str, layer: _LayerInput, weights: cells.Weights) -> tuple[Tensor, Tensor]:
+    """Compute one layer by torch's own implementation, which cannot reset a state; see `_reference` for the result."""
+    assert layer.fresh is None, "the vendor path does not support a boundary"
+    x, state, flat = layer.embedded(), layer.state, list(weights[:4])
     if cell == "lstm":
         outputs, h, c = torch.lstm(x, (state[:1], state[1:]), flat, True, 1, 0.0, True, False, False)
         return outputs, torch.cat((h, c))
@@ -133,17 +161,9 @@ def _vendor(cell: str, x: Tensor, state: Tensor, weights: cells.Weights) -> tupl
     return outputs, h
 
 
-def _written_out(
-    path: str,
-    cell: str,
-    x: Tensor | None,
-    embedding: Tensor,
-    ids: Tensor,
-    state: Tensor,
-    weights: cells.Weights,
-    fresh: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """One layer by a path whose gradient is written out; x None stands for embedding[ids]."""
+def _explicit_gradient(path: str, cell: str, layer: _LayerInput, weights: cells.Weights) -> tuple[Tensor, Tensor]:
+    """Compute one layer by the plain or the native path; see `_reference` for the result."""
+    x, embedding, ids = layer.x, layer.embedding, layer.ids
     index: Tensor | None = None
     if x is not None:
         source = product(path, x.flatten(0, 1), weights.weight_ih)
@@ -151,27 +171,29 @@ def _written_out(
         source, index = product(path, embedding, weights.weight_ih), ids
     else:
         source = product(path, embedding[ids.flatten()], weights.weight_ih)
-    if cell == "gru":  # its n block keeps the two biases apart
-        gates = 2 * state.shape[-1]
+    if cell == "gru":  # the two biases of its n block are separate
+        gates = 2 * layer.state.shape[-1]
         both = weights.bias_ih[:gates] + weights.bias_hh[:gates]
         bias = torch.cat((both, weights.bias_hh[gates:], weights.bias_ih[gates:]))
     else:
         bias = weights.bias_ih + weights.bias_hh
-    result: tuple[Tensor, Tensor] = _Scan.apply(  # type: ignore[no-untyped-call]
-        path, cell, ids.shape, source, index, state, weights.weight_hh, bias, weights.peephole, fresh
+    result: tuple[Tensor, Tensor] = _ScanFunction.apply(  # type: ignore[no-untyped-call]
+        path, cell, ids.shape, source, index, layer.state, weights.weight_hh, bias, weights.peephole, layer.fresh
     )
     return result
 
 
 def product(path: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (N, K) · weight (M, K).T + bias (M,) by the path's products: what a Linear layer computes."""
+    """Compute x (N, K) · weight (M, K)ᵀ + bias (M,), a linear layer, by the matrix product of the path."""
     if path != "native":
         return functional.linear(x, weight, bias)
-    result: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _ProductFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Product(torch.autograd.Function):
+class _ProductFunction(torch.autograd.Function):
+    """The product of a linear layer by the native kernels: y = x·weightᵀ + bias."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         assert scan_native.NATIVE is not None
@@ -189,8 +211,8 @@ class _Product(torch.autograd.Function):
         return d_x, d_weight, d_y.sum(0) if ctx.needs_input_grad[2] else None
 
 
-class _Scan(torch.autograd.Function):
-    """A layer over T steps, from the input's part of its gates on. Shapes in `kernels.plain.forward`."""
+class _ScanFunction(torch.autograd.Function):
+    """One layer over T steps, given the input part of its gates; see `scan_torch.forward` for the shapes."""
 
     @staticmethod
     def forward(
@@ -209,27 +231,27 @@ class _Scan(torch.autograd.Function):
         ctx.path, ctx.cell, ctx.index, ctx.rows = path, cell, index, len(source)
         if path == "native":
             given = (cell, shape, source, index, state, weight, bias, peephole, fresh)
-            outputs, last, ctx.saved = scan_native.forward(*given)
+            outputs, last, ctx.cache = scan_native.forward(*given)
         else:
             x = (source if index is None else source[index]).view(*shape, -1)
-            outputs, last, ctx.saved = scan_torch.forward(cell, x, state, weight, bias, peephole, fresh)
+            outputs, last, ctx.cache = scan_torch.forward(cell, x, state, weight, bias, peephole, fresh)
         return outputs, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
-        saved, hidden = ctx.saved, d_output.shape[-1]
-        if saved is None:
-            raise RuntimeError("a layer goes backward once: its gates were overwritten by their gradients")
-        if d_output.dtype == torch.float32:  # float64 is the type of checks, which go backward more than once
-            ctx.saved = None
+        cache, hidden = ctx.cache, d_output.shape[-1]
+        if cache is None:
+            raise RuntimeError("a layer can be differentiated once: the gradients have overwritten its gates")
+        if d_output.dtype == torch.float32:  # gradcheck uses float64 and differentiates more than once
+            ctx.cache = None
         if ctx.path == "native":
-            gradients = scan_native.backward(ctx.cell, saved, ctx.index, ctx.rows, d_output, d_state)
+            gradients = scan_native.backward(ctx.cell, cache, ctx.index, ctx.rows, d_output, d_state)
             multiply = scan_native.NATIVE.product  # type: ignore[union-attr]
         else:
-            gradients = scan_torch.backward(ctx.cell, saved, d_output, d_state)
+            gradients = scan_torch.backward(ctx.cell, cache, d_output, d_state)
             multiply = torch.mm
-        d_weight = multiply(gradients.gates.flatten(0, 1).t(), saved.h.view(-1, hidden))
+        d_weight = multiply(gradients.gates.flatten(0, 1).t(), cache.h.view(-1, hidden))
         d_source = gradients.source
         if ctx.path == "plain":
             d_source = d_source.flatten(0, 1)
@@ -239,19 +261,19 @@ class _Scan(torch.autograd.Function):
 
 
 def _drop(path: str, x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout (Srivastava et al. 2014), repeatable from its generator."""
+    """Apply dropout (Srivastava et al. 2014): the same state of the generator gives the same mask."""
     if share == 0:
         return x
     if path == "native":
         first, second = torch.randint(2**32, (2,), generator=generator).tolist()
-        dropped: Tensor = _Dropout.apply(x, share, (first, second))  # type: ignore[no-untyped-call]
+        dropped: Tensor = _DropoutFunction.apply(x, share, (first, second))  # type: ignore[no-untyped-call]
         return dropped
     keep = torch.empty_like(x).bernoulli_(1 - share, generator=generator)
     return x * keep.div_(1 - share)
 
 
-class _Dropout(torch.autograd.Function):
-    """The mask is computed twice and never stored."""
+class _DropoutFunction(torch.autograd.Function):
+    """Dropout by the native kernels, which compute the mask in both passes and do not store it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: float, keys: tuple[int, int]) -> Tensor:
