@@ -1,4 +1,4 @@
-"""The network: embedding → L recurrent layers → projection over the vocabulary; and how it starts.
+"""The network (embedding → L recurrent layers → projection on the vocabulary) and the initialisation of its weights.
 
 Letters: B batch, T time, V vocabulary, E embedding, H hidden, L layers, S states (h, or h and c). Time comes first.
 """
@@ -19,9 +19,12 @@ from charlstm.training.recurrence import Recurrence, product
 
 
 class Network(nn.Module):
-    """A character-level language model, ready to train.
+    """A character-level language model that can be trained.
 
-    Its parameters have the names and shapes of `ModelConfig.shapes`, so `state_dict` is what a checkpoint holds.
+    Its parameters have the names and shapes of `ModelConfig.shapes`, as in a checkpoint.
+
+    Args:
+        config: the shape of the model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -34,13 +37,17 @@ class Network(nn.Module):
     def forward(
         self, ids: Tensor, state: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (T, B, V) after each symbol, and the state after the last.
+        """Compute the logits after each symbol.
 
         Args:
             ids: (T, B), int64.
-            state: (L, S, B, H); zeros for a fresh start.
-            dropout: share of each layer's output that is dropped, scaled so that the mean stays; 0 when not training.
-            generator: where dropout takes its random numbers.
+            state: (L, S, B, H), the state before the first symbol.
+            dropout: the share of the outputs of each layer that is dropped; the rest is scaled up, so that the mean
+                does not change. 0 for evaluation.
+            generator: the random generator of dropout.
+
+        Returns:
+            The logits (T, B, V), and the state (L, S, B, H) after the last symbol.
         """
         outputs, state = self.recurrence(self.embedding.weight, ids, state, dropout, generator)
         projection = self.projection
@@ -48,24 +55,26 @@ class Network(nn.Module):
         return logits.view(*ids.shape, -1), state
 
     def zero_state(self, batch: int) -> Tensor:
-        """(L, S, B, H) of zeros, where the model's weights are."""
+        """Return a state of zeros, (L, S, B, H), on the device of the weights."""
         return torch.zeros(self.config.state_shape(batch), device=self.embedding.weight.device)
 
     @torch.no_grad()
     def initialise(
         self, generator: torch.Generator, forget_bias: float, counts: NDArray[np.integer] | None = None
     ) -> None:
-        """Draw fresh weights.
+        """Initialise the weights at random.
 
-        Recurrent blocks are orthogonal (Saxe et al. 2014), input blocks and the projection have the variance that
-        keeps their outputs' (Glorot & Bengio 2010), the forget gate starts open (Jozefowicz et al. 2015), and so does
-        the update gate of the GRU, which keeps the old state where it is near one. The embedding is small enough that
-        the gates begin in their linear range.
+        Recurrent blocks are orthogonal (Saxe et al. 2014); input blocks and the projection preserve the variance of
+        their input (Glorot & Bengio 2010). The bias of the forget gate is positive (Jozefowicz et al. 2015), and so is
+        that of the update gate of the GRU, so that the state is kept at first. The embedding is small enough that the
+        gates begin in their linear range.
 
         Args:
-            counts: (V,) of each symbol in the text. The projection's bias is the logarithm of their shares, each symbol
-                counted once more than it occurs: the network need not spend its first steps on how frequent a symbol
-                is. None: a bias of 0.
+            generator: the random generator.
+            forget_bias: the bias of the forget gate, or of the update gate of the GRU.
+            counts: (V,) occurrences of each symbol in the text. The bias of the projection becomes the logarithm of the
+                relative frequencies, with one added to each count, so that the network need not learn them in its
+                first steps. None: a bias of 0.
         """
         gates = GATES[self.config.cell]
         keep = {"lstm": "f", "peephole": "f", "coupled": "f", "gru": "z"}.get(self.config.cell)
@@ -88,15 +97,17 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def adopt(self, weights: Mapping[str, np.ndarray], ids: NDArray[np.integer], generator: torch.Generator) -> None:
-        """Begin with the weights of a model of the same shape, which knows some of the symbols or all.
+        """Copy the weights of a model of the same shape, whose vocabulary is a subset of this one.
 
-        A new symbol's row of the projection is the mean of the known ones, bias and all: by Jensen's inequality it is
-        given at most the probability of an average symbol, and what was learned of the others stays (Hewitt 2021,
-        Initializing New Word Embeddings for Pretrained Language Models). Its embedding is drawn around their mean with
-        their deviation in each column: like what the layers are used to, and for each new symbol another.
+        The projection row and the bias of a new symbol are the means of the known ones: by Jensen's inequality its
+        probability is then at most that of an average symbol, and the ratios between the known symbols do not change
+        (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models"). Its embedding is sampled from
+        a normal distribution with the mean and the standard deviation of each column of the known ones.
 
         Args:
-            ids: (V of that model,) the id that each of its symbols has here.
+            weights: the weights of that model by name.
+            ids: the id in this vocabulary of each symbol of that model.
+            generator: the random generator of the new embeddings.
         """
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
         known = torch.from_numpy(ids.astype(np.int64))
@@ -110,16 +121,22 @@ class Network(nn.Module):
         self.load_state_dict(tensors)
 
     def weights(self) -> dict[str, np.ndarray]:
-        """A float32 copy of every weight, as a checkpoint and the engine want them."""
+        """Return float32 copies of all weights by name, for a checkpoint or an engine."""
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take these weights; names and shapes must be those of `ModelConfig.shapes`."""
+        """Copy the given weights, whose names and shapes are those of `ModelConfig.shapes`, into the network."""
         self.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
 
 
 class Scorer:
-    """A network as `evaluation` wants its engine: numpy in, numpy out, computed where the network trains."""
+    """Score texts with a network that is being trained, on the device where it trains.
+
+    It has the methods of `evaluation.ScoringModel`: arguments and results are numpy arrays.
+
+    Args:
+        network: the network; its weights are read at each call.
+    """
 
     def __init__(self, network: Network) -> None:
         self.config = network.config
@@ -127,7 +144,7 @@ class Scorer:
         self._device = network.embedding.weight.device
 
     def zero_state(self, batch: int = 1) -> NDArray[np.float32]:
-        """(L, S, B, H) of zeros."""
+        """Return a state of zeros, (L, S, B, H)."""
         return np.zeros(self.config.state_shape(batch), np.float32)
 
     def advance(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -137,11 +154,19 @@ class Scorer:
     def score(
         self, ids: NDArray[np.integer], state: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Nats (T, B) of ids[1:] (T + 1, B) after those before, and the state after ids[T - 1]."""
+        """Return the surprisal of each symbol but the first.
+
+        Args:
+            ids: (T + 1, B).
+            state: (L, S, B, H), the state before the first symbol.
+
+        Returns:
+            Nats (T, B) of ids[1:], and the state (L, S, B, H) after ids[T - 1].
+        """
         logits, last = self._run(ids[:-1], state)
-        wanted = torch.from_numpy(ids[1:].astype(np.int64)).to(self._device)
-        nats = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-        return nats.view(wanted.shape).cpu().numpy().astype(np.float64), last
+        targets = torch.from_numpy(ids[1:].astype(np.int64)).to(self._device)
+        nats = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return nats.view(targets.shape).cpu().numpy().astype(np.float64), last
 
     @torch.no_grad()
     def _run(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> tuple[Tensor, NDArray[np.float32]]:

@@ -108,7 +108,7 @@ def test_a_text_of_known_characters_keeps_the_vocabulary_and_every_weight(base: 
 def test_the_shape_is_the_models_and_another_is_refused_naming_both(base: Model, new: corpus.Corpus) -> None:
     run = begin(base, new, cell="gru", hidden=12)
     assert [getattr(run.options, name) for name in SHAPE] == [*SHAPE.values()]
-    with pytest.raises(UsageError, match=r"--cell lstm \(saved: gru\), --hidden 64 \(saved: 12\), --layers 1"):
+    with pytest.raises(UsageError, match=r"cell lstm \(saved: gru\), hidden 64 \(saved: 12\), layers 1"):
         begin(base, new, "other", cell="lstm", hidden=64, layers=1)
     with pytest.raises(UsageError, match="--forget-bias"):
         begin(base, new, "other", forget_bias=2.0)
