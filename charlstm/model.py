@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlstm import checkpoint, terminal
+from charlstm import checkpoint, runs, terminal
 from charlstm.config import UNITS, ModelConfig, Precision, SamplingConfig, Unknown, to_json
 from charlstm.errors import CorpusError
 from charlstm.inference import context as contexts
@@ -53,7 +53,7 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto", threa
     Raises:
         CheckpointError: the file does not exist, or is not a valid checkpoint.
     """
-    file = checkpoint.resolve(path)
+    file = runs.resolve(path)
     found = checkpoint.load(file)
     return Model(found.model, found.vocabulary, found.weights, found.facts, file, precision, threads)
 

@@ -33,6 +33,12 @@ def escape(text: str, keep: str = "") -> str:
     return _UNSAFE.sub(lambda match: match[0] if match[0] in keep else _spell(ord(match[0])), text)
 
 
+def shortened(value: object) -> str:
+    """Return a value from outside as text that is safe to print, cut to 120 characters."""
+    text = escape(str(value))
+    return text if len(text) <= 120 else text[:120] + "…"
+
+
 def _spell(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 

@@ -37,10 +37,11 @@ import safetensors
 import safetensors.numpy
 
 import charlstm
-from charlstm import checkpoint, config
-from charlstm.checkpoint import Checkpoint, load, newest_run, resolve, save, verify
+from charlstm import checkpoint, config, container
+from charlstm.checkpoint import Checkpoint, load, save, verify
 from charlstm.config import ModelConfig
 from charlstm.errors import CheckpointError
+from charlstm.runs import newest_run, resolve
 from charlstm.text.vocabulary import Vocabulary
 from tests.helpers import faults
 from tests.helpers.checkpoint_files import (
@@ -492,7 +493,7 @@ def test_a_file_cut_at_any_length_is_refused(memory: Path) -> None:
 def test_a_file_with_anything_added_is_refused(memory: Path) -> None:
     data = written(memory)
     for more in (b"\0", b" ", data):
-        refused(memory / "x", data + more, "cut short or added to")
+        refused(memory / "x", data + more, "truncated or has extra bytes")
 
 
 def flips(memory: Path, bits: Iterator[int]) -> int:
@@ -538,7 +539,7 @@ def test_without_the_digest_flipped_bits_would_get_through(memory: Path, monkeyp
     header, _ = take_apart(bytes(data))
     wrong = header["__metadata__"]["sha256"]
     monkeypatch.setattr(
-        checkpoint, "_metadata", lambda header: (header.pop("__metadata__")["charlstm"], AnyDigest(wrong))
+        container, "take_metadata", lambda header: (header.pop("__metadata__")["charlstm"], AnyDigest(wrong))
     )
     load(path)  # no other check meets it
     monkeypatch.undo()
@@ -812,7 +813,7 @@ def test_a_weight_that_is_no_number_is_refused_by_its_tensors_name(memory: Path,
         save(memory / "x", state)
         with pytest.raises(CheckpointError, match=f"not finite numbers: {name}"):
             load(memory / "x")
-        assert verify(memory / "x") == [f"{memory / 'x'} holds numbers that are not finite: model/{name}"]
+        assert verify(memory / "x") == [f"{memory / 'x'} has numbers that are not finite: model/{name}"]
         assert_equal(load(memory / "x", training=True, allow_nonfinite=True), state)
         array.flat[-1] = before
 
@@ -874,7 +875,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(
     memory: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     path, data = memory / "x", written(memory)
-    read_header = checkpoint._header
+    read_header = container.read_header
     for moment in ("opened", "header read"):
         path.write_bytes(data)
 
@@ -885,7 +886,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(
             os.truncate(path, kept % len(data))
             return header
 
-        monkeypatch.setattr(checkpoint, "_header", cut)
+        monkeypatch.setattr(container, "read_header", cut)
         with pytest.raises(CheckpointError, match="became shorter"):
             load(path, training=True)
 

@@ -34,8 +34,9 @@ def info(
 ) -> None:
     """Describe a checkpoint: architecture, vocabulary, text, training and versions."""
     from charlstm import checkpoint as files
+    from charlstm import runs
 
-    file = files.resolve(checkpoint_of(path, checkpoint))
+    file = runs.resolve(checkpoint_of(path, checkpoint))
     found = files.load(file, allow_nonfinite=True)
     if verify:
         raise_problems(files.verify(file))

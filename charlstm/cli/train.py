@@ -225,14 +225,14 @@ def _run_and_text(
     read_for: Callable[..., Corpus],
 ) -> tuple[Path | None, Corpus]:
     """Return the run directory, or None for a new one, and the training text."""
-    from charlstm import checkpoint
+    from charlstm import checkpoint, runs
     from charlstm.training.resume import newest_run_of
 
     run = run_options.output
     if not run_options.resume:
         return run, read_for(None if base is None else base.vocabulary, None, *corpus)
     if run is not None:
-        saved = checkpoint.load(checkpoint.resolve(run, prefer="last"))
+        saved = checkpoint.load(runs.resolve(run, prefer="last"))
         return run, read_for(saved.vocabulary, saved.corpus.encoding, *corpus)
     return newest_run_of(
         lambda vocabulary, encoding: read_for(vocabulary, encoding, *corpus),

@@ -14,13 +14,14 @@ charlstm verify checkpoints/book && charlstm sample -c checkpoints/book"""
 def verify(path: CheckpointArgument = None, checkpoint: CheckpointOption = None) -> None:
     """Check that a checkpoint, or every checkpoint of a run, is intact; exit with status 1 if not."""
     from charlstm import checkpoint as files
+    from charlstm import runs
     from charlstm.training import run_dir
 
     chosen = checkpoint_of(path, checkpoint)
-    checked = [files.resolve(chosen)]
+    checked = [runs.resolve(chosen)]
     if chosen is None or chosen.is_dir():
         run = checked[0].parent
-        checked = [file for file in (run / files.BEST, run / files.LAST, *run_dir.kept_files(run)) if file.exists()]
+        checked = [file for file in (run / runs.BEST, run / runs.LAST, *run_dir.kept_files(run)) if file.exists()]
     raise_problems([problem for file in checked for problem in files.verify(file)])
     for file in checked:
         write_stdout(f"{escape(str(file))}: whole\n")

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from charlstm.checkpoint import LAST, Checkpoint
+from charlstm.checkpoint import Checkpoint
 from charlstm.config import TrainingConfig, from_json
 from charlstm.errors import ResumeError, UsageError
 from charlstm.provenance import BaseRecord
+from charlstm.runs import LAST
 from charlstm.terminal import escape
 from charlstm.training.counters import Tally
 

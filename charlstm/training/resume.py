@@ -7,12 +7,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from charlstm import checkpoint
-from charlstm.checkpoint import LAST, Checkpoint
+from charlstm import checkpoint, runs
+from charlstm.checkpoint import Checkpoint
 from charlstm.config import UNITS, SymbolKind, TrainingConfig, TrainingOptions, flag
 from charlstm.errors import CheckpointError, CorpusError, ResumeError, UsageError
 from charlstm.model import Model
 from charlstm.provenance import BaseRecord
+from charlstm.runs import LAST
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus
 from charlstm.text.documents import divided
@@ -31,7 +32,7 @@ def newest_run_of(
     symbols: SymbolKind | None = None,
     boundary: str | None = None,
     only_once: bool = False,
-    root: Path = checkpoint.ROOT,
+    root: Path = runs.ROOT,
 ) -> tuple[Path, Corpus]:
     """Find the newest run that was trained on a text, and read the text as that run read it.
 

@@ -14,11 +14,12 @@ import re
 from io import FileIO
 from pathlib import Path
 
-from charlstm import atomicfile, checkpoint
+from charlstm import atomicfile, checkpoint, runs
 from charlstm.atomicfile import FolderLock
-from charlstm.checkpoint import BEST, LAST, Checkpoint
+from charlstm.checkpoint import Checkpoint
 from charlstm.config import TrainingOptions, to_toml
 from charlstm.errors import CheckpointError, RunBusy
+from charlstm.runs import BEST, LAST
 from charlstm.terminal import escape
 from charlstm.training import events
 from charlstm.training.events import Event
@@ -26,7 +27,7 @@ from charlstm.training.events import Event
 METRICS, SETTINGS = "metrics.jsonl", "config.toml"
 
 
-def fresh(names: tuple[str, ...], root: Path = checkpoint.ROOT) -> Path:
+def fresh(names: tuple[str, ...], root: Path = runs.ROOT) -> Path:
     """A folder under `root` that does not exist, named after the text: shakespeare, shakespeare-2, …"""
     stem = Path(names[0]).name.removesuffix(".gz").rsplit(".", 1)[0] if names and names[0] != "-" else "stdin"
     stem = re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:100] or "run"

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from charlstm import checkpoint
+from charlstm import checkpoint, runs
 from charlstm.atomicfile import FolderLock
-from charlstm.checkpoint import BEST, LAST, Checkpoint
+from charlstm.checkpoint import Checkpoint
 from charlstm.config import ModelConfig, SamplingConfig, TrainingConfig, TrainingOptions, flag, from_json, to_json
 from charlstm.errors import CheckpointError, DivergenceError, UsageError
 from charlstm.inference import evaluation, native
@@ -27,6 +27,7 @@ from charlstm.inference.engine import Engine
 from charlstm.inference.sampling import Sampler
 from charlstm.model import Model, load
 from charlstm.provenance import BaseRecord, CorpusRecord, TextRecord
+from charlstm.runs import BEST, LAST
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus, Symbols, beginning
 from charlstm.training import defaults, hardware, memory, records, resume, run_dir
@@ -179,7 +180,7 @@ class Trainer:
             ResumeError: a text or the shape differs, or the file holds no training state.
             CheckpointError: no such run, or a damaged file.
         """
-        file = checkpoint.resolve(path, prefer="last")
+        file = runs.resolve(path, prefer="last")
         lock = run_dir.lock(file.parent)
         try:
             saved = checkpoint.load(file, training=True)

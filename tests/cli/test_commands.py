@@ -242,7 +242,7 @@ def _nan(folder: Path) -> None:
         ("sample -c missing", "missing: no such checkpoint"),
         ("sample -c damaged", "sha256"),
         ("sample -c nan", "projection.bias"),
-        ("sample -c text", "not a whole safetensors file"),
+        ("sample -c text", "not a safetensors file, or is truncated"),
         ("sample -c {model} --prime xyz", "'x' × 1"),
         ("sample -c {model} --prime-file missing", "missing"),
         ("sample -c {model} --prime-lines missing", "missing"),

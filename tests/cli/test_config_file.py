@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from charlstm import checkpoint
+from charlstm import checkpoint, runs
 from charlstm.cli.app import app
 from tests.helpers.commands import Done, here, model_file
 
@@ -28,7 +28,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 
 def options(run: str = "run") -> dict[str, object]:
     """What a run has kept of its options."""
-    training = checkpoint.load(Path(run) / checkpoint.LAST, training=True).training
+    training = checkpoint.load(Path(run) / runs.LAST, training=True).training
     assert training is not None
     return dict(training["options"])
 
@@ -121,10 +121,10 @@ def test_a_run_keeps_its_options_and_they_make_the_same_model_again(train: Train
     assert train("--config", "run/config.toml", "-o", "again").status == 0
     assert Path("again/config.toml").read_text() == Path("run/config.toml").read_text()
     assert options("again") == options()
-    first, second = (checkpoint.load(Path(run) / checkpoint.LAST).weights for run in ("run", "again"))
+    first, second = (checkpoint.load(Path(run) / runs.LAST).weights for run in ("run", "again"))
     assert all((first[name] == second[name]).all() for name in first)
     assert train("--config", "run/config.toml", "-o", "other", "--seed", 2).status == 0
-    other = checkpoint.load(Path("other") / checkpoint.LAST).weights
+    other = checkpoint.load(Path("other") / runs.LAST).weights
     assert any((first[name] != other[name]).any() for name in first)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import charlstm
-from charlstm import checkpoint
+from charlstm import checkpoint, runs
 from charlstm.config import SamplingConfig
 from charlstm.inference import native
 from tests.helpers.commands import COMMAND, Done, environment, in_terminal, model_file, spawn
@@ -476,7 +476,7 @@ def test_ctrl_c_saves_the_training_and_says_how_to_go_on(tmp_path: Path) -> None
     last = err.decode().splitlines()[-1]
     assert last.startswith("interrupted at step ")
     assert last.endswith("to go on: charlstm train text -o run --resume")
-    assert checkpoint.verify(tmp_path / "run" / checkpoint.LAST) == []
+    assert checkpoint.verify(tmp_path / "run" / runs.LAST) == []
 
 
 @pytest.mark.fault("R46")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import charlstm
-from charlstm import checkpoint
+from charlstm import checkpoint, runs
 from charlstm.cli import training_display
 from tests.helpers.commands import COMMAND, Done, here, in_terminal
 
@@ -39,7 +39,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 
 
 def weights(run: str) -> bytes:
-    loaded = checkpoint.load(Path(run) / checkpoint.LAST)
+    loaded = checkpoint.load(Path(run) / runs.LAST)
     return b"".join(loaded.weights[name].tobytes() for name in sorted(loaded.weights))
 
 
@@ -135,7 +135,7 @@ def test_every_option_reaches_the_training(train: Train) -> None:
     }  # fmt: skip
     done = train("-o", "run", "--quiet", *(word for pair in given.items() for word in pair))
     assert done.status == 0
-    saved = checkpoint.load(Path("run") / checkpoint.LAST)
+    saved = checkpoint.load(Path("run") / runs.LAST)
     assert saved.training is not None
     options = saved.training["options"]
     for name, value in given.items():

@@ -22,13 +22,13 @@ import pytest
 import torch
 
 from charlstm import checkpoint
-from charlstm.checkpoint import BEST, LAST
 from charlstm.cli.training_display import JsonLines, Lines
 from charlstm.config import ModelConfig, TrainingOptions
 from charlstm.errors import DivergenceError
 from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule, distribution
+from charlstm.runs import BEST, LAST
 from charlstm.text import corpus
 from charlstm.training import trainer
 from charlstm.training.events import Event, Progress, Saved, Stopped, Validated, Warned

@@ -85,7 +85,7 @@ def unread(*_: object) -> Iterator[str]:
 def test_a_run_on_a_text_in_a_file_has_the_bytes_of_one_in_memory(
     folder: Path, text: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from charlstm.checkpoint import BEST, LAST
+    from charlstm.runs import BEST, LAST
     from charlstm.training.trainer import Trainer
 
     options = TrainingOptions(

@@ -13,10 +13,10 @@ import torch
 
 import charlstm
 from charlstm import checkpoint
-from charlstm.checkpoint import BEST, LAST
 from charlstm.config import Cell, ModelConfig, TrainingOptions
 from charlstm.errors import CheckpointError, ResumeError, UsageError
 from charlstm.model import Model
+from charlstm.runs import BEST, LAST
 from charlstm.text import corpus
 from charlstm.training.events import Started, Stopped, Validated
 from charlstm.training.network import Network
@@ -229,7 +229,7 @@ def test_what_a_model_was_fine_tuned_from_is_shown(
         (("--from", "base", "--cell", "lstm"), 2, "--cell lstm (saved: gru)"),
         (("--from", "base", "--forget-bias", "0"), 2, "--forget-bias"),
         (("--from", "nothing"), 1, "nothing: no such checkpoint"),
-        (("--from", "old.txt"), 1, "old.txt is not a whole safetensors file"),
+        (("--from", "old.txt"), 1, "old.txt is not a safetensors file, or is truncated"),
         (("--from", "base", "-o", "base"), 1, "base holds a model already"),
     ],
 )

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from charlstm import checkpoint
-from charlstm.checkpoint import LAST, Checkpoint
+from charlstm.checkpoint import Checkpoint
 from charlstm.config import TrainingOptions
 from charlstm.errors import CharlstmError
+from charlstm.runs import LAST
 from charlstm.text import corpus
 from charlstm.training import records
 from charlstm.training.trainer import Trainer

@@ -23,7 +23,6 @@ import torch
 import charlstm
 from charlstm import checkpoint
 from charlstm.cells import GATES
-from charlstm.checkpoint import BEST, LAST
 from charlstm.config import TrainingOptions
 from charlstm.errors import (
     CharlstmError,
@@ -36,6 +35,7 @@ from charlstm.errors import (
 )
 from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
+from charlstm.runs import BEST, LAST
 from charlstm.text import corpus
 from charlstm.training import hardware, trainer
 from charlstm.training.counters import Tally

@@ -14,9 +14,9 @@ import pytest
 
 import charlstm
 from charlstm import checkpoint
-from charlstm.checkpoint import BEST, LAST
 from charlstm.config import TrainingOptions
 from charlstm.errors import CorpusError, ResumeError, UsageError
+from charlstm.runs import BEST, LAST
 from charlstm.text import corpus
 from charlstm.training.events import Event, Started, Stopped, Validated
 from charlstm.training.trainer import Trainer
