@@ -1,4 +1,4 @@
-"""How good a model is after so many seconds, as a user waits for them: charlstm's defaults beside two known recipes.
+"""Measure the quality of a model after N seconds of a user's time: charlstm's defaults and two known recipes.
 
     python bench/quality.py TEXT --time 10s 60s --seeds 1 2 3      charlstm, medians and spread; options after `--`
     python bench/quality.py TEXT --time 60s --beside char-rnn      and char-rnn's defaults, as long
@@ -94,7 +94,7 @@ def rival(name: str, text: str, seconds: list[float], seed: int = 1) -> Iterator
 
 
 def plot(text: str, file: str) -> None:
-    """All three over time; a point of charlstm's is a run of its own, the best model that so many seconds give."""
+    """Plot all three over time. Each point of charlstm is a separate run with that budget."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--time", nargs="+", default=["60s"], metavar="TIME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--beside", choices=["char-rnn", "nanogpt"])
-    parser.add_argument("--plot", metavar="FILE", help="draw the curves over time")
+    parser.add_argument("--plot", metavar="FILE", help="plot the curves over time")
     given = parser.parse_args(words[:end])
     threads = torch.get_num_threads()
     print(f"charlstm {__version__}, torch {torch.__version__}, {threads} threads; {Path(given.text).name}", flush=True)

@@ -1,4 +1,4 @@
-"""How fast text is drawn and scored: the engine beside stock torch, ONNX Runtime and the limit of the caches.
+"""Measure the speed of sampling and scoring: the engine, stock torch, ONNX Runtime and the limit of the caches.
 
     python bench/sample_speed.py                 all of it, some minutes
     python bench/sample_speed.py --only speed    one part: speed, throughput or start
@@ -85,7 +85,7 @@ class Torch:
         return step
 
     def drawer(self) -> Side:
-        """B texts side by side, each symbol drawn."""
+        """Return a side that samples B texts in parallel."""
         state, ids = None, torch.ones(1, B, dtype=torch.int64)
 
         def step() -> int:
@@ -162,7 +162,7 @@ def onnx_stepper(model: Torch, config: ModelConfig, threads: int) -> Side | None
 
 
 def drawer(engine: Engine, length: int, texts: int = 1) -> Side:
-    """Text: each call draws `length` more symbols of each text."""
+    """Return a side that samples `length` more symbols of each text per call."""
     state, ids, position = engine.zero_state(texts), np.ones(texts, np.int32), 0
 
     def draw() -> int:
@@ -233,7 +233,7 @@ def bandwidth() -> Callable[[int, int], float] | None:
 def speed(seconds: float, threads: int) -> None:
     limit = bandwidth()
     print("\nOne character at a time, one stream: microseconds a character, median (99th percentile).")
-    print("Only `text` draws the symbol too: the others get to the logits and stop, in their favour.\n")
+    print("Only `text` also samples the symbol: the others stop at the logits, which favours them.\n")
     for layers, hidden in SHAPES:
         config = ModelConfig(V, hidden, layers, E)
         weights = weights_of(config)

@@ -1,5 +1,7 @@
-"""Rows of the table in docs/reliability.md that belong to no single room: whole trainings that are killed, interrupted
-and starved, every command on every damaged file, hostile environments, what a GPU must not be made to wait for.
+"""Rows of the table in docs/reliability.md that concern several modules.
+
+Trainings that are killed, interrupted or run out of disk space; every command with every damaged file; unusual
+environments; the GPU.
 """
 
 from __future__ import annotations
@@ -73,21 +75,21 @@ def text(memory: Path) -> Path:
 
 
 class Life(NamedTuple):
-    """What one process of `charlstm train --json` has said, and how it ended (negative: by a signal)."""
+    """The events of one process of `charlstm train --json`, and its status (negative: the number of a signal)."""
 
     events: list[dict[str, Any]]
     status: int
 
     @property
     def acknowledged(self) -> int:
-        """The step of the last checkpoint that it said to have saved to go on from; 0 for none."""
+        """Return the step of the last resumable checkpoint that it reported as saved, or 0."""
         return max(
             (event["step"] for event in self.events if event["event"] == "saved" and LAST in event["path"]), default=0
         )
 
 
 def send(pid: int, number: int) -> None:
-    """A signal to a child that may have ended a moment ago: ids are given anew only after a long while."""
+    """Send a signal to a child that may just have ended; its id is not reused that soon."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -95,7 +97,7 @@ def send(pid: int, number: int) -> None:
 def live(
     forks: Forks, words: tuple[str, ...], number: int | None, delay: float, from_save: bool, **options: Any
 ) -> Life:
-    """One process, with a save after every step, that gets a signal `delay` seconds after its begin or first save."""
+    """Run a process that saves after every step, and send it a signal `delay` seconds after its start or first save."""
     pid = forks.start("charlstm", *words, "--json", **{"save_seconds": 0.0, **options})
     events: list[dict[str, Any]] = []
     said = forks.lines()
@@ -115,7 +117,7 @@ def live(
 
 
 def is_whole(run: Path, acknowledged: int) -> None:
-    """Both files load, the one to go on from at the last acknowledged step or after it."""
+    """Check that both files load, and that the resumable one is of the last acknowledged step or a later one."""
     if acknowledged:
         assert checkpoint.load(run / LAST, training=True).step >= acknowledged
     for file in run.glob("*.safetensors"):
@@ -125,13 +127,13 @@ def is_whole(run: Path, acknowledged: int) -> None:
 def lead_to_the_end(
     forks: Forks, text: Path, run: Path, more: tuple[str, ...], count: int, kind: int | None, rng: random.Random
 ) -> int:
-    """Train, end the process `count` times at random instants, resume each time; then let it finish. How many ended."""
+    """Train to the end with `count` interruptions at random instants; return how many processes a signal ended."""
     ended = 0
     begin = ("train", str(text), "-o", str(run), *TINY, *more)
     while ended < count:
         words = (*begin, "--resume") if (run / LAST).exists() else begin
         if not (run / LAST).exists():
-            shutil.rmtree(run, ignore_errors=True)  # best may be there already, and nothing to go on from
+            shutil.rmtree(run, ignore_errors=True)  # the best checkpoint may exist before the resumable one
         number = kind if kind is not None else rng.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         from_save = rng.random() < 0.75
         before = checkpoint.load(run / LAST).step if (run / LAST).exists() else 0
@@ -143,11 +145,11 @@ def lead_to_the_end(
             assert life.status == 128 + stopped[0]["signal"]
             assert life.acknowledged == stopped[0]["step"]
         else:
-            assert stopped or life.status in (130, -number)  # it had not begun
+            assert stopped or life.status in (130, -number)  # it had not started
         is_whole(run, max(before, life.acknowledged))
         ended += life.status != 0
         if stopped and stopped[0]["reason"] != "interrupted":
-            break  # it was faster than its killer
+            break  # it ended before the signal
     assert live(forks, (*begin, "--resume") if (run / LAST).exists() else begin, None, 0, False).status == 0
     return ended
 
@@ -166,7 +168,7 @@ def test_a_training_that_is_killed_and_resumed_again_and_again_ends_in_the_same_
         killed += lead_to_the_end(forks, text, run, more, a_run, signal.SIGKILL, rng)
         for name in (LAST, BEST):
             assert (run / name).read_bytes() == (text.parent / "straight" / name).read_bytes()
-        assert sorted(os.listdir(run)) == [".lock", BEST, SETTINGS, LAST, METRICS]  # and no temporary of the dead
+        assert sorted(os.listdir(run)) == [".lock", BEST, SETTINGS, LAST, METRICS]  # and no temporary file
         shutil.rmtree(run)
         if killed >= count:
             break
@@ -206,7 +208,7 @@ def test_the_second_ctrl_c_ends_at_once_and_leaves_whole_files(forks: Forks, tex
 
 
 @pytest.mark.fault("R7")
-def test_a_training_on_a_full_disk_goes_on_and_fails_at_its_end_with_the_old_file_whole(
+def test_a_training_on_a_full_disk_continues_and_fails_at_its_end_with_the_old_file_valid(
     forks: Forks, text: Path
 ) -> None:
     run = text.parent / "run"
@@ -216,7 +218,7 @@ def test_a_training_on_a_full_disk_goes_on_and_fails_at_its_end_with_the_old_fil
     life = live(forks, (*words, "--steps", "40", "--resume"), None, 0, False, file_limit=len(old) // 2)
     assert life.status == 1
     warned = [event for event in life.events if event["event"] == "warned" and "File too large" in event["message"]]
-    assert [event["step"] for event in warned][:19] == [*range(21, 40)]  # it is tried again each time
+    assert [event["step"] for event in warned][:19] == [*range(21, 40)]  # each step tries again
     assert (run / LAST).read_bytes() == old
     assert sorted(os.listdir(run)) == [".lock", BEST, SETTINGS, LAST, METRICS]
     assert live(forks, (*words, "--steps", "40", "--resume"), None, 0, False).status == 0
@@ -225,7 +227,7 @@ def test_a_training_on_a_full_disk_goes_on_and_fails_at_its_end_with_the_old_fil
 
 
 @pytest.mark.fault("R12")
-def test_of_two_trainers_in_one_folder_the_second_is_refused_and_the_first_goes_on(forks: Forks, text: Path) -> None:
+def test_of_two_trainers_in_one_folder_the_second_is_refused_and_the_first_continues(forks: Forks, text: Path) -> None:
     run = text.parent / "run"
     words = ["train", str(text), "-o", str(run), *TINY]
     first = Trainer.start(corpus.read([text]), run, TrainingOptions(**SMALL, steps=4))
@@ -252,14 +254,14 @@ def test_a_text_that_is_cut_or_removed_after_the_start_changes_nothing(text: Pat
 
 
 @pytest.mark.fault("R56")
-def test_a_loss_that_is_no_number_is_shown_as_nan_everywhere(capfd: pytest.CaptureFixture[str], text: Path) -> None:
+def test_a_loss_of_nan_is_shown_as_nan_everywhere(capfd: pytest.CaptureFixture[str], text: Path) -> None:
     nan = math.nan
     events: list[Event] = [
         Progress(3, 0.5, nan, 1000.0, 96, 1.0, 1.0, 0.01),
         Validated(3, 1.0, nan, nan, nan, False, ""),
     ]
     lines = Lines(["text"])
-    lines._said = -1e9  # as if nothing had been said for long
+    lines._said = -1e9  # as if the last line were long ago
     for event in events:
         lines(event)
     said = capfd.readouterr().err
@@ -337,7 +339,7 @@ def test_a_line_of_the_log_that_was_cut_short_stays_alone(text: Path) -> None:
 
 # --- every command on every damaged file
 
-# How each command is given a checkpoint, and how a text. A new command belongs into these or into NEITHER.
+# The ways in which each command takes a checkpoint, and a text. A new command must be added here or to NEITHER.
 TAKES_CHECKPOINT = [
     "sample -c {}",
     "next a -c {}",
@@ -354,7 +356,7 @@ NEITHER = ["", "corpus"]
 
 
 def words_of(template: str, file: Path, **others: Path) -> list[str]:
-    """The words of a command that is given `file`, or the run that `file` lies in."""
+    """Return the arguments of a command that takes `file`, or the run directory of `file`."""
     return [word.format(file, run=file.parent, **others) for word in template.split(" ")]
 
 
@@ -365,7 +367,7 @@ def test_every_command_is_tried_with_bad_files() -> None:
 
 
 def damaged(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """All kinds of damage that the tests of the loader know, each in a file whose digest is right where it can be."""
+    """Every kind of damage in the tests of the loader, each in a file whose digest is valid where possible."""
     data = written(folder)
     length = int.from_bytes(data[:8], "little")
     for kind, change in DAMAGED_HEADERS.items():
@@ -394,7 +396,7 @@ def test_a_damaged_checkpoint_is_one_line_and_status_1_for_every_command(
     (memory / "text").write_text("abc\n")
     kinds = 0
     for kind, data in damaged(memory):
-        if len(data) > 1 << 20:  # the loader's own tests have these, too
+        if len(data) > 1 << 20:  # the tests of the loader cover these
             continue
         file.write_bytes(data)
         is_refused(here(capfd, *words_of(command, file, text=memory / "text")), kind)
@@ -404,7 +406,7 @@ def test_a_damaged_checkpoint_is_one_line_and_status_1_for_every_command(
 
 
 def is_refused(done: Done, kind: str) -> None:
-    """One line on stderr that is safe to print, nothing on stdout, status 1."""
+    """Check for one line on stderr that is safe to print, nothing on stdout, and status 1."""
     assert (done.status, done.out) == (1, b""), kind
     assert done.err.startswith("charlstm: "), kind
     assert done.err.count("\n") == 1, kind
@@ -412,7 +414,7 @@ def is_refused(done: Done, kind: str) -> None:
 
 
 def no_files(folder: Path) -> dict[str, Path]:
-    """What stands where a file is meant and is none: a folder, a pipe without a writer, devices, nothing at all."""
+    """Paths that are not regular files: a directory, a pipe without a writer, devices, a missing file."""
     found = {"missing": folder / "missing", "no text": Path("/dev/zero"), "no end": Path("/dev/urandom")}
     for kind in ("empty", "sparse", "folder", "loop", "pipe"):
         found[kind] = folder / kind
@@ -451,14 +453,14 @@ def test_what_is_no_text_is_one_line_at_once_for_every_command(
     (memory / "latin").write_bytes(b"caf\xe9")
     monkeypatch.chdir(memory)
     paths = {**no_files(memory), "latin": memory / "latin"}
-    del paths["pipe"]  # a text may come from one
+    del paths["pipe"]  # a text may come from a pipe
     if "{text}" in command:
-        del paths["empty"]  # nothing is added to the other
+        del paths["empty"]  # an empty text adds nothing to the other one
     for kind, path in paths.items():
         with time_limit(2):
             done = here(capfd, *words_of(command, path, text=memory / "text", model=model))
         is_refused(done, kind)
-    assert not (memory / "checkpoints").exists()  # nothing was begun
+    assert not (memory / "checkpoints").exists()  # no run was started
 
 
 @pytest.mark.fault("R27")
@@ -478,11 +480,11 @@ def test_facts_of_a_foreign_file_reach_no_terminal_unescaped(memory: Path, capfd
         assert not set(done.text + done.err) & set("\x1b\x07\x9b\u202e"), words
         assert "Traceback" not in done.err
     known = here(capfd, "info", "--json", file).out
-    assert b"\x1b" not in known  # JSON escapes controls itself
+    assert b"\x1b" not in known  # JSON escapes control characters
     assert json.loads(known)["facts"]["versions"] == {evil: evil}
 
 
-# --- hostile surroundings
+# --- unusual environments
 
 
 @pytest.mark.fault("R92")
@@ -522,13 +524,13 @@ def test_all_commands_work_without_a_home_a_terminal_and_a_current_folder(
         assert done.err.startswith("charlstm: ")
 
 
-# --- drawing and scoring
+# --- sampling and scoring
 
 
 @pytest.mark.fault("R74")
-def test_ties_are_drawn_evenly_but_for_temperature_0() -> None:
+def test_ties_are_sampled_evenly_except_at_temperature_0() -> None:
     ties = np.array([1.0, 2.0, 2.0, 2.0, -np.inf])
-    assert distribution(ties, SamplingRule(0.0)).tolist() == [0, 1, 0, 0, 0]  # the first of them, always
+    assert distribution(ties, SamplingRule(0.0)).tolist() == [0, 1, 0, 0, 0]  # always the first
     even = distribution(ties, SamplingRule(1e-3))
     assert even[1] == even[2] == even[3] == pytest.approx(1 / 3)
 
@@ -578,7 +580,7 @@ def test_on_a_gpu_two_runs_and_a_resumed_one_end_in_the_same_bytes(text: Path, m
 @pytest.mark.fault("R57")
 def test_on_a_gpu_no_step_waits_for_the_finite_check(text: Path) -> None:
     run = run_of(text, "run", steps=100, device="cuda")
-    for _ in range(3):  # first steps allocate
+    for _ in range(3):  # the first steps allocate
         run._step(0.5)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

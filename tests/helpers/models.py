@@ -1,5 +1,7 @@
-"""Small models with random weights; the equations looped over a text in float64, the oracle of all that runs one; how
-well draws fit a distribution; a training that is interrupted.
+"""Small models with random weights, and oracles for what runs them.
+
+`equations` computes a model in float64, one step at a time. `chance` is a chi-squared test of sampled symbols.
+`interrupt` sends a signal to a training at a given step.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def random_weights(config: ModelConfig, seed: int = 0, scale: float = 1.0) -> We
 
 @functools.cache
 def real_text(chars: int) -> str:
-    """English prose of exactly so many characters, from the user's own Python."""
+    """Return the first `chars` characters of English prose from the documentation in Python."""
     text = bundled.text("python:docs")[:chars]
     assert len(text) == chars
     return text

@@ -1,4 +1,4 @@
-"""The cookbook's blocks run, in their order, in one shell, as a reader would paste them."""
+"""The blocks of the cookbook run in their order, in one shell, as a reader would paste them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.helpers.commands import ROOT, environment
 PAGE = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
 SCRIPT = "set -eu\n" + "\n".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 
-# Stands for charlstm on the reader's path. In the default suite `train TEXT -o RUN` learns nothing: five starts of
-# torch would take longer than all the rest, and what comes of the models is judged in the slow test only.
+# Replaces charlstm on the reader's path. In the default suite `train TEXT -o RUN` writes an untrained model: starting
+# torch five times would take longer than all the rest, and only the slow test examines the output of the models.
 COMMAND = """#!{python}
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ else:
 
 
 def cook(folder: Path, script: str, *, tiny: bool) -> str:
-    """What the script prints; it runs in `folder`, and nothing in it may fail or complain."""
+    """Run a script in `folder` and return its output. No command may fail or print a warning."""
     desk, path = folder / "desk", folder / "path"
     desk.mkdir(exist_ok=True)
     path.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ def cook(folder: Path, script: str, *, tiny: bool) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    complaint = "^(charlstm: (?!at this speed)|Traceback|awk|mawk|gawk)"  # a busy machine is no fault of the page's
+    complaint = "^(charlstm: (?!at this speed)|Traceback|awk|mawk|gawk)"  # a busy machine may be slow
     assert not re.search(complaint, done.stderr, re.MULTILINE), done.stderr
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""The README and the documents say what is so: their commands run, their options exist, their files are there."""
+"""The README and the documents are correct: their commands run, and their options and files exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("data", "checkpoints")
 
-# What stands for the texts that the README speaks of, and makes its trainings short.
+# The content of the texts that the README names, and options that make its trainings short.
 BOOK = "It was the best of times, it was the worst of times.\n" * 40
 TINY = ["--hidden", "8", "--batch-size", "4", "--seq-len", "8", "--steps", "3", "--threads", "1"]
 
@@ -40,7 +40,7 @@ def marked(name: str) -> str:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the texts that the README speaks of, as the current one."""
+    """Change to a directory with the texts that the README names, and return it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     for name in ("book.txt", "other.txt", "today.log"):
@@ -49,7 +49,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(line: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stdin: bytes = b"") -> Done:
-    """One `charlstm …` of a document, in this process, with a tiny budget."""
+    """Run a command of a document in this process, with a tiny budget."""
     import io
     import sys
 
