@@ -97,8 +97,6 @@ NOT_YET: tuple[str, ...] = (
     "tests/cli/test_process.py",
     "tests/cli/test_score_display.py",
     "tests/cli/test_train.py",
-    "tests/csrc/test_compile.py",
-    "tests/csrc/test_sanitizers.py",
     "tests/export/test_targets.py",
     "tests/features/test_bytes.py",
     "tests/features/test_documents.py",
