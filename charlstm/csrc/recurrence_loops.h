@@ -108,10 +108,9 @@ static TARGET void NAME(product)(const void *argument, int64_t thread)
         for (int64_t k0 = 0; k0 < p->K; k0 += DEPTH) {
             int64_t width = min64(WIDTH, n_to - n0), depth = min64(DEPTH, p->K - k0);
             int add = k0 > 0 || p->accumulate;
-            for (int64_t j = 0; j < width; j += NR)
-                NAME(pack_panel)
-                (packed_b + j * depth, depth, min64(NR, width - j),
-                 (const REAL *)p->b + k0 * p->b_row + (n0 + j) * p->b_col, p->b_row, p->b_col);
+            for (int64_t j = 0; j < width; j += NR) NAME(pack_panel)
+            (packed_b + j * depth, depth, min64(NR, width - j),
+             (const REAL *)p->b + k0 * p->b_row + (n0 + j) * p->b_col, p->b_row, p->b_col);
             for (int64_t i = m_from, height; i < m_to; i += height) {
                 height = min64(MR, m_to - i);
                 const REAL *a = (const REAL *)p->a + i * p->a_row + k0 * p->a_col;
@@ -147,10 +146,8 @@ static TARGET void NAME(pack_forward)(const void *argument, int64_t thread)
     int64_t H = s->H, G = gate_count(s->cell), from, to;
     share(H, NR, thread, s->threads, &from, &to);
     for (int64_t u = from; u < to; u += NR)
-        for (int64_t g = 0; g < G; g++)
-            NAME(pack_panel)
-            ((REAL *)s->packed + (u * G + g * NR) * H, H, min64(NR, H - u), (const REAL *)s->weight + (g * H + u) * H,
-             1, H);
+        for (int64_t g = 0; g < G; g++) NAME(pack_panel)
+    ((REAL *)s->packed + (u * G + g * NR) * H, H, min64(NR, H - u), (const REAL *)s->weight + (g * H + u) * H, 1, H);
 }
 
 /* One row of a tile: n units from u on, of step t and batch row b; z (G, ·) holds weight_hh · h, its gates `stride`
