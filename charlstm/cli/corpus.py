@@ -1,4 +1,4 @@
-"""`charlstm corpus`: named corpora on stdout."""
+"""`charlstm corpus`: write a named corpus to stdout."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from charlstm.terminal import TextOut
 from charlstm.text import bundled, downloads
 
 EXAMPLES = """\
-charlstm corpus                                      what there is
-charlstm corpus python:docs > data/python-docs.txt   keep it
-charlstm corpus python:source | charlstm train -     use it at once
+charlstm corpus                                      list the corpora
+charlstm corpus python:docs > data/python-docs.txt   save to a file
+charlstm corpus python:source | charlstm train -     train on it
 charlstm corpus tinyshakespeare > data/tinyshakespeare.txt"""
 
 NAMES = (*bundled.NAMES, *downloads.SOURCES)
@@ -28,14 +28,18 @@ NAMES = (*bundled.NAMES, *downloads.SOURCES)
 def corpus(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Which one; none lists them.", autocompletion=lambda: list(NAMES)),
+        typer.Argument(
+            metavar="NAME",
+            help="Name of the corpus. [default: list all]",
+            show_default=False,
+            autocompletion=lambda: list(NAMES),
+        ),
     ] = None,
 ) -> None:
     """Write a named corpus to stdout.
 
-    Those whose names begin with python: are made from the Python that runs charlstm, so that there is something to
-    train on without a network. The others are loaded once from where they were published, checked against their sha256
-    and kept in the cache folder of your platform; a transfer that broke off goes on where it stopped.
+    Corpora whose names begin with python: are made from the installed Python and need no network. The others are
+    downloaded once, verified by their SHA-256 and cached; an interrupted download is resumed.
     """
     if name is None:
         print_table([*bundled.NAMES.items(), *((name, _described(name)) for name in downloads.SOURCES)])
@@ -49,7 +53,7 @@ def corpus(
 
 def _described(name: str) -> str:
     source = downloads.SOURCES[name]
-    there = "cached" if downloads.is_cached(name) else f"loads {_megabytes(source.bytes)}"
+    there = "cached" if downloads.is_cached(name) else f"downloads {_megabytes(source.bytes)}"
     return f"{source.about}; {_megabytes(source.text_bytes)}, {source.licence}; {there}"
 
 
@@ -58,12 +62,14 @@ def _megabytes(n: int) -> str:
 
 
 def _fetched(name: str) -> Path:
-    """The corpus's file, with a bar on a terminal while it is loaded, and a line elsewhere."""
+    """Return the file of a corpus; show a progress bar on a terminal, or print one line, while it is downloaded."""
     try:
         with _reporting(name) as report:
             return downloads.fetch(name, report)
     except KeyboardInterrupt:
-        print_status(f"interrupted: what has come of {name} is kept, and the same command goes on from there")
+        print_status(
+            f"interrupted: the part of {name} that was downloaded is kept; the same command resumes the download"
+        )
         raise
 
 
@@ -71,7 +77,7 @@ def _fetched(name: str) -> Path:
 def _reporting(name: str) -> Iterator[Report | None]:
     if not Stderr().isatty():
         if not downloads.is_cached(name):
-            print_status(f"loading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")
+            print_status(f"downloading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")
         yield None
         return
     with Counter(name, "B") as bar:

@@ -1,10 +1,10 @@
-"""A bar on the terminal for work that reports how much of it is done."""
+"""Progress bars on stderr."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from charlstm.cli.console import Stderr
 from charlstm.config import SymbolKind
@@ -16,52 +16,65 @@ if TYPE_CHECKING:
 DELAY_SECONDS = 1.0
 
 
-class Counter:
-    """Drawn from the first report on: what was there then does not count for the speed. A report of less than the last
-    one begins once more.
+def progress_bar(file: Stderr, **options: Any) -> tqdm[NoReturn]:
+    """Return a tqdm progress bar on a terminal.
 
     Args:
-        name: of what is done.
-        unit: of what is counted.
-        delay: seconds before it is drawn at all.
+        file: the terminal; tqdm recognises by its identity that lines and bar are on the same terminal.
+        **options: further options of tqdm.
+    """
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # no monitoring thread: the bar is updated by its owner
+    return tqdm(file=file, dynamic_ncols=True, leave=False, **options)
+
+
+class Counter:
+    """A progress bar that is shown from the first report on; earlier work does not count for the speed.
+
+    If a report is smaller than the previous one, the bar starts again.
+
+    Args:
+        name: the name of the work.
+        unit: the unit of the reported numbers.
+        delay: seconds before the bar is shown.
     """
 
     def __init__(self, name: str, unit: str, delay: float = 0.0) -> None:
         self._name, self._unit, self._delay = name, unit, delay
-        self._drawn: tqdm[NoReturn] | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> Counter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._drawn is not None:
-            self._drawn.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def __call__(self, done: int, total: int | None) -> None:
-        """So many of so many, or of nobody knows how many."""
-        if self._drawn is None:
-            from tqdm import tqdm
-
-            tqdm.monitor_interval = 0  # no thread to watch it
-            self._drawn = tqdm(
+        """Report that `done` of `total` units are done; a total of None is unknown."""
+        if self._bar is None:
+            self._bar = progress_bar(
+                Stderr(),
                 desc=self._name,
                 total=total,
                 initial=done,
                 unit=self._unit,
                 unit_scale=True,
-                file=Stderr(),
-                dynamic_ncols=True,
-                leave=False,
                 delay=self._delay,
             )
-        elif done < self._drawn.n:
-            self._drawn.reset(total)
-        self._drawn.update(done - self._drawn.n)
+        elif done < self._bar.n:
+            self._bar.reset(total)
+        self._bar.update(done - self._bar.n)
 
 
 @contextmanager
 def counting(name: str, kind: SymbolKind, wanted: bool) -> Iterator[Report | None]:
-    """A counter of symbols, for what takes longer than a second; None where it is not wanted, or nobody looks."""
+    """Show a counter of symbols for work that takes more than a second.
+
+    Yields:
+        The function that receives the reports; None if `wanted` is false or stderr is not a terminal.
+    """
     if not (wanted and Stderr().isatty()):
         yield None
         return

@@ -1,4 +1,4 @@
-"""Where a text surprises, as `charlstm eval` shows it: a row a line, a row a character, or the text in colours."""
+"""Output of `charlstm eval`: one row per line, one row per character, or the text coloured by surprisal."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from charlstm.cli.console import is_plain, writing_stdout
-from charlstm.errors import UsageError
+from charlstm.errors import Field, UsageError
 from charlstm.terminal import TextOut, escape
 
 if TYPE_CHECKING:
     from charlstm.inference.surprisal import CharScore, LineScore
 
-# From so many bits on, a background of xterm's 256 colours, pale to red; with black on it, each is readable, whatever
-# the colours of the terminal are. What surprises less keeps those.
+# The minimum surprisal in bits, and a background of xterm's 256 colours, from pale to red. The text on it is black, so
+# that it is readable whatever the colours of the terminal. Characters with less surprisal keep the terminal's colours.
 HEAT = ((2.0, 230), (3.5, 222), (5.0, 215), (7.0, 209), (10.0, 203))
 
 
 def show_lines(scores: Iterable[LineScore], boundary: str | None, as_json: bool) -> None:
-    """Bits per character, characters, number and text of each line: TSV or JSON lines, each handed on at once. The line
-    is shown without the line break or the boundary of documents that ended it.
+    """Write the bits per character, length, number and text of each line as TSV or JSON lines, flushed line by line.
+
+    Args:
+        scores: the scores of the lines.
+        boundary: the boundary between documents; it is not written, and neither is the line break.
+        as_json: write JSON lines.
     """
     out = TextOut(1, buffering="line")
     with writing_stdout():
@@ -39,13 +43,13 @@ def show_lines(scores: Iterable[LineScore], boundary: str | None, as_json: bool)
                     "unknown": score.unknown,
                 }
                 out.write(json.dumps(row) + "\n")
-            else:  # the text comes last, so that a tab in it separates nothing
+            else:  # the text is the last column, because it may contain tabs
                 out.write(f"{score.bits_per_char:.4f}\t{score.chars}\t{score.number}\t{text}\n")
         out.close()
 
 
 def show_chars(scores: Iterable[CharScore], as_json: bool) -> None:
-    """Bits, place and spelling of each character, and of the likeliest in its place: TSV or JSON lines."""
+    """Write the bits, position and spelling of each character, and the most probable ones, as TSV or JSON lines."""
     out = TextOut(1)
     with writing_stdout():
         for score in scores:
@@ -60,26 +64,31 @@ def show_chars(scores: Iterable[CharScore], as_json: bool) -> None:
 
 
 def show_heat(first: str, scores: Iterable[CharScore]) -> None:
-    """The text, each character on a background for its bits; the first symbol, that has none, is as it is. Where the
-    symbols are bytes, a character has those of its bytes together.
+    """Write the text with the background of each character coloured by its surprisal.
+
+    If the symbols are bytes, the surprisal of a character is the sum over its bytes.
+
+    Args:
+        first: the first symbol, which has no surprisal and no colour.
+        scores: the scores of the other symbols.
 
     Raises:
-        UsageError: the user or the terminal wants no colours.
+        UsageError: the user or the terminal disables colours.
     """
     if is_plain():
-        raise UsageError("--heat is nothing but colours, and NO_COLOR or TERM=dumb forbids them: use --per-char")
-    out = TextOut(1, raw=True)  # the colours are ours; what the text says is escaped on its way
+        raise UsageError(Field("heat"), " needs colours, which NO_COLOR or TERM=dumb disables: use ", Field("per_char"))
+    out = TextOut(1, raw=True)  # `heated` escapes the text
     with writing_stdout():
         try:
             for piece in heated(characters(first, scores)):
                 out.write(piece)
-        finally:  # also where Ctrl-C ends it
+        finally:  # also after Ctrl-C
             out.write("\x1b[0m")
             out.close()
 
 
 def characters(first: str, scores: Iterable[CharScore]) -> Iterator[tuple[str, float]]:
-    """Characters and their bits, from those of symbols."""
+    """Yield each character and its bits; the bits of a character of several bytes are summed."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     bits = 0.0
     for symbol, surprise in itertools.chain([(first, 0.0)], ((score.char, score.bits) for score in scores)):
@@ -93,9 +102,7 @@ def characters(first: str, scores: Iterable[CharScore]) -> Iterator[tuple[str, f
 
 
 def heated(scores: Iterable[tuple[str, float]]) -> Iterator[str]:
-    """Characters, given with their bits, with the colours around them; a line break that surprises is marked at the end
-    of its line.
-    """
+    """Yield the characters with the escape sequences of their colours; a line break with a colour is shown as ↵."""
     shown: int | None = None
     for char, bits in scores:
         colour = next((colour for least, colour in reversed(HEAT) if bits >= least), None)
@@ -110,12 +117,12 @@ def heated(scores: Iterable[tuple[str, float]]) -> Iterator[str]:
 
 
 def spell(char: str) -> str:
-    r"""A character in a column: \n, \t, \\ and \xNN for what would not be seen or would drive a terminal."""
+    r"""Return a visible form of a character: \n, \t, \\, and \xNN for control characters."""
     if is_byte(char):
         return f"\\x{ord(char) - 0xDC00:02x}"
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}.get(char) or escape(char)
 
 
 def is_byte(char: str) -> bool:
-    """Whether it stands for a byte that is no character, as `charlstm.text.vocabulary` has it."""
+    """Return whether a character represents a byte that is not part of valid UTF-8: see `charlstm.text.vocabulary`."""
     return "\udc80" <= char <= "\udcff"

@@ -1,4 +1,4 @@
-"""The course of a training for TensorBoard, by torch.utils.tensorboard."""
+"""Curves of a training run for TensorBoard, written by torch.utils.tensorboard."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from charlstm.training.events import Event, Progress, Started, Validated
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-PROGRESS_SECONDS = 1.0  # between two points of a curve
+PROGRESS_SECONDS = 1.0  # the minimum time between two points of a curve
 FLUSH_SECONDS = 10
 
 
-class Board(Watcher):
-    """Scalars by step, in a folder that TensorBoard reads; to be entered, called with each event, and left.
+class TensorBoardWriter(Watcher):
+    """Write scalars by step to a directory that TensorBoard reads: a context manager that is called with each event.
 
-    A disk that is full costs the scalars, not the run.
+    If the directory cannot be written during the run, the training continues without the curves.
 
     Raises:
         CharlstmError: the package tensorboard is not installed.
@@ -34,19 +34,19 @@ class Board(Watcher):
 
     def __init__(self, folder: Path) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise CharlstmError("--tensorboard needs a package more: pip install 'charlstm[tensorboard]'")
+            raise CharlstmError("--tensorboard requires another package: pip install 'charlstm[tensorboard]'")
         self._folder = folder
         self._writer: SummaryWriter | None = None
         self._shown = -math.inf
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> TensorBoardWriter:
         self._excepthook = threading.excepthook
-        threading.excepthook = self._hear
+        threading.excepthook = self._ignore_os_error
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
-            with self._forgiven():
+            with self._without_failing():
                 self._writer.close()
         threading.excepthook = self._excepthook
 
@@ -63,30 +63,30 @@ class Board(Watcher):
             self._add(event.step, "bits_per_char/validation", event.valid_bits_per_char)
 
     def _open(self, resumed_step: int) -> None:
-        """Here a folder that cannot be written is an error: nothing was trained yet."""
+        """Open the writer; here, before any training, a directory that cannot be written is an error."""
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an earlier sitting has written from there on is hidden.
+        # Hide the points after this step that an earlier session wrote.
         after = resumed_step + 1 if resumed_step else None
         self._writer = SummaryWriter(str(self._folder), purge_step=after, flush_secs=FLUSH_SECONDS)
 
     def _add(self, step: int, name: str, value: float) -> None:
         if self._writer is not None:
-            with self._forgiven():
+            with self._without_failing():
                 self._writer.add_scalar(name, value, step)
 
     @contextlib.contextmanager
-    def _forgiven(self) -> Iterator[None]:
-        """What the writer's thread could not write it raises at the next call: then there are no more."""
+    def _without_failing(self) -> Iterator[None]:
+        """Print a warning and stop writing if the writer raises an error of its thread."""
         try:
             yield
         except OSError as error:
             self._writer = None
             print_warning(
-                f"{escape(str(self._folder))}: {error.strerror or error}; training goes on without TensorBoard"
+                f"{escape(str(self._folder))}: {error.strerror or error}; training continues without TensorBoard"
             )
 
-    def _hear(self, raised: threading.ExceptHookArgs) -> None:
-        """The same error as it ends the writer's thread, which would print a traceback."""
+    def _ignore_os_error(self, raised: threading.ExceptHookArgs) -> None:
+        """Ignore the same error when it ends the writer's thread, which would print a traceback."""
         if not isinstance(raised.exc_value, OSError):
             self._excepthook(raised)

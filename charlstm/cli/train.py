@@ -15,7 +15,7 @@ from charlstm.cli import config_file, training_display
 from charlstm.cli.console import require_torch, warn_of_unusable_kernels
 from charlstm.cli.options import MAX_CHARS, Options, unescaped, with_options
 from charlstm.cli.progress_bar import counting
-from charlstm.cli.tensorboard import Board
+from charlstm.cli.tensorboard import TensorBoardWriter
 from charlstm.config import (
     BUDGETS,
     SymbolKind,
@@ -138,7 +138,7 @@ def train(
     is_shown = not (display.as_json or display.quiet)
     displays: list[training_display.Watcher] = []
     if display.tensorboard is not None:
-        displays.append(Board(display.tensorboard))
+        displays.append(TensorBoardWriter(display.tensorboard))
 
     def read_for(model: Vocabulary | None, encoding: str | None, *sources: str) -> Corpus:
         """Read a text in the way that the text of a model was read, except where an option says otherwise."""

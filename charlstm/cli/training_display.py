@@ -1,4 +1,4 @@
-"""A training as it is seen: on a terminal a table, a bar and lines of sampled text; elsewhere plain lines; or JSON."""
+"""Display of a training run: a table, a progress bar and samples on a terminal, plain lines elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from charlstm.cli.console import Stderr, duration, is_plain, print_status, print_table, print_warning, write_stdout
+from charlstm.cli.progress_bar import progress_bar
 from charlstm.config import UNITS
 from charlstm.terminal import escape
 from charlstm.text.documents import shown
 from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    pass
 
-LINE_SECONDS = 30.0  # in a log, a line at least so often
+LINE_SECONDS = 30.0  # the longest time between two lines of a log
 SAMPLE_ROWS = 4
 
 
 def watcher(words: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
-    """What fits the options and stderr; to be entered, called with each event, and left.
+    """Return the display for the options and for stderr: a context manager that is called with each event.
 
-    `words` name the corpus on a command line, to say how to go on.
+    Args:
+        words: the arguments that name the corpus, for the message that says how to resume.
+        as_json: write events as JSON lines.
+        quiet: print only warnings and errors.
     """
     if as_json:
         return JsonLines()
@@ -34,7 +38,7 @@ def watcher(words: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
 
 
 class Watcher:
-    """Says only what the user must know. The others say more."""
+    """Base class of the displays; it prints only warnings."""
 
     def __enter__(self) -> Watcher:
         return self
@@ -48,20 +52,20 @@ class Watcher:
 
 
 class JsonLines(Watcher):
-    """Each event as a line of JSON on stdout."""
+    """Write each event as a line of JSON to stdout."""
 
     def __call__(self, event: Event) -> None:
         write_stdout(json.dumps(to_json(event)) + "\n")
 
 
 class Lines(Watcher):
-    """Plain lines for a log: the facts, every validation and save, and a sign of life in between."""
+    """Print plain lines for a log: the settings, every validation and save, and the progress at intervals."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = words
         self._unit = "char"
         self._progress: Progress | None = None
-        self._said = time.monotonic()
+        self._last_line_at = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
@@ -70,40 +74,35 @@ class Lines(Watcher):
             _introduce(event)
         elif isinstance(event, Progress):
             self._progress = event
-            if time.monotonic() - self._said >= LINE_SECONDS:
-                self._say(_progress(event, self._unit))
+            if time.monotonic() - self._last_line_at >= LINE_SECONDS:
+                self._print(_progress(event, self._unit))
         elif isinstance(event, Validated):
             pace = f"  {_pace(self._progress, self._unit)}" if self._progress else ""
-            self._say(_validated(event, self._unit) + pace)
+            self._print(_validated(event, self._unit) + pace)
         elif isinstance(event, Saved):
             print_status(f"saved step {event.step} to {escape(str(event.path))}")
         elif isinstance(event, Stopped):
             _farewell(event, self._words, self._unit)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print_status(line)
-        self._said = time.monotonic()
+        self._last_line_at = time.monotonic()
 
 
 class Bar(Watcher):
-    """A bar that moves, and above it a line and a few lines of text for each validation."""
+    """Show a progress bar, and above it one line and a short sample for each validation."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = words
         self._unit = "char"
         self._validated: Validated | None = None
-        self._stderr = Stderr()  # one object: by it tqdm knows that a line and the bar are on one terminal
+        self._stderr = Stderr()  # the same object for bar and lines: see `progress_bar`
 
     def __enter__(self) -> Bar:
-        from tqdm import tqdm
-
-        tqdm.monitor_interval = 0  # no thread to watch it: it is drawn as events come
-        self._bar: tqdm[Any] = tqdm(
+        self._bar = progress_bar(
+            self._stderr,
             total=1.0,
-            file=self._stderr,
-            dynamic_ncols=True,
-            leave=False,
-            delay=1e-9,  # draws nothing before the first report
+            delay=1e-9,  # shows nothing before the first report
             bar_format="{percentage:3.0f}%|{bar}| {desc}",
         )
         return self
@@ -160,7 +159,7 @@ def _introduce(started: Started) -> None:
 
 def _split(started: Started) -> str:
     names = f", {', '.join(started.valid)}" if started.valid else ""
-    held_out = f"{started.train_chars:,} to train on, {started.held_out_chars:,} to validate{names}"
+    held_out = f"{started.train_chars:,} for training, {started.held_out_chars:,} for validation{names}"
     if started.valid_chars == started.held_out_chars:
         return held_out
     return f"{held_out}, of which the first {started.valid_chars:,} are scored"
@@ -170,7 +169,7 @@ def _budget(started: Started) -> str:
     begin = f", from step {started.resumed_step:,}" if started.resumed_step else ""
     if started.patience is None:
         return started.budget + begin
-    return f"{started.budget}{begin}, or until {_counted(started.patience, 'validation')} bring nothing better"
+    return f"{started.budget}{begin}, or {_counted(started.patience, 'validation')} without improvement"
 
 
 def _counted(count: int, noun: str) -> str:
@@ -198,28 +197,28 @@ def _pace(event: Progress, unit: str) -> str:
 
 
 def _farewell(event: Stopped, words: Sequence[str], unit: str) -> None:
-    """How the run ended, and what to type next."""
+    """Print how the run ended and the command to type next."""
     run = shlex.quote(escape(str(event.last.parent)))
     best = event.best_valid_bits_per_char
     known = "" if best is None else f", best validation {best:.3f} bits per {UNITS[unit]}"
     if event.reason == "interrupted":
         corpus = " ".join(shlex.quote(escape(word)) for word in words)
         print_status(
-            f"interrupted at step {event.step:,}, and saved; to go on: charlstm train {corpus} -o {run} --resume"
+            f"interrupted at step {event.step:,} and saved; to resume: charlstm train {corpus} -o {run} --resume"
         )
     elif event.reason == "already-finished":
         print_status(
-            f"{run} has spent its budget: {_counted(event.step, 'step')}{known}; to go on, give it a larger one"
+            f"{run} has used its budget: {_counted(event.step, 'step')}{known}; to continue, give a larger budget"
         )
     else:
         if event.reason == "patience":
-            print_status(f"stopped by --patience: {_counted(event.no_better, 'validation')} brought nothing better")
+            print_status(f"stopped by --patience: {_counted(event.no_better, 'validation')} without improvement")
         print_status(f"done: {_counted(event.step, 'step')} in {duration(event.seconds)}{known}")
         print_status(f"next: charlstm sample -c {run}")
 
 
 def _rows(sample: str, columns: int) -> list[str]:
-    """At most a few rows of a sample, each within the terminal's width; wide characters count as two columns."""
+    """Return at most SAMPLE_ROWS rows of a sample that fit the width of the terminal."""
     from rich.cells import chop_cells
 
     rows: list[str] = []

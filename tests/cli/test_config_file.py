@@ -139,18 +139,18 @@ def test_the_budget_of_the_command_line_takes_the_place_of_the_files(train: Trai
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hiden = 8", "my.toml: hiden is no option of charlstm train; near it: hidden"),
-        ("seq_length = 8", "near it: seq-len"),
-        ("xyzzy = 8", "xyzzy is no option of charlstm train"),
-        ("config = 'my.toml'", "config is no option"),
+        ("hiden = 8", "my.toml: hiden is not an option of charlstm train; similar options: hidden"),
+        ("seq_length = 8", "similar options: seq-len"),
+        ("xyzzy = 8", "xyzzy is not an option of charlstm train"),
+        ("config = 'my.toml'", "config is not an option"),
         ("hidden = 8.5", "my.toml: hidden: '8.5' is not a valid"),
         ("hidden = true", "my.toml: hidden: 'True' is not a valid"),
         ("cell = 'gur'", "my.toml: cell: 'gur' is not one of"),
-        ("hidden = [8]", "my.toml: hidden must be a text in quotes, a number, true or false"),
-        ("[train]\nhidden = 8", "my.toml: train is no option"),
+        ("hidden = [8]", "my.toml: hidden must be a string in quotes, a number, true or false"),
+        ("[train]\nhidden = 8", "my.toml: train is not an option"),
         ("hidden = 0", "--hidden must be a whole number from 1"),
-        ("hidden: 8", "my.toml is no TOML"),
-        ("hidden = '\x1b[31m'", "my.toml is no TOML"),
+        ("hidden: 8", "my.toml is not valid TOML"),
+        ("hidden = '\x1b[31m'", "my.toml is not valid TOML"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_one_line_that_names_it(train: Train, text: str, message: str) -> None:

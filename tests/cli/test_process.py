@@ -414,7 +414,7 @@ def test_a_training_on_a_terminal_without_colour_has_none() -> None:
     assert "To be" in shown
     assert "\x1b[2m" not in shown
     assert "\x1b[36m" not in shown
-    assert "to go on: charlstm train book.txt -o checkpoints/book --resume" in shown
+    assert "to resume: charlstm train book.txt -o checkpoints/book --resume" in shown
 
 
 @pytest.mark.fault("R89")
@@ -430,7 +430,7 @@ def test_a_training_in_a_log_is_plain_lines() -> None:
     assert not set("\r\x1b█") & set(log)
     assert "run       checkpoints/book\n" in log
     assert "step 3  0:03  train 2.500  validation 2.250 bits/char (best)" in log
-    assert "has spent its budget" in log
+    assert "has used its budget" in log
 
 
 def test_a_log_whose_reader_has_left_does_not_end_a_training() -> None:
@@ -475,7 +475,7 @@ def test_ctrl_c_saves_the_training_and_says_how_to_go_on(tmp_path: Path) -> None
     assert (process.returncode, out) == (130, b"")
     last = err.decode().splitlines()[-1]
     assert last.startswith("interrupted at step ")
-    assert last.endswith("to go on: charlstm train text -o run --resume")
+    assert last.endswith("to resume: charlstm train text -o run --resume")
     assert checkpoint.verify(tmp_path / "run" / runs.LAST) == []
 
 

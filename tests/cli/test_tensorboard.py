@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from charlstm.cli.tensorboard import Board
+from charlstm.cli.tensorboard import TensorBoardWriter
 from charlstm.training.events import Progress, Started, Stopped, Validated, Warned
 from tests.helpers.commands import Done, here
 
@@ -72,7 +72,7 @@ def test_what_a_training_tells_is_what_tensorboard_shows(
 
 @needs_tensorboard
 def test_a_curve_has_a_point_a_second(memory: Path) -> None:
-    with Board(memory) as board:
+    with TensorBoardWriter(memory) as board:
         board(started())
         for step in range(1, 41):
             board(progress(step, step * 0.1))
@@ -87,7 +87,7 @@ def test_a_curve_has_a_point_a_second(memory: Path) -> None:
 @needs_tensorboard
 def test_a_resumed_run_takes_the_place_of_what_was_lost(memory: Path) -> None:
     for resumed, steps, bits in ((0, range(1, 8), 3.0), (4, range(5, 10), 2.0)):
-        with Board(memory) as board:
+        with TensorBoardWriter(memory) as board:
             board(started(resumed))
             for step in steps:
                 board(progress(step, step * 2.0, bits))
@@ -103,18 +103,18 @@ def test_a_full_disk_costs_the_curves_and_not_the_run(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    with Board(memory) as board:
+    with TensorBoardWriter(memory) as board:
         board(started())
         monkeypatch.setattr(record_writer.RecordWriter, "write", full)
         for step in range(1, 400):
             board(progress(step, step * 2.0))
     said = capfd.readouterr().err
-    assert said == f"charlstm: {memory}: No space left on device; training goes on without TensorBoard\n"
+    assert said == f"charlstm: {memory}: No space left on device; training continues without TensorBoard\n"
 
 
 @needs_tensorboard
 def test_it_says_nothing_itself(memory: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with Board(memory) as board:
+    with TensorBoardWriter(memory) as board:
         for event in (started(), Warned(1, "look"), Stopped(9, 9.0, "finished", 2.25, memory, memory)):
             board(event)
     assert capfd.readouterr() == ("", "")
@@ -136,5 +136,5 @@ def test_where_it_is_not_installed_a_line_says_what_to_do(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     done = train("-o", "run", "--tensorboard", "curves")
     assert (done.status, done.out) == (1, b"")
-    assert done.err == "charlstm: --tensorboard needs a package more: pip install 'charlstm[tensorboard]'\n"
+    assert done.err == "charlstm: --tensorboard requires another package: pip install 'charlstm[tensorboard]'\n"
     assert not Path("run").exists()

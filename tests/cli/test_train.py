@@ -115,7 +115,7 @@ def test_eval_reads_the_held_out_part_in_the_encoding_of_the_training(
 def test_what_a_validation_scores_of_the_part_held_out_stands_in_the_table_and_in_eval(
     train: Train, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert "to validate, of which the first 20 are scored\n" in train("--valid-chars", "20").err
+    assert "for validation, of which the first 20 are scored\n" in train("--valid-chars", "20").err
     scored = "text                the first 20 characters of the validation part of its corpus"
     assert scored in here(capfd, "eval").text
     assert " are scored" not in train().err
@@ -181,7 +181,7 @@ def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
         patch.setattr(training_display, when, interrupt)
         stopped = train("-o", "run", *more)
     assert stopped.status == status
-    assert stopped.err.splitlines()[-1].endswith("to go on: charlstm train text.txt -o run --resume")
+    assert stopped.err.splitlines()[-1].endswith("to resume: charlstm train text.txt -o run --resume")
     assert checkpoint.load("run/last.safetensors").step < 20
     assert train("-o", "run", "--resume", "--quiet", *more).status == 0
     assert Path("run/last.safetensors").read_bytes() == Path("straight/last.safetensors").read_bytes()
@@ -200,7 +200,7 @@ def test_resume_without_a_folder_takes_the_newest_run_of_this_text(train: Train)
     os.utime("checkpoints/broken/last.safetensors", (later + 1, later + 1))
     done = train("--resume")
     assert (done.status, done.out) == (0, b"")
-    assert "checkpoints/text has spent its budget: 6 steps" in done.err
+    assert "checkpoints/text has used its budget: 6 steps" in done.err
 
 
 def test_a_larger_budget_goes_on_with_a_finished_run(train: Train) -> None:
@@ -274,8 +274,8 @@ def test_a_run_out_of_patience_says_so_and_ends_well(train: Train) -> None:
     done = train("-o", "run", *more)
     lines = done.err.splitlines()
     assert (done.status, done.out) == (0, b"")
-    assert "budget    90 steps, or until 2 validations bring nothing better" in lines
-    assert lines[-3] == "stopped by --patience: 2 validations brought nothing better"
+    assert "budget    90 steps, or 2 validations without improvement" in lines
+    assert lines[-3] == "stopped by --patience: 2 validations without improvement"
     assert lines[-1] == "next: charlstm sample -c run"
     assert len([*Path("run").glob("step-*.safetensors")]) == 1
     before = Path("run/last.safetensors").read_bytes()

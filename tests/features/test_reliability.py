@@ -261,7 +261,7 @@ def test_a_loss_of_nan_is_shown_as_nan_everywhere(capfd: pytest.CaptureFixture[s
         Validated(3, 1.0, nan, nan, nan, False, ""),
     ]
     lines = Lines(["text"])
-    lines._said = -1e9  # as if the last line were long ago
+    lines._last_line_at = -1e9  # as if the last line were long ago
     for event in events:
         lines(event)
     said = capfd.readouterr().err

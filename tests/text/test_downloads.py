@@ -374,7 +374,7 @@ def run(net: Net, cache: Path, *arguments: str) -> Done:
 
 
 def test_the_command_writes_the_text_and_only_it(net: Net, tmp_path: Path) -> None:
-    assert run(net, tmp_path, "corpus", "book") == Done(0, TEXT, "loading book, 0.1 MB\n")
+    assert run(net, tmp_path, "corpus", "book") == Done(0, TEXT, "downloading book, 0.1 MB\n")
     assert run(net, tmp_path, "corpus", "book") == Done(0, TEXT, "")
     assert net.asked == [None]
 
@@ -384,7 +384,7 @@ def test_the_list_has_sizes_licences_and_what_is_cached(net: Net, tmp_path: Path
         (line,) = [line for line in run(net, tmp_path, "corpus").text.splitlines() if line.startswith("book ")]
         return line
 
-    assert line().endswith("a test; 0.1 MB, none; loads 0.1 MB")
+    assert line().endswith("a test; 0.1 MB, none; downloads 0.1 MB")
     run(net, tmp_path, "corpus", "book")
     assert line().endswith("a test; 0.1 MB, none; cached")
 
@@ -411,7 +411,7 @@ def test_ctrl_c_keeps_what_has_come_and_the_next_command_goes_on(net: Net, tmp_p
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
-    assert "what has come of book is kept" in err.decode()
+    assert "the part of book that was downloaded is kept" in err.decode()
     assert "Traceback" not in err.decode()
     kept = parts[0].stat().st_size
     assert 0 < kept <= net.stops_at

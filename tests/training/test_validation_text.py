@@ -150,7 +150,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 def test_the_option_is_told_kept_and_asked_for_again(run: Callable[..., Done]) -> None:
     done = run("train", "text.txt", "--valid", "dev.txt", "-o", "run", *TINY)
     assert (done.status, done.out) == (0, b"")
-    assert f"split     {len(TEXT):,} to train on, {len(DEV)} to validate, dev.txt" in done.err.splitlines()
+    assert f"split     {len(TEXT):,} for training, {len(DEV)} for validation, dev.txt" in done.err.splitlines()
     assert "text                dev.txt" in run("eval", "-c", "run").text
     assert f"validated on    dev.txt: {len(DEV)} characters" in run("info", "run").text
     assert run("train", "text.txt", "--config", "run/config.toml", "-o", "again", "-q") == (0, b"", "")
@@ -168,7 +168,7 @@ def test_what_to_type_after_an_interrupt_names_the_validation_text(
 
     monkeypatch.setattr(training_display, "_introduce", lambda _: signal.raise_signal(signal.SIGINT))
     done = run("train", "text.txt", "--valid", "dev.txt", "-o", "run", *TINY)
-    assert done.err.endswith("to go on: charlstm train text.txt --valid dev.txt -o run --resume\n")
+    assert done.err.endswith("to resume: charlstm train text.txt --valid dev.txt -o run --resume\n")
 
 
 def test_stdin_may_be_the_validation_text_but_not_both(
