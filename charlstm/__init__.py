@@ -6,7 +6,7 @@
     model = charlstm.train(text, seconds=60)
     print(model.sample("It was", length=300))
 
-Names are fetched when they are first used: `import charlstm` is instant, and only `train` brings torch.
+The names are imported when they are first used: `import charlstm` loads nothing, and only `train` imports torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A model from a stranger, in a whole checkpoint whose digest is right, in all that runs a model: numbers or one line.
+"""Models from strangers in valid checkpoints: everything that runs a model returns numbers or raises a clear error.
 
-The weights are finite, as the loader sees to, and otherwise anything.
+The weights are finite, which the loader checks, and otherwise arbitrary.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ENGINES: list[dict[str, Any]] = [{"backend": "numpy", "precision": "fp32"}] + [
 
 
 def any_weights(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Numbers of one of the kinds that files may hold: usual, of all sizes at once, huge, tiny, none, all alike."""
+    """Return weights of a random kind: usual, of all magnitudes, huge, tiny, zero or constant."""
     kind = draw.integers(8)
     if kind < 3:
         return draw.uniform(-1, 1, shape).astype(np.float32) * np.float32(10.0 ** draw.integers(-2, 3))
@@ -56,7 +56,7 @@ def any_model(seed: int) -> Checkpoint:
 
 
 def is_score(nats: np.ndarray[Any, Any]) -> bool:
-    """Each at least 0 but for rounding, infinite where a symbol cannot be, or NaN where the logits are no numbers."""
+    """Return whether each score is at least 0 up to rounding, or NaN because the logits are not finite."""
     return bool((np.isnan(nats) | (nats > -1e-5)).all())
 
 
