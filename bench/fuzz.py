@@ -47,7 +47,7 @@ with atheris.instrument_imports(include=["charlstm"]):
     from charlstm.config import ModelConfig
     from charlstm.errors import CharlstmError
     from charlstm.model import Model
-    from charlstm.text import corpus
+    from charlstm.text import corpus, reading
     from charlstm.text.vocabulary import Vocabulary
     from tests.helpers.faults import mutate_value
 
@@ -150,10 +150,10 @@ class Target:
         how = data[0] if data else 0
         data = data[1:]
         encoding = ENCODINGS[how % 8]
-        corpus.BLOCK_BYTES = (2, 3, 16, 4096)[how // 8 % 4]
+        reading.BLOCK_BYTES = (2, 3, 16, 4096)[how // 8 % 4]
         self.path.write_bytes(gzip.compress(data, 1) if how & 64 else data)
         found = corpus.read([self.path], encoding=encoding, max_chars=5000)
-        text = corpus.read_text([self.path], encoding=encoding)
+        text = reading.read_text([self.path], reading.TextFormat(encoding))
         assert found.vocabulary.decode(found.ids) == text
         if encoding == "utf-8" and (how & 64 or data[:2] != b"\x1f\x8b"):
             assert text == data.decode()

@@ -1,7 +1,7 @@
-"""Replace a file or leave it untouched, durably; and a lock on a folder.
+"""Replace a file atomically and durably, and lock a folder.
 
-After `replace` has returned, the new bytes are on the disk under the file's name, also after a loss of power on a
-filesystem that honours fsync. Whenever the process dies before, the old file is there whole.
+After `replace` has returned, the new content is on the disk under the name of the file, even after a loss of power if
+the filesystem honours fsync. If the process ends earlier, the old file is complete and unchanged.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-if sys.platform == "win32":
-    import msvcrt
-else:
+if sys.platform == "darwin":
     import fcntl
 
-_in_progress: set[str] = set()  # temporaries that threads of this process are writing now
+_in_progress: set[str] = set()  # temporary files that threads of this process are writing
 
 
 def replace(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write `chunks` as the new content of `path`: all of it or nothing.
+    """Write the new content of a file: all of it or nothing.
 
-    A symbolic link stays one and its target is replaced. An existing file keeps its mode, a new one gets 0666 less
-    the umask. Temporaries that dead processes left beside the same file are removed.
+    If the path is a symbolic link, the target of the link is replaced. An existing file keeps its mode, a new one has
+    mode 0666 minus the umask. Temporary files that dead processes left for the same file are removed.
+
+    Args:
+        path: the file to replace or create.
+        chunks: the new content.
 
     Raises:
-        OSError: nothing was changed and no temporary is left. With one exception: where the folder's fsync, the last
-            step, fails, the new content is in place and may not survive a loss of power.
+        OSError: nothing was changed, and no temporary file is left. There is one exception: if the last step, the fsync
+            of the folder, fails, the new content is in place but may not survive a loss of power.
     """
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
     mode = _mode(target)
-    _sweep(folder, name)
+    _remove_abandoned(folder, name)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     folder_fd = None if os.name == "nt" else os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     _in_progress.add(temporary)
@@ -55,12 +57,12 @@ def replace(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
 
 
 def _mode(target: str) -> int | None:
-    """The permission bits of an existing regular file; None where there is no file."""
+    """Return the permission bits of an existing regular file; None if there is no file."""
     try:
         status = os.stat(target)
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(status.st_mode):  # else a device or a pipe would be replaced by a file
+    if not stat.S_ISREG(status.st_mode):  # a device or a pipe must not be replaced by a file
         code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
         raise OSError(code, os.strerror(code), target)
     return stat.S_IMODE(status.st_mode)
@@ -74,7 +76,7 @@ def _write(temporary: str, chunks: Iterable[bytes | memoryview], mode: int | Non
             os.fchmod(fd, mode)
         for chunk in chunks:
             rest = memoryview(chunk).cast("B")
-            while rest:  # a write may take less than it is given
+            while rest:  # os.write may write less than it is given
                 rest = rest[os.write(fd, rest) :]
         _sync(fd)
     except BaseException:
@@ -86,27 +88,27 @@ def _write(temporary: str, chunks: Iterable[bytes | memoryview], mode: int | Non
 
 def _sync(fd: int) -> None:
     os.fsync(fd)
-    if sys.platform == "darwin":  # there fsync stops at the drive's own cache
+    if sys.platform == "darwin":  # fsync does not flush the cache of the drive there
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
 
 
-def _sweep(folder: str, name: str) -> None:
-    """Remove the temporaries of `name` whose writers are dead. What cannot be removed stays: it does no harm."""
+def _remove_abandoned(folder: str, name: str) -> None:
+    """Remove the temporary files of `name` whose processes are dead. A file that cannot be removed does no harm."""
     with contextlib.suppress(OSError):
         for entry in os.listdir(folder):
             if entry.startswith(f".{name}.") and entry.endswith(".tmp"):
                 pid = entry[len(name) + 2 :].split(".")[0]
                 path = os.path.join(folder, entry)
-                if pid.isascii() and pid.isdigit() and path not in _in_progress and not _alive(int(pid)):
+                if pid.isascii() and pid.isdigit() and path not in _in_progress and not _is_alive(int(pid)):
                     with contextlib.suppress(OSError):
                         os.unlink(path)
 
 
-def _alive(pid: int) -> bool:
-    """Whether another process of this id lives. Our own id does not count: in a container each run may be process 1."""
+def _is_alive(pid: int) -> bool:
+    """Return whether another process has this id; our own does not count: in a container each run may be process 1."""
     if os.name == "nt":
-        return True  # os.kill would end it there
+        return True  # os.kill would end the process
     if pid == os.getpid():
         return False
     try:
@@ -119,50 +121,52 @@ def _alive(pid: int) -> bool:
 
 
 class FolderLock:
-    """At most one holder of a folder at a time, from construction to `close`; the lock ends with its process, however
-    that dies. Also a context manager.
+    """An exclusive lock on a folder, from construction to `close`; also a context manager.
+
+    The operating system releases the lock when the process ends, however it ends. The lock is on the file `.lock`; the
+    id of the holder is in `.lock.pid`, because Windows does not let other processes read a locked file. Both files
+    stay: if a lock file is removed, two processes can lock different files of the same name.
+
+    Args:
+        folder: an existing folder.
 
     Raises:
-        BlockingIOError: another holder has it; the message names its process id.
-        OSError: the folder cannot be written.
+        BlockingIOError: another holder has locked the folder; the message names its process id.
+        OSError: the folder is not writable.
     """
 
     def __init__(self, folder: str | Path) -> None:
+        import filelock
+
         path = os.path.join(folder, ".lock")
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        holder = Path(folder, ".lock.pid")
+        self._lock = filelock.FileLock(path, timeout=0)
         try:
-            _lock(fd, path)
-            os.ftruncate(fd, 0)
-            os.write(fd, b"%d\n" % os.getpid())
-        except BaseException:
-            os.close(fd)
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            try:
+                pid = holder.read_text(encoding="ascii", errors="replace")[:32].strip()
+            except OSError:
+                pid = ""
+            raise BlockingIOError(errno.EWOULDBLOCK, f"locked by process {pid or 'unknown'}", path) from error
+        except NotImplementedError:
+            return  # the filesystem has no locks: an unguarded folder is better than an unusable one
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                return  # as above
             raise
-        self._fd: int | None = fd
+        try:
+            holder.write_text(f"{os.getpid()}\n", encoding="ascii")
+        except BaseException:
+            self._lock.release()
+            raise
 
     def close(self) -> None:
-        """Give the folder back. The file stays: removing it could remove the one that another has just locked."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        """Release the lock. A second call has no effect."""
+        self._lock.release()
 
     def __enter__(self) -> FolderLock:
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _lock(fd: int, path: str) -> None:
-    try:
-        if sys.platform == "win32":
-            os.lseek(fd, 1 << 30, os.SEEK_SET)  # far behind the process id, which stays readable
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-            os.lseek(fd, 0, os.SEEK_SET)
-        else:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            return  # a filesystem without locks: better unguarded than unusable
-        os.lseek(fd, 0, os.SEEK_SET)
-        holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-        raise BlockingIOError(errno.EWOULDBLOCK, f"locked by process {holder}", path) from error

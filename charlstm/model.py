@@ -367,8 +367,8 @@ class Model:
             UsageError: one model is of bytes and the other of characters, or their boundaries differ.
             UnknownSymbols, CorpusError: as in `evaluate`.
         """
-        self.vocabulary.check_kind(other.vocabulary)
-        other.vocabulary.check_kind(self.vocabulary)  # the check ignores texts without a boundary on one side
+        self.vocabulary.check_compatible(other.vocabulary)
+        other.vocabulary.check_compatible(self.vocabulary)  # the check ignores texts without a boundary on one side
         text = self.validation_text() if text is None else text
         length = len(text)
         if unknown == "skip":
@@ -427,7 +427,7 @@ class Model:
         """
         if text is None:
             return self.validation_part(), 0
-        return corpus.encoded(self.vocabulary, [text] if isinstance(text, str) else text, unknown)
+        return corpus.encode_text(self.vocabulary, [text] if isinstance(text, str) else text, unknown)
 
     def validation_part(self) -> NDArray[np.integer]:
         """Return the symbols (N,) that the validations of the training run scored.

@@ -14,15 +14,13 @@ from charlstm.cli.console import Stderr, print_status, print_table, write_stdout
 from charlstm.cli.progress_bar import Counter
 from charlstm.progress import Report
 from charlstm.terminal import TextOut
-from charlstm.text import bundled, downloads
+from charlstm.text import datasets
 
 EXAMPLES = """\
 charlstm corpus                                      list the corpora
 charlstm corpus python:docs > data/python-docs.txt   save to a file
 charlstm corpus python:source | charlstm train -     train on it
 charlstm corpus tinyshakespeare > data/tinyshakespeare.txt"""
-
-NAMES = (*bundled.NAMES, *downloads.SOURCES)
 
 
 def corpus(
@@ -32,28 +30,28 @@ def corpus(
             metavar="NAME",
             help="Name of the corpus. [default: list all]",
             show_default=False,
-            autocompletion=lambda: list(NAMES),
+            autocompletion=lambda: list(datasets.names()),
         ),
     ] = None,
 ) -> None:
     """Write a named corpus to stdout.
 
     Corpora whose names begin with python: are made from the installed Python and need no network. The others are
-    downloaded once, verified by their SHA-256 and cached; an interrupted download is resumed.
+    downloaded once, verified by their SHA-256 and cached.
     """
     if name is None:
-        print_table([*bundled.NAMES.items(), *((name, _described(name)) for name in downloads.SOURCES)])
-    elif name in bundled.NAMES:
-        write_stdout(bundled.text(name))
-    elif name in downloads.SOURCES:
+        print_table([*datasets.GENERATED.items(), *((name, _described(name)) for name in datasets.DOWNLOADS)])
+    elif name in datasets.GENERATED:
+        write_stdout(datasets.generate(name))
+    elif name in datasets.DOWNLOADS:
         _put_file(_fetched(name))
     else:
-        raise bundled.unknown(name, NAMES)
+        raise datasets.unknown_corpus(name)
 
 
 def _described(name: str) -> str:
-    source = downloads.SOURCES[name]
-    there = "cached" if downloads.is_cached(name) else f"downloads {_megabytes(source.bytes)}"
+    source = datasets.DOWNLOADS[name]
+    there = "cached" if datasets.is_cached(name) else f"downloads {_megabytes(source.bytes)}"
     return f"{source.about}; {_megabytes(source.text_bytes)}, {source.licence}; {there}"
 
 
@@ -63,21 +61,15 @@ def _megabytes(n: int) -> str:
 
 def _fetched(name: str) -> Path:
     """Return the file of a corpus; show a progress bar on a terminal, or print one line, while it is downloaded."""
-    try:
-        with _reporting(name) as report:
-            return downloads.fetch(name, report)
-    except KeyboardInterrupt:
-        print_status(
-            f"interrupted: the part of {name} that was downloaded is kept; the same command resumes the download"
-        )
-        raise
+    with _reporting(name) as report:
+        return datasets.download(name, report)
 
 
 @contextmanager
 def _reporting(name: str) -> Iterator[Report | None]:
     if not Stderr().isatty():
-        if not downloads.is_cached(name):
-            print_status(f"downloading {name}, {_megabytes(downloads.SOURCES[name].bytes)}")
+        if not datasets.is_cached(name):
+            print_status(f"downloading {name}, {_megabytes(datasets.DOWNLOADS[name].bytes)}")
         yield None
         return
     with Counter(name, "B") as bar:
@@ -87,7 +79,7 @@ def _reporting(name: str) -> Iterator[Report | None]:
 def _put_file(file: Path) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     out = TextOut(1)
-    for block in downloads.blocks(file):
+    for block in datasets.text_blocks(file):
         with writing_stdout():
             out.write(decoder.decode(block))
     with writing_stdout():

@@ -109,28 +109,23 @@ def evaluate(
         raise requires(changed, "dynamic")
 
     from charlstm.inference import surprisal
-    from charlstm.text import corpus
+    from charlstm.text.reading import MAX_CHARS, TextFormat, iter_text, read_text, report_progress
 
     model = model_options.load(warn=not as_json)
     vocabulary, unknown = model.vocabulary, reading.unknown
-    source: dict[str, Any] = {
-        "encoding": reading.encoding,
-        "symbols": vocabulary.kind,
-        "boundary": vocabulary.boundary,
-        "max_chars": reading.max_chars,
-    }
+    how_read = TextFormat(reading.encoding, vocabulary.kind, boundary=vocabulary.boundary, max_chars=reading.max_chars)
     if how.per_line:
-        parts = corpus.parts(text, **source) if text else model.validation_text()
+        parts = iter_text(text, how_read) if text else model.validation_text()
         lines = model.score_lines(parts, carry=how.carry, unknown=unknown)
         score_display.show_lines(lines, vocabulary.boundary, as_json)
         return
     if how.against is not None:
         other = model_options.load(how.against, warn=False)
-        _show_comparison(model, other, corpus.read_text(text, **source) if text else None, unknown, as_json)
+        _show_comparison(model, other, read_text(text, how_read) if text else None, unknown, as_json)
         return
-    source["max_chars"] = reading.max_chars or corpus.MAX_CHARS
+    how_read = replace(how_read, max_chars=reading.max_chars or MAX_CHARS)
     with counting("reading", vocabulary.kind, not as_json) as report:
-        given = corpus.told(corpus.parts(text, **source), report) if text else None
+        given = report_progress(iter_text(text, how_read), report) if text else None
         ids, foreign = model.encode(given, unknown)
     if how.per_char:
         score_display.show_chars(surprisal.chars(model.scorer, vocabulary, ids, how.top), as_json)

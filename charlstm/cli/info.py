@@ -79,9 +79,13 @@ def _symbols(vocabulary: Vocabulary) -> str | None:
 
 def _documents(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Return a row with the boundary between documents, if the text has several documents."""
-    from charlstm.text.documents import shown
+    from charlstm.text.documents import quote_boundary
 
-    return [] if vocabulary.boundary is None else [("documents", f"with {shown(vocabulary.boundary)} between them")]
+    return (
+        []
+        if vocabulary.boundary is None
+        else [("documents", f"with {quote_boundary(vocabulary.boundary)} between them")]
+    )
 
 
 def _first(symbols: str) -> str:

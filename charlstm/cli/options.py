@@ -286,7 +286,7 @@ def known_prime(vocabulary: Vocabulary, prime: str, unknown: Unknown, name: str 
     Raises:
         UnknownSymbols: there are unknown characters and `unknown` is 'error'.
     """
-    from charlstm.text.vocabulary import listed
+    from charlstm.text.vocabulary import format_counts
 
     try:
         ids, foreign = vocabulary.encode_known(prime, unknown)
@@ -295,5 +295,5 @@ def known_prime(vocabulary: Vocabulary, prime: str, unknown: Unknown, name: str 
     if not foreign:
         return prime
     done = "skipped" if unknown == "skip" else "replaced"
-    print_warning(f"unknown characters of {name}, {done}: {listed(foreign)}")
+    print_warning(f"unknown characters of {name}, {done}: {format_counts(foreign)}")
     return vocabulary.decode(ids)

@@ -77,7 +77,7 @@ def sample(
     """
     sampling = _checked(context_options.decoded(sampling), primes, output)
 
-    from charlstm.text import corpus
+    from charlstm.text import reading
 
     model = model_options.load(warn=not output.as_json)
     state, unknown = context_options.load_state, context_options.unknown
@@ -89,7 +89,7 @@ def sample(
     else:
         prime = sampling.prime
         if primes.prime_file is not None:
-            prime = corpus.read_text([primes.prime_file], symbols=model.vocabulary.kind)
+            prime = reading.read_text([primes.prime_file], reading.TextFormat(symbols=model.vocabulary.kind))
         sampling = replace(sampling, prime=known_prime(model.vocabulary, prime, unknown))
     with writing_stdout():
         if _is_batch(sampling, primes, output):
@@ -171,10 +171,11 @@ def _separator(text: str, sampling: SamplingConfig, null: bool) -> str:
 
 def _primes(model: Model, source: str, unknown: Unknown, out: TextOut) -> Iterator[list[str]]:
     """Yield the lines of a file in groups as they are read, without line breaks; flush the output between groups."""
-    from charlstm.text import corpus
+    from charlstm.text import reading
 
     numbers = itertools.count(1)
-    for lines in corpus.whole_lines(corpus.parts([source], symbols=model.vocabulary.kind)):
+    how_read = reading.TextFormat(symbols=model.vocabulary.kind)
+    for lines in reading.iter_lines(reading.iter_text([source], how_read)):
         primes = [line.removesuffix("\n") for line in lines]
         yield [known_prime(model.vocabulary, prime, unknown, f"prime {next(numbers)}") for prime in primes]
         out.flush()

@@ -12,7 +12,7 @@ from charlstm.cli.console import Stderr, duration, is_plain, print_status, print
 from charlstm.cli.progress_bar import progress_bar
 from charlstm.config import UNITS
 from charlstm.terminal import escape
-from charlstm.text.documents import shown
+from charlstm.text.documents import quote_boundary
 from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _introduce(started: Started) -> None:
         ("run", str(started.run)),
         *([] if started.base is None else [("from", started.base)]),
         ("text", f"{started.chars:,} {unit}s, {started.vocab_size:,} distinct"),
-        *([] if started.boundary is None else [("documents", f"with {shown(started.boundary)} between them")]),
+        *([] if started.boundary is None else [("documents", f"with {quote_boundary(started.boundary)} between them")]),
         ("split", _split(started)),
         ("model", f"{started.cell} {model}: {started.parameters:,} parameters"),
         ("training", f"{streams}, rate {started.lr:.3g}"),

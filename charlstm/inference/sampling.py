@@ -26,7 +26,7 @@ from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
 from charlstm.inference.stopping import Ended, StopCondition, ends_with_document
 from charlstm.text import utf8
-from charlstm.text.vocabulary import Vocabulary, listed
+from charlstm.text.vocabulary import Vocabulary, format_counts
 
 BLOCK_SECONDS = 0.5e-3  # per piece of a stream: no symbol waits a millisecond, and Python costs about 2 %
 BATCH = 64  # texts that are sampled as one batch
@@ -65,7 +65,7 @@ def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRul
             vocabulary has no line break.
         UsageError: `ban` and `only` allow no character, or exclude one that ends the text.
     """
-    allowed, follows = None, None if config.raw else vocabulary.follows
+    allowed, follows = None, None if config.raw else vocabulary.transitions
     if config.ban or config.only is not None:
         named = config.ban + (config.only or "")
         if vocabulary.kind == "bytes" and len(vocabulary.lookup(named)[0]) > len(named):
@@ -81,7 +81,7 @@ def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRul
         allowed[ids] = True
         allowed[vocabulary.lookup(config.ban, "skip")[0]] = False  # a character outside the vocabulary has no effect
         if follows is not None:
-            follows = utf8.pruned(np.where(allowed, follows, np.uint8(utf8.NEVER)))
+            follows = utf8.without_dead_ends(np.where(allowed, follows, np.uint8(utf8.NEVER)))
         if not (allowed if follows is None else follows[0] != utf8.NEVER).any():
             raise UsageError(Field("ban"), " and ", Field("only"), " leave no character that could be sampled")
     _check_end(vocabulary, config, allowed, follows)
@@ -119,14 +119,14 @@ def _check_end(
         _refuse_unknown(unknown, *problem)
         if allowed is not None and not allowed[ids].all():
             raise UsageError(*problem, " that ", *excluded)
-        if follows is not None and not utf8.can_come(follows, ids):
+        if follows is not None and not utf8.is_possible(follows, ids):
             raise UsageError(*problem, " that are not UTF-8, or that ", *excluded, "; see ", Field("raw"))
 
 
 def _refuse_unknown(unknown: Mapping[str, int], *problem: str) -> None:
     if unknown:
         has = () if len(problem) > 1 else (" has characters",)
-        raise UnknownSymbols(*problem, *has, f" that are not in the vocabulary of the model: {listed(unknown)}")
+        raise UnknownSymbols(*problem, *has, f" that are not in the vocabulary of the model: {format_counts(unknown)}")
 
 
 class Sampler:
@@ -261,7 +261,7 @@ class Sampler:
         follows = self.rule.follows
         if follows is None:
             return 0
-        phase = self.vocabulary.phase(recent[recent >= 0])
+        phase = self.vocabulary.state_after(recent[recent >= 0])
         if (follows[phase] == utf8.NEVER).all():
             raise UsageError(
                 Field("ban"),

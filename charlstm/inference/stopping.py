@@ -48,9 +48,9 @@ class StopCondition:
         self._lines = config.lines
         self._line_break = None if config.lines is None else vocabulary.encode("\n")[0]
         self._held = ""  # symbols that may be the start of a stop text
-        self._vocabulary = None if config.raw or vocabulary.follows is None else vocabulary
+        self._vocabulary = None if config.raw or vocabulary.transitions is None else vocabulary
         # The bytes of an incomplete character. The first of them may belong to the prime and not to the text.
-        self._prime_bytes = 0 if self._vocabulary is None else vocabulary.unfinished(recent)
+        self._prime_bytes = 0 if self._vocabulary is None else vocabulary.incomplete_suffix_length(recent)
         self._incomplete = recent[len(recent) - self._prime_bytes :]
 
     @property
@@ -68,7 +68,7 @@ class StopCondition:
         if self._vocabulary is None:
             return certain
         certain = np.concatenate((self._incomplete, certain))
-        complete = len(certain) - self._vocabulary.unfinished(certain)
+        complete = len(certain) - self._vocabulary.incomplete_suffix_length(certain)
         self._incomplete = certain[complete:]
         first, self._prime_bytes = self._prime_bytes, 0 if complete else self._prime_bytes
         return certain[first:complete]

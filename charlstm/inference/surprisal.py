@@ -29,7 +29,8 @@ from charlstm.inference.context import advance
 from charlstm.inference.engine import Engine
 from charlstm.inference.evaluation import CHUNK, ScoringModel, transitions_of
 from charlstm.text import documents
-from charlstm.text.corpus import Symbols, whole_lines
+from charlstm.text.corpus import Symbols
+from charlstm.text.reading import iter_lines
 from charlstm.text.vocabulary import Vocabulary
 
 BATCH = 1024  # lines per batch
@@ -140,9 +141,9 @@ def lines(
     start = advance(engine, vocabulary)
     carried = _CarriedScorer(engine, vocabulary.boundary_id)
     if vocabulary.boundary is not None and vocabulary.boundary_symbol is not None:
-        parts = documents.marked(parts, vocabulary.boundary, vocabulary.boundary_symbol)
+        parts = documents.replace_boundaries(parts, vocabulary.boundary, vocabulary.boundary_symbol)
     number = 0
-    for whole in whole_lines(parts, vocabulary.boundary_symbol):
+    for whole in iter_lines(parts, vocabulary.boundary_symbol):
         known = [vocabulary.encode_known(line, unknown) for line in whole]
         ids = [symbols for symbols, _ in known]
         if carry:

@@ -1,12 +1,12 @@
-"""Documents: what stands between them in a text, and the one symbol that it is read as.
+"""Documents: the boundary between them in a text, and the one symbol that represents it.
 
 A text of several documents is read as
 
     boundary, document, boundary, document, …, boundary
 
-so that the first character of each is predicted from the boundary alone, and its end is predicted as the boundary. In
-the text itself it may be any string: one of a single symbol is that symbol, a longer one is read as RECORD_SEPARATOR
-and written out again where a model writes it.
+so that the first character of each document is predicted from the boundary alone, and the end of each document is
+predicted as the boundary. In the text the boundary may be any string. A boundary of a single symbol represents itself.
+A longer one is represented by RECORD_SEPARATOR, and generated text contains the original string again.
 """
 
 from __future__ import annotations
@@ -15,64 +15,80 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from charlstm.config import SymbolKind
-from charlstm.errors import UsageError
+from charlstm.errors import Field, UsageError
 from charlstm.terminal import escape
 
-RECORD_SEPARATOR = "\x1e"  # of ASCII, for just this
-_P = TypeVar("_P", str, bytes)
+RECORD_SEPARATOR = "\x1e"  # the control character of ASCII for this purpose
+_B = TypeVar("_B", str, bytes)
 
 
 def symbol_of(boundary: str, kind: SymbolKind) -> str:
-    """The symbol that a boundary is read as.
+    """Return the symbol that represents a boundary.
+
+    Args:
+        boundary: the text between two documents.
+        kind: the kind of the symbols of the text.
 
     Raises:
-        UsageError: a boundary of nothing, or a longer one with the symbol that it would be read as, or a surrogate.
+        UsageError: the boundary is empty, has a lone surrogate, or is longer than one symbol and contains U+001E.
     """
     try:
         size = len(boundary.encode()) if kind == "bytes" else len(boundary.encode("utf-32-le")) // 4
     except UnicodeEncodeError:
-        raise UsageError(f"--boundary {ascii(boundary)[:60]} is no text: it has a lone surrogate") from None
+        shown = ascii(boundary)[:60]
+        raise UsageError(
+            Field("boundary"), f" must be valid Unicode text, but {shown} has a lone surrogate", value=boundary
+        ) from None
     if not size:
-        raise UsageError("--boundary wants a text of one character or more")
+        raise UsageError(Field("boundary"), " must have one character or more", value=boundary)
     if size == 1:
         return boundary
     if RECORD_SEPARATOR in boundary:
-        raise UsageError("--boundary may be U+001E, but a longer text with it in it is read as U+001E: choose another")
+        raise UsageError(
+            Field("boundary"),
+            " may be U+001E itself, but not a longer text that contains it: choose another",
+            value=boundary,
+        )
     return RECORD_SEPARATOR
 
 
-def marked(parts: Iterable[_P], boundary: _P, symbol: _P) -> Iterator[_P]:
-    """A text in parts, with one symbol for each boundary and one at its end where there is none; not if it is empty.
+def replace_boundaries(blocks: Iterable[_B], boundary: _B, symbol: _B) -> Iterator[_B]:
+    """Replace each boundary in a text by its symbol, and add the symbol to the end if the text does not end with it.
 
-    What may be the beginning of a boundary at a part's end waits for the next part.
+    An empty text stays empty. The end of a block that may be the beginning of a boundary is kept for the next block.
+
+    Args:
+        blocks: a text in blocks.
+        boundary: the text between two documents.
+        symbol: the symbol that represents it.
     """
-    held = boundary[:0]
-    last = symbol  # nothing has begun
-    for part in parts:
-        *whole, rest = (held + part).split(boundary)
-        certain = len(rest) - _beginning(rest, boundary)
-        held = rest[certain:]
-        if given := symbol.join([*whole, rest[:certain]]):
-            last = given[-len(symbol) :]
-            yield given
-    if held:
-        yield held
-    if held or last != symbol:
+    kept = boundary[:0]
+    last = symbol  # an empty text needs no symbol at its end
+    for block in blocks:
+        *before, rest = (kept + block).split(boundary)
+        complete = len(rest) - _partial_boundary_length(rest, boundary)
+        kept = rest[complete:]
+        if replaced := symbol.join([*before, rest[:complete]]):
+            last = replaced[-len(symbol) :]
+            yield replaced
+    if kept:
+        yield kept
+    if kept or last != symbol:
         yield symbol
 
 
-def _beginning(text: _P, boundary: _P) -> int:
-    """How much of a text's end a boundary may begin with."""
-    most = min(len(text), len(boundary) - 1)
-    return next((n for n in range(most, 0, -1) if text.endswith(boundary[:n])), 0)
+def _partial_boundary_length(text: _B, boundary: _B) -> int:
+    """Return the length of the longest end of a text that is the beginning of a boundary, but not all of it."""
+    longest = min(len(text), len(boundary) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(boundary[:n])), 0)
 
 
-def divided(boundary: str | None) -> str:
-    """How a text is divided, within a sentence."""
-    return "one text" if boundary is None else f"documents with {shown(boundary)} between"
+def describe_division(boundary: str | None) -> str:
+    """Return a noun phrase for a text with this boundary between its documents, or None."""
+    return "one text" if boundary is None else f"documents with {quote_boundary(boundary)} between"
 
 
-def shown(boundary: str) -> str:
-    """A boundary within a sentence."""
+def quote_boundary(boundary: str) -> str:
+    """Return a boundary in quotes for a message; it is safe to print."""
     spelled = boundary.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
     return f"'{escape(spelled)[:60]}'"

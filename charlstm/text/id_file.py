@@ -1,12 +1,13 @@
-"""Ids in a file: a text larger than memory trains from the platform's folder for caches, a window at a time.
+"""Files of ids: the training on a text that is larger than memory reads one window at a time from the cache folder.
 
-The file is the magic, the length of the header (8 bytes, little endian), the header (JSON: key, sha256 of the text,
-number of ids, vocabulary), the ids in the vocabulary's smallest type, and the sha256 of all that. The key stands for
-the sources as they are: a changed source has another. A file that is not whole, or of another key, is as good as none.
+A file consists of the magic number, the length of the header (8 bytes, little endian), the header (JSON: key, sha256 of
+the text, number of ids, vocabulary), the ids in the smallest type of the vocabulary, and the sha256 of all of this. The
+key identifies the sources in their present state: a changed source has another key. A truncated, corrupt or mismatching
+file is ignored and rebuilt.
 
-Windows are read, not mapped. The pages of a mapping count as the process's memory until the kernel wants them back, so
-that a run would seem to need, and under a limit of its container would need, the whole text; and a file that is cut
-short gives an error here, where a mapping ends the process.
+Windows are read, not mapped. The pages of a mapping count as memory of the process until the kernel reclaims them, so
+that a run would seem to need memory for the whole text, and would need it under the limit of a container. And a file
+that is truncated causes an error here, where a mapping ends the process.
 """
 
 from __future__ import annotations
@@ -29,22 +30,25 @@ from charlstm import atomicfile
 from charlstm.errors import CorpusError
 from charlstm.text.vocabulary import Vocabulary
 
-KEPT = 4  # files, the latest used
-ABANDONED_SECONDS = 86_400.0  # a temporary file so old is of a process that was killed
+MAX_FILES = 4  # the most recently used files are kept
+ABANDONED_SECONDS = 86_400.0  # an older temporary file belongs to a process that was killed
 MAGIC = b"charlstm-ids-1\r\n"
 DIGEST_BYTES = 32
 BLOCK_BYTES = 1 << 20
 
 
 class StoredIds:
-    """Ids (N,) that lie in a file. A slice is another such view; `numpy.asarray` reads.
+    """A view of ids (N,) in a file. A slice is another view; `numpy.asarray` reads the ids.
 
     Args:
-        file: it is closed when the last view is gone.
-        dtype: of one id.
-        offset: bytes before the first.
-        length: how many there are.
-        table: what each stands for, (V,); None where each stands for itself.
+        file: the open file; it is closed when the last view is deleted.
+        dtype: type of a stored id.
+        offset: number of bytes before the first id.
+        length: number of ids, N.
+        table: (V,) what each stored id is mapped to; None maps each to itself.
+
+    Attributes:
+        dtype: type of the ids that are read.
     """
 
     def __init__(
@@ -64,28 +68,36 @@ class StoredIds:
     def __getitem__(self, part: slice) -> StoredIds:
         start, stop, step = part.indices(self._length)
         if step != 1:
-            raise ValueError("ids in a file are cut without a step")
+            raise ValueError("ids in a file can only be sliced with step 1")
         offset = self._offset + start * self._stored.itemsize
         return StoredIds(self._file, self._stored, offset, max(0, stop - start), self._table)
 
-    def through(self, table: np.ndarray[Any, Any]) -> StoredIds:
-        """These ids as `table` (V,) has them; the file stays as it is."""
+    def mapped(self, table: np.ndarray[Any, Any]) -> StoredIds:
+        """Return a view in which each id k is `table[k]`; the file is unchanged.
+
+        Args:
+            table: (V,) the new ids.
+        """
         table = table if self._table is None else table[self._table]
         return StoredIds(self._file, self._stored, self._offset, self._length, table)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        """Raises CorpusError: the file was cut short, or cannot be read."""
+        """Read the ids.
+
+        Raises:
+            CorpusError: the file was truncated, or cannot be read.
+        """
         try:
             ids = np.frombuffer(self._file.read(self._length * self._stored.itemsize, self._offset), self._stored)
         except (OSError, EOFError) as error:
-            reason = getattr(error, "strerror", None) or "it became shorter"
-            raise CorpusError(f"the text's ids in {folder()} cannot be read: {reason}; begin again") from error
+            reason = getattr(error, "strerror", None) or "the file was truncated"
+            raise CorpusError(f"the ids of the text in {folder()} cannot be read: {reason}; start again") from error
         ids = ids if self._table is None else self._table[ids]
         return ids if dtype is None else ids.astype(dtype)
 
 
 class _File:
-    """An open file that is closed with its last user."""
+    """An open file that is closed when the last reference to it is deleted."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -95,7 +107,11 @@ class _File:
         return os.fstat(self._fd).st_size
 
     def read(self, size: int, offset: int) -> bytes:
-        """Raises EOFError: there are fewer bytes."""
+        """Read `size` bytes at `offset`.
+
+        Raises:
+            EOFError: the file has fewer bytes.
+        """
         parts = []
         while size:
             if sys.platform == "win32":
@@ -111,51 +127,71 @@ class _File:
 
 
 def folder() -> Path:
-    """Where the files are: ~/.cache/charlstm/ids on Linux, its like elsewhere. It need not exist."""
+    """Return the folder of the files: ~/.cache/charlstm/ids on Linux, the equivalent on other platforms.
+
+    The folder may not exist yet.
+    """
     import platformdirs
 
     return platformdirs.user_cache_path("charlstm", appauthor=False) / "ids"
 
 
 def find(key: str) -> tuple[StoredIds, Vocabulary, str] | None:
-    """The ids kept under `key`, their vocabulary and the sha256 of the text; None where no whole file has them."""
+    """Look for the ids that were stored under a key.
+
+    Returns:
+        The ids, their vocabulary and the sha256 of the text; None if there is no valid file.
+    """
     path = _path(key)
     try:
         file = _open(path)
-        found = _opened(file, key)
-        if not _is_whole(file):
+        found = _parse(file, key)
+        if not _has_valid_digest(file):
             return None
-        os.utime(path)  # the latest used stay
+        os.utime(path)  # marks it as recently used
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     return found
 
 
-def keep(
+def store(
     key: str, vocabulary: Vocabulary, sha256: str, length: int, blocks: Iterable[np.ndarray[Any, Any]]
 ) -> StoredIds:
-    """Write ids under `key`, and remove the files that were not used for longest.
+    """Write ids to a file under a key, and remove the least recently used files.
 
     Args:
-        sha256: of the text.
-        length: ids in all blocks together.
+        key: identifies the sources.
+        vocabulary: the vocabulary of the ids.
+        sha256: digest of the text.
+        length: number of ids in all blocks.
+        blocks: the ids.
+
+    Returns:
+        A view of all ids in the file.
 
     Raises:
-        OSError: the folder cannot be written, or is full; nothing is left there.
+        OSError: the folder is not writable, or the disk is full; no partial file is left.
     """
     path = _path(key)
     _evict(path)
     header = {"key": key, "sha256": sha256, "length": length, "vocabulary": vocabulary.to_json()}
     atomicfile.replace(path, _chunks(json.dumps(header).encode(), blocks))
-    return _opened(_open(path), key)[0]
+    return _parse(_open(path), key)[0]
 
 
-def keep_nameless(file: IO[bytes], vocabulary: Vocabulary, blocks: Iterable[np.ndarray[Any, Any]]) -> StoredIds:
-    """Write ids of a text that cannot be found again, such as that of a pipe, to a file from `nameless`, which lives as
-    long as they are used.
+def store_temporarily(file: IO[bytes], vocabulary: Vocabulary, blocks: Iterable[np.ndarray[Any, Any]]) -> StoredIds:
+    """Write ids of a text that cannot be read twice, such as a pipe, to a temporary file.
+
+    Args:
+        file: from `temporary_file`; it exists as long as the returned view.
+        vocabulary: the vocabulary of the ids.
+        blocks: the ids.
+
+    Returns:
+        A view of all ids in the file.
 
     Raises:
-        OSError: the folder is full.
+        OSError: the disk is full.
     """
     length = 0
     with file:
@@ -166,15 +202,15 @@ def keep_nameless(file: IO[bytes], vocabulary: Vocabulary, blocks: Iterable[np.n
         return StoredIds(_File(os.dup(file.fileno())), vocabulary.dtype, 0, length)
 
 
-def nameless() -> IO[bytes]:
-    """A temporary file in the folder that is gone once it is closed, however the process ends.
+def temporary_file() -> IO[bytes]:
+    """Create a temporary file in the folder; it is deleted when it is closed, however the process ends.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
-    where = folder()
-    where.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(dir=where, suffix=".tmp")
+    target = folder()
+    target.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=target, suffix=".tmp")
 
 
 def _path(key: str) -> Path:
@@ -184,12 +220,12 @@ def _path(key: str) -> Path:
 def _chunks(header: bytes, blocks: Iterable[np.ndarray[Any, Any]]) -> Iterator[bytes | memoryview]:
     digest = hashlib.sha256()
 
-    def counted() -> Iterator[bytes | memoryview]:
+    def content() -> Iterator[bytes | memoryview]:
         yield MAGIC + len(header).to_bytes(8, "little") + header
         for block in blocks:
             yield block.data
 
-    for chunk in counted():
+    for chunk in content():
         digest.update(chunk)
         yield chunk
     yield digest.digest()
@@ -199,26 +235,26 @@ def _open(path: Path) -> _File:
     return _File(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)))
 
 
-def _opened(file: _File, key: str) -> tuple[StoredIds, Vocabulary, str]:
-    """What a file of this key holds; its digest is not compared here.
+def _parse(file: _File, key: str) -> tuple[StoredIds, Vocabulary, str]:
+    """Parse the header of a file, and check its key and length, but not its digest.
 
     Raises:
-        ValueError, EOFError, KeyError, TypeError: it is no file of this key, or has another length than it should.
+        ValueError, EOFError, KeyError, TypeError: the file is invalid, or has another key or length.
     """
     size = file.size()
     start = file.read(len(MAGIC) + 8, 0)
     length = int.from_bytes(start[len(MAGIC) :], "little")
     if not start.startswith(MAGIC) or length > size:
-        raise ValueError("no file of ids")
+        raise ValueError("not a file of ids")
     header = json.loads(file.read(length, len(start)))
     vocabulary = Vocabulary.from_json(header["vocabulary"])
     ids = StoredIds(file, vocabulary.dtype, len(start) + length, header["length"])
     if header["key"] != key or len(start) + length + len(ids) * ids.dtype.itemsize + DIGEST_BYTES != size:
-        raise ValueError("of another text or length")
+        raise ValueError("another key or length")
     return ids, vocabulary, str(header["sha256"])
 
 
-def _is_whole(file: _File) -> bool:
+def _has_valid_digest(file: _File) -> bool:
     digest, end = hashlib.sha256(), file.size() - DIGEST_BYTES
     for offset in range(0, end, BLOCK_BYTES):
         digest.update(file.read(min(BLOCK_BYTES, end - offset), offset))
@@ -226,17 +262,17 @@ def _is_whole(file: _File) -> bool:
 
 
 def _evict(path: Path) -> None:
-    """Make room for one more file, and remove what killed processes have left."""
+    """Remove the least recently used files before one is added, and the temporary files of killed processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [entry for entry in os.scandir(path.parent) if entry.name.endswith((".ids", ".tmp"))]
     used: list[tuple[float, str]] = []
     for entry in files:
-        with contextlib.suppress(OSError):  # another charlstm removes the same
+        with contextlib.suppress(OSError):  # another process removed the same file
             status = entry.stat()
             if entry.name.endswith(".ids"):
                 used.append((status.st_mtime, entry.path))
             elif time.time() - status.st_mtime > ABANDONED_SECONDS:
                 os.unlink(entry.path)
-    for _, name in sorted(used, reverse=True)[KEPT - 1 :]:
-        with contextlib.suppress(OSError):  # in use, on Windows
+    for _, name in sorted(used, reverse=True)[MAX_FILES - 1 :]:
+        with contextlib.suppress(OSError):  # the file is in use on Windows
             os.unlink(name)

@@ -1,6 +1,6 @@
 """Well-formed UTF-8 as an automaton over bytes: table 3-7 of the Unicode Standard (core specification, chapter 3.9).
 
-No character in more bytes than it takes, no surrogate, nothing above U+10FFFF.
+It accepts no overlong encoding, no surrogate and nothing above U+10FFFF.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-NEVER = 255  # in an automaton's table: the symbol cannot come there
+NEVER = 255  # in the table of an automaton: the symbol is not allowed in this state
 
 Table = np.ndarray[Any, Any]
 
-# From the state 0, where a character is whole: the first bytes, from to, and the state after them.
+# In state 0, between two characters: the range of first bytes, and the state after them.
 _FIRST = (
     (0x00, 0x7F, 0), (0xC2, 0xDF, 1), (0xE0, 0xE0, 3), (0xE1, 0xEC, 2), (0xED, 0xED, 4), (0xEE, 0xEF, 2),
     (0xF0, 0xF0, 5), (0xF1, 0xF3, 6), (0xF4, 0xF4, 7),
 )  # fmt: skip
-# In the states 1, 2, …: the bytes that may come, from to, and the state after them.
+# In the states 1, 2, …: the range of allowed bytes, and the state after them.
 _LATER = (
     (0x80, 0xBF, 0), (0x80, 0xBF, 1), (0xA0, 0xBF, 1), (0x80, 0x9F, 1), (0x90, 0xBF, 2), (0x80, 0xBF, 2),
     (0x80, 0x8F, 2),
 )  # fmt: skip
 
 
-def _table() -> Table:
+def _transitions() -> Table:
     table = np.full((1 + len(_LATER), 256), NEVER, np.uint8)
     for state, low, high, after in [(0, *row) for row in _FIRST] + [(n, *row) for n, row in enumerate(_LATER, 1)]:
         table[state, low : high + 1] = after
@@ -33,16 +33,23 @@ def _table() -> Table:
     return table
 
 
-TABLE = _table()
-"""(8, 256) uint8: the state after a byte in a state, or NEVER. In the state 0 a character is whole."""
+TRANSITIONS = _transitions()
+"""(8, 256) uint8: the state after each byte in each state, or NEVER. In state 0 all characters are complete."""
 
 
-def beginning(ids: Table) -> tuple[int, int]:
-    """How many of the last bytes (N,) are the beginning of a character, from 0 to 3, and the state after them."""
+def incomplete_suffix(ids: Table) -> tuple[int, int]:
+    """Find the beginning of an incomplete character at the end of bytes.
+
+    Args:
+        ids: (N,) bytes.
+
+    Returns:
+        The number of bytes of the incomplete character, from 0 to 3, and the state after them.
+    """
     for length in range(1, min(3, len(ids)) + 1):
         state = 0
         for byte in ids[-length:].tolist():
-            state = int(TABLE[state, byte])
+            state = int(TRANSITIONS[state, byte])
             if state in (0, NEVER):
                 break
         else:
@@ -50,16 +57,25 @@ def beginning(ids: Table) -> tuple[int, int]:
     return 0, 0
 
 
-def pruned(table: Table) -> Table:
-    """A table without what leads to states in which nothing can come, such as where a ban leaves no way to go on."""
-    while (dead := np.isin(table, np.flatnonzero((table == NEVER).all(axis=1)))).any():
-        table = np.where(dead, np.uint8(NEVER), table)
-    return table
+def without_dead_ends(transitions: Table) -> Table:
+    """Return the automaton without the transitions to states that allow no symbol, such as after a ban of symbols.
+
+    Args:
+        transitions: (S, V) uint8, the state after each symbol in each state, or NEVER.
+    """
+    while (dead := np.isin(transitions, np.flatnonzero((transitions == NEVER).all(axis=1)))).any():
+        transitions = np.where(dead, np.uint8(NEVER), transitions)
+    return transitions
 
 
-def can_come(table: Table, symbols: Table) -> bool:
-    """Whether the symbols can come one after the other, whatever was before them."""
-    states = np.arange(len(table))
+def is_possible(transitions: Table, symbols: Table) -> bool:
+    """Return whether an automaton accepts a sequence of symbols in at least one state.
+
+    Args:
+        transitions: (S, V) uint8, the state after each symbol in each state, or NEVER.
+        symbols: (N,) ids.
+    """
+    states = np.arange(len(transitions))
     for symbol in symbols:
-        states = np.setdiff1d(table[states, symbol], NEVER)
+        states = np.setdiff1d(transitions[states, symbol], NEVER)
     return len(states) > 0

@@ -1,7 +1,8 @@
-"""Symbols and their ids: the distinct code points of a text, in sorted order; or all bytes.
+"""Symbols and their ids: the distinct code points of a text in sorted order, or all bytes.
 
-A text is a str in both. Where the symbols are bytes it is their UTF-8, and a byte that is not UTF-8 is the lone
-surrogate U+DC00 + byte, as Python's `surrogateescape` has it: so every sequence of bytes is a text, and back again.
+A text is a str for both kinds. If the symbols are bytes, they are the UTF-8 encoding of the str, and a byte that is not
+UTF-8 is the lone surrogate U+DC00 + byte, as with Python's `surrogateescape`. So every sequence of bytes is a text, and
+decoding and encoding are inverse to each other.
 """
 
 from __future__ import annotations
@@ -16,33 +17,42 @@ import numpy as np
 
 from charlstm import terminal
 from charlstm.config import MAX_VOCABULARY, SymbolKind, Unknown
-from charlstm.errors import CorpusError, UnknownSymbols, UsageError
+from charlstm.errors import CorpusError, Field, UnknownSymbols, UsageError
 from charlstm.text import documents, utf8
 
-COUNTED = 1 << 22  # symbols of an endless text, for the error that tells what is unknown
-_BLOCK = 1 << 18  # characters worked on at a time: what numpy needs for its indices (8 bytes each) stays in the cache
+MAX_COUNTED = 1 << 22  # symbols of an endless text that are searched for unknown characters, for the error message
+_BLOCK = 1 << 18  # characters that are looked up at a time: numpy's indices (8 bytes each) then stay in the cache
 _SURROGATES = range(0xD800, 0xE000)
-_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the surrogates that stand for none
+_NOT_A_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the surrogates that represent no byte
+
+Ids = np.ndarray[Any, Any]
 
 
 class Vocabulary:
-    """Immutable: symbol ↔ id, where the id is the symbol's rank by code point.
+    """An immutable mapping between symbols and ids. The id of a symbol is its rank by code point.
+
+    This class is the vocabulary of code points; `ByteVocabulary` is that of bytes.
 
     Args:
         symbols: distinct code points in ascending order, without surrogates.
-        boundary: what stands between the documents of a text; None where a text is one. One symbol of the vocabulary
-            stands for it (see `documents`).
+        boundary: the text between two documents; None if the text is not divided into documents. One symbol of the
+            vocabulary represents it (see `documents`).
+
+    Attributes:
+        kind: 'chars' or 'bytes'.
+        unit: the name of one symbol.
+        transitions: (S, V) uint8, the automaton that accepts the valid sequences of symbols: the state after each
+            symbol in each state, or `utf8.NEVER`. None if all sequences are valid.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the symbols or the boundary are invalid.
     """
 
     __slots__ = ("_boundary", "_codes", "_symbols", "_table")
 
     kind: SymbolKind = "chars"
     unit: Literal["char", "byte"] = "char"
-    follows: np.ndarray[Any, Any] | None = None
-    """The automaton of well-formed texts, where not every sequence of symbols is one: a `Rule`'s."""
+    transitions: np.ndarray[Any, Any] | None = None
 
     def __init__(self, symbols: str, boundary: str | None = None) -> None:
         codes = code_points(symbols)
@@ -51,79 +61,85 @@ class Vocabulary:
         if not np.all(codes[1:] > codes[:-1]):
             raise ValueError("the vocabulary's symbols are not distinct and in ascending order")
         if np.any((codes >= _SURROGATES.start) & (codes < _SURROGATES.stop)):
-            raise ValueError("the vocabulary holds a surrogate, which is not a character")
+            raise ValueError("the vocabulary contains a surrogate, which is not a character")
         self._symbols = symbols
-        self._boundary = self._checked(boundary)
+        self._boundary = self._checked_boundary(boundary)
         self._codes = codes
-        # Code point → id; len(self) stands for "unknown", also in the last entry, for all that lies beyond it.
-        self._table = np.full(int(codes[-1]) + 2, len(codes), dtype=_smallest(len(codes)))
+        # Code point → id. The value len(self) is "unknown"; the last entry is for all larger code points.
+        self._table = np.full(int(codes[-1]) + 2, len(codes), dtype=np.min_scalar_type(len(codes)))
         self._table[codes] = np.arange(len(codes))
 
-    def _checked(self, boundary: str | None) -> str | None:
+    def _checked_boundary(self, boundary: str | None) -> str | None:
         try:
             if boundary is not None and documents.symbol_of(boundary, self.kind) not in self._symbols:
-                raise ValueError(f"no symbol of the vocabulary stands for its boundary {ascii(boundary)[:60]}")
+                raise ValueError(f"the vocabulary lacks the symbol of its boundary {ascii(boundary)[:60]}")
         except UsageError as error:
             raise ValueError(str(error)) from error
         return boundary
 
     @classmethod
     def of(cls, text: str) -> Vocabulary:
-        """The vocabulary of a text.
+        """Return the vocabulary of a text.
 
         Raises:
-            CorpusError: an empty text, or one with a lone surrogate.
+            CorpusError: the text is empty or contains a lone surrogate.
         """
         seen = np.zeros(MAX_VOCABULARY, dtype=bool)
-        for _, codes in _blocks(text):
+        for codes in _code_point_blocks(text):
             seen[codes] = True
         return cls.of_seen(seen)
 
     @classmethod
     def of_seen(cls, seen: np.ndarray[Any, Any]) -> Vocabulary:
-        """The vocabulary of the code points c for which `seen[c]` is true; `seen` is (1114112,) bool.
+        """Return the vocabulary of the code points that occur in a text.
+
+        Args:
+            seen: (1114112,) bool, whether each code point occurs.
 
         Raises:
-            CorpusError: none is, or a surrogate.
+            CorpusError: no code point occurs, or a surrogate does.
         """
         if np.any(seen[_SURROGATES.start : _SURROGATES.stop]):
-            raise CorpusError("the text holds a lone surrogate, which is no character; decode its bytes again")
+            raise CorpusError("the text contains a lone surrogate, which is not a character; decode its bytes again")
         codes = np.flatnonzero(seen).astype("<u4")
         if not len(codes):
-            raise CorpusError("the text is empty; there is nothing to learn from")
+            raise CorpusError("the text is empty; it needs one character or more")
         return cls(codes.tobytes().decode("utf-32-le"))
 
     def union(self, *others: Vocabulary) -> Vocabulary:
-        """The vocabulary of all texts together, with the boundary of this one; a symbol may have another id there.
+        """Return the vocabulary of the symbols of all, with the boundary of this one. The ids may differ.
 
         Raises:
-            UsageError: as `check_kind`.
+            UsageError: as `check_compatible`.
         """
-        self.check_kind(*others)
-        if self.kind == "bytes":
-            return self
+        self.check_compatible(*others)
         joined = Vocabulary.of("".join(vocabulary.symbols for vocabulary in (self, *others)))
         return Vocabulary(joined.symbols, self.boundary)
 
     def with_boundary(self, boundary: str) -> Vocabulary:
-        """The same, of documents, and with the symbol that stands for what is between them.
+        """Return the vocabulary of a text of documents: with the boundary, and with the symbol that represents it.
 
         Raises:
-            UsageError: a boundary that cannot be one.
+            UsageError: the boundary is invalid.
         """
         symbol = documents.symbol_of(boundary, self.kind)
         return Vocabulary("".join(sorted({*self._symbols, symbol})), boundary)
 
-    def check_kind(self, *others: Vocabulary) -> None:
-        """Raises UsageError where the symbols of some are bytes, and of others characters; or where some are of
-        documents that are divided otherwise than those of this one.
+    def check_compatible(self, *others: Vocabulary) -> None:
+        """Check that texts of the other vocabularies can be used together with texts of this one.
+
+        Raises:
+            UsageError: the symbols of one are bytes, of another characters; or another has a different boundary.
         """
         if {other.kind for other in others} - {self.kind}:
-            raise UsageError("bytes and characters do not go together: give --symbols as the model was trained with")
+            raise UsageError(
+                "bytes and characters cannot be mixed: use the ", Field("symbols"), " that the model was trained with"
+            )
         for boundary in {other.boundary for other in others if other.boundary is not None} - {self.boundary}:
             raise UsageError(
-                f"{documents.divided(self.boundary)} and {documents.divided(boundary)} do not go together: "
-                "read both with the same --boundary"
+                f"{documents.describe_division(self.boundary)} and {documents.describe_division(boundary)} cannot be "
+                "mixed: read both with the same ",
+                Field("boundary"),
             )
 
     @property
@@ -134,26 +150,26 @@ class Vocabulary:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest unsigned type that holds every id."""
-        return _smallest(len(self) - 1)
+        return np.min_scalar_type(len(self) - 1)
 
     @property
     def boundary(self) -> str | None:
-        """What stands between the documents of a text; None where a text is one."""
+        """The text between two documents; None if the text is not divided into documents."""
         return self._boundary
 
     @property
     def boundary_symbol(self) -> str | None:
-        """The symbol that is read for it."""
+        """The symbol that represents the boundary."""
         return None if self._boundary is None else documents.symbol_of(self._boundary, self.kind)
 
     @property
     def boundary_id(self) -> int | None:
-        """That symbol's id."""
+        """The id of the symbol that represents the boundary."""
         symbol = self.boundary_symbol
         return None if symbol is None else self._symbols.index(symbol)
 
     def name(self, symbol: int) -> str:
-        """What an id stands for: its symbol, but of a boundary the text."""
+        """Return the text of an id: its symbol, or the boundary."""
         found: str = self._symbols[symbol]
         return found if self._boundary is None or found != self.boundary_symbol else self._boundary
 
@@ -171,124 +187,134 @@ class Vocabulary:
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} symbols)"
 
-    def encode(self, text: str) -> np.ndarray[Any, Any]:
-        """The ids of a text, (len(text),) in `dtype`. Needs one id a character and half a dozen megabytes besides.
+    def encode(self, text: str) -> Ids:
+        """Return the ids of a text, (N,) in `dtype`. It needs one id per character and about six more megabytes.
 
         Raises:
-            UnknownSymbols: characters that are not in the vocabulary, each named with how often it occurs.
+            UnknownSymbols: the text has characters outside the vocabulary; the message lists and counts them.
         """
         return self.encode_known(text)[0]
 
-    def encode_known(self, text: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
-        """The ids of a text, and the characters that were skipped or replaced, each with how often it occurs.
+    def encode_known(self, text: str, unknown: Unknown = "error") -> tuple[Ids, dict[str, int]]:
+        """Return the ids of a text, and the number of occurrences of each character that was skipped or replaced.
 
         Args:
-            unknown: 'skip' leaves out what is not in the vocabulary; 'replace' puts `replacement` there.
+            text: boundaries in it are encoded as one symbol each.
+            unknown: 'skip' omits the characters outside the vocabulary; 'replace' encodes `replacement` instead.
 
         Raises:
-            UnknownSymbols: there are such characters, and unknown is 'error'.
+            UnknownSymbols: there are such characters, and `unknown` is 'error'.
         """
-        return self.lookup(self.marked(text), unknown)
-
-    def marked(self, text: str) -> str:
-        """A text with one symbol for each boundary in it."""
         symbol = self.boundary_symbol
-        return text if self._boundary is None or symbol is None else text.replace(self._boundary, symbol)
+        if self._boundary is not None and symbol is not None:
+            text = text.replace(self._boundary, symbol)
+        return self.lookup(text, unknown)
 
-    def framed(self, parts: Iterable[str]) -> Iterator[str]:
-        """A text in parts as it is trained on and scored: documents have a boundary in front and behind."""
+    def insert_boundaries(self, blocks: Iterable[str]) -> Iterator[str]:
+        """Yield a text as it is trained on and scored: documents with the boundary symbol before and after each.
+
+        Args:
+            blocks: a text in blocks; it is unchanged if the vocabulary has no boundary.
+        """
         symbol = self.boundary_symbol
         if self._boundary is None or symbol is None:
-            return iter(parts)
-        return itertools.chain([symbol], documents.marked(parts, self._boundary, symbol))
+            return iter(blocks)
+        return itertools.chain([symbol], documents.replace_boundaries(blocks, self._boundary, symbol))
 
-    def lookup(self, symbols: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
-        """As `encode_known`, of what stands for itself: no boundary is looked for."""
+    def lookup(self, symbols: str, unknown: Unknown = "error") -> tuple[Ids, dict[str, int]]:
+        """Return the ids of symbols, and the counts of the unknown ones, as `encode_known`, but ignore boundaries."""
         ids = np.empty(len(symbols), dtype=self.dtype)
         end = 0
-        foreign: dict[str, int] = {}
-        for _, codes in _blocks(symbols):
+        counts: dict[str, int] = {}
+        for codes in _code_point_blocks(symbols):
             block = self._table.take(codes.astype(np.intp), mode="clip")
             if block.max() == len(self):
-                strange = block == len(self)
-                for code, count in zip(*np.unique(codes[strange], return_counts=True), strict=True):
-                    foreign[chr(code)] = foreign.get(chr(code), 0) + int(count)
+                is_unknown = block == len(self)
+                for code, count in zip(*np.unique(codes[is_unknown], return_counts=True), strict=True):
+                    counts[chr(code)] = counts.get(chr(code), 0) + int(count)
                 if unknown == "skip":
-                    block = block[~strange]
+                    block = block[~is_unknown]
                 else:
-                    block[strange] = self._symbols.index(self.replacement)
+                    block[is_unknown] = self._symbols.index(self.replacement)
             ids[end : end + len(block)] = block
             end += len(block)
-        if foreign and unknown == "error":
-            raise _unknown(foreign)
-        return ids[:end], foreign
+        if counts and unknown == "error":
+            raise _unknown_symbols(counts)
+        return ids[:end], counts
 
-    def lookup_each(
-        self, parts: Iterable[str], foreign: Counter[str], unknown: Unknown = "error"
-    ) -> Iterator[np.ndarray[Any, Any]]:
-        """As `lookup`, the ids of each part in turn; what is not in the vocabulary is counted in `foreign`.
+    def lookup_blocks(self, blocks: Iterable[str], counts: Counter[str], unknown: Unknown = "error") -> Iterator[Ids]:
+        """Yield the ids of each block of a text, as `lookup`.
+
+        Args:
+            blocks: a text in blocks.
+            counts: the number of occurrences of each unknown character is added here.
+            unknown: as in `encode_known`.
 
         Raises:
-            UnknownSymbols: there was something, and unknown is 'error'. To count it, the text is read on before, but no
-                further than some COUNTED symbols from its beginning.
+            UnknownSymbols: there are unknown characters, and `unknown` is 'error'. To count them the text is read on
+                first, but not further than about MAX_COUNTED symbols from its beginning.
         """
-        looked_at = 0
-        for part in parts:
-            ids, found = self.lookup(part, "skip" if unknown == "error" else unknown)
-            foreign.update(found)
-            looked_at += len(part)
-            if foreign and unknown == "error" and looked_at > COUNTED:
-                raise _unknown(foreign, looked_at)
+        searched = 0
+        for block in blocks:
+            ids, found = self.lookup(block, "skip" if unknown == "error" else unknown)
+            counts.update(found)
+            searched += len(block)
+            if counts and unknown == "error" and searched > MAX_COUNTED:
+                raise _unknown_symbols(counts, searched)
             yield ids
-        if foreign and unknown == "error":
-            raise _unknown(foreign)
+        if counts and unknown == "error":
+            raise _unknown_symbols(counts)
 
     @property
     def replacement(self) -> str:
-        """What stands for an unknown character: the first known of U+FFFD, '?' and space; else the first symbol that is
-        no boundary.
+        """The replacement for an unknown character.
+
+        The first of U+FFFD, '?' and space that is in the vocabulary, else the first symbol that is not the boundary.
         """
         plain = [symbol for symbol in ("\ufffd", "?", " ", *self._symbols[:2]) if symbol != self.boundary_symbol]
         return next((symbol for symbol in plain if symbol in self._symbols), str(self._symbols[0]))
 
     def decode(self, ids: Any) -> str:
-        """The text of a sequence of ids: `decode(encode(text)) == text`.
+        """Return the text of ids, so that `decode(encode(text)) == text`.
+
+        Args:
+            ids: integers of any shape.
 
         Raises:
-            ValueError: an id that the vocabulary does not have.
+            ValueError: an id is outside the vocabulary.
         """
         array = np.asarray(ids)
         if not array.size:
             return ""
         if array.min() < 0 or array.max() >= len(self):
             raise ValueError(f"ids must lie from 0 to {len(self) - 1}, not {array.min()} to {array.max()}")
-        text, symbol = self._spelled(array.ravel()), self.boundary_symbol
+        text, symbol = self._decode_symbols(array.ravel()), self.boundary_symbol
         return text if self._boundary is None or symbol is None else text.replace(symbol, self._boundary)
 
-    def _spelled(self, ids: np.ndarray[Any, Any]) -> str:
+    def _decode_symbols(self, ids: Ids) -> str:
         return str(self._codes[ids].tobytes(), "utf-32-le")
 
-    def unfinished(self, ids: np.ndarray[Any, Any]) -> int:
-        """How many of the last ids (N,) are no character yet, but may become one with those that follow."""
+    def incomplete_suffix_length(self, ids: Ids) -> int:
+        """Return the number of ids at the end of (N,) that are the beginning of an incomplete character."""
         return 0
 
-    def phase(self, ids: np.ndarray[Any, Any]) -> int:
-        """The state of `follows` after ids (N,), where all but the unfinished ones are done with."""
+    def state_after(self, ids: Ids) -> int:
+        """Return the state of `transitions` after ids (N,)."""
         return 0
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint's metadata."""
-        return self._described({"kind": "code points", "symbols": self._symbols})
+        """Return the JSON object that a checkpoint stores."""
+        return self._with_boundary_entry({"kind": "code points", "symbols": self._symbols})
 
-    def _described(self, described: dict[str, Any]) -> dict[str, Any]:
-        return described if self._boundary is None else {**described, "boundary": self._boundary}
+    def _with_boundary_entry(self, values: dict[str, Any]) -> dict[str, Any]:
+        return values if self._boundary is None else {**values, "boundary": self._boundary}
 
     @staticmethod
     def from_json(values: object) -> Vocabulary:
-        """What `to_json` gave.
+        """Return the vocabulary that `to_json` described.
 
         Raises:
-            ValueError: anything else.
+            ValueError: the value does not describe a vocabulary.
         """
         boundary = values.get("boundary") if isinstance(values, dict) else None
         if isinstance(values, dict) and "boundary" in values:
@@ -301,96 +327,125 @@ class Vocabulary:
             raise ValueError("a vocabulary must be an object with kind and symbols")
         if values["kind"] != "code points":
             kind = terminal.escape(str(values["kind"]))[:40]
-            raise ValueError(f"a vocabulary of {kind} is not known to this charlstm")
+            raise ValueError(f"a vocabulary of {kind} is not supported by this version of charlstm")
         if not isinstance(values["symbols"], str):
             raise ValueError("a vocabulary's symbols must be one string")
         return Vocabulary(values["symbols"], boundary)
 
 
 class ByteVocabulary(Vocabulary):
-    """All 256 bytes, each its own id, so that nothing is unknown."""
+    """The vocabulary of all 256 bytes; each byte is its own id, so that no byte is unknown.
+
+    Args:
+        boundary: the text between two documents; None if the text is not divided into documents.
+
+    Raises:
+        ValueError: the boundary is invalid.
+    """
 
     __slots__ = ()
 
     kind = "bytes"
     unit = "byte"
-    follows = utf8.TABLE
+    transitions = utf8.TRANSITIONS
 
     def __init__(self, boundary: str | None = None) -> None:
         self._symbols = bytes(range(256)).decode("utf-8", "surrogateescape")
-        self._boundary = self._checked(boundary)
+        self._boundary = self._checked_boundary(boundary)
 
-    def with_boundary(self, boundary: str) -> ByteVocabulary:
-        """The same, of documents.
+    @classmethod
+    def of(cls, text: str) -> ByteVocabulary:
+        """Return the vocabulary of all bytes, whatever the text."""
+        return cls()
+
+    @classmethod
+    def of_seen(cls, seen: np.ndarray[Any, Any]) -> ByteVocabulary:
+        """Return the vocabulary of all bytes, whatever occurs."""
+        return cls()
+
+    def union(self, *others: Vocabulary) -> ByteVocabulary:
+        """Return this vocabulary, which has all bytes.
 
         Raises:
-            UsageError: a boundary that cannot be one.
+            UsageError: as `check_compatible`.
+        """
+        self.check_compatible(*others)
+        return self
+
+    def with_boundary(self, boundary: str) -> ByteVocabulary:
+        """Return the vocabulary of a text of documents.
+
+        Raises:
+            UsageError: the boundary is invalid.
         """
         documents.symbol_of(boundary, self.kind)
         return ByteVocabulary(boundary)
 
-    def lookup(self, symbols: str, unknown: Unknown = "error") -> tuple[np.ndarray[Any, Any], dict[str, int]]:
-        """The bytes of a text, (N,) uint8. Unknown are only the surrogates that stand for no byte.
+    def lookup(self, symbols: str, unknown: Unknown = "error") -> tuple[Ids, dict[str, int]]:
+        """Return the bytes of a text, (N,) uint8, and the counts of unknown symbols.
 
         Raises:
-            UnknownSymbols: there are such, and unknown is 'error'.
+            UnknownSymbols: the text has surrogates that represent no byte, and `unknown` is 'error'.
         """
-        foreign: dict[str, int] = {}
+        counts: dict[str, int] = {}
         try:
             encoded = symbols.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
-            foreign = dict(Counter(_NO_BYTE.findall(symbols)))
+            counts = dict(Counter(_NOT_A_BYTE.findall(symbols)))
             if unknown == "error":
-                raise _unknown(foreign) from None
-            symbols = _NO_BYTE.sub("" if unknown == "skip" else self.replacement, symbols)
+                raise _unknown_symbols(counts) from None
+            symbols = _NOT_A_BYTE.sub("" if unknown == "skip" else self.replacement, symbols)
             encoded = symbols.encode("utf-8", "surrogateescape")
-        return np.frombuffer(encoded, np.uint8), foreign
+        return np.frombuffer(encoded, np.uint8), counts
 
     @property
     def replacement(self) -> str:
-        """What stands for an unknown character: U+FFFD."""
+        """The replacement for an unknown character: U+FFFD."""
         return "\ufffd"
 
-    def _spelled(self, ids: np.ndarray[Any, Any]) -> str:
+    def _decode_symbols(self, ids: Ids) -> str:
         return ids.astype(np.uint8).tobytes().decode("utf-8", "surrogateescape")
 
-    def unfinished(self, ids: np.ndarray[Any, Any]) -> int:
-        """How many of the last ids (N,) are the beginning of a character in UTF-8: from 0 to 3."""
-        return utf8.beginning(ids)[0]
+    def incomplete_suffix_length(self, ids: Ids) -> int:
+        """Return the number of bytes at the end of (N,) that begin a UTF-8 character without completing it: 0 to 3."""
+        return utf8.incomplete_suffix(ids)[0]
 
-    def phase(self, ids: np.ndarray[Any, Any]) -> int:
-        """The state of `follows` after ids (N,): 0 but within a character. What is not UTF-8 is done with."""
-        return utf8.beginning(ids)[1]
+    def state_after(self, ids: Ids) -> int:
+        """Return the state of `transitions` after ids (N,): 0 except within a character. Invalid bytes are ignored."""
+        return utf8.incomplete_suffix(ids)[1]
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint's metadata."""
-        return self._described({"kind": "bytes"})
+        """Return the JSON object that a checkpoint stores."""
+        return self._with_boundary_entry({"kind": "bytes"})
 
 
 def code_points(text: str) -> np.ndarray[Any, Any]:
-    """The code points of a text, (len(text),) uint32, read-only."""
+    """Return the code points of a text, (len(text),) uint32, read-only."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
-def _blocks(text: str) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Return at most ten characters with their counts, the most frequent first; safe to print."""
+    ordered = sorted(counts, key=lambda char: (-counts[char], char))
+    listed = ", ".join(f"'{terminal.escape(char)}' × {counts[char]}" for char in ordered[:10])
+    return listed + (f" and {len(ordered) - 10} more" if len(ordered) > 10 else "")
+
+
+def _code_point_blocks(text: str) -> Iterator[np.ndarray[Any, Any]]:
     for start in range(0, len(text), _BLOCK):
-        yield start, code_points(text[start : start + _BLOCK])
+        yield code_points(text[start : start + _BLOCK])
 
 
-def _smallest(largest: int) -> np.dtype[Any]:
-    return np.min_scalar_type(largest)
+def _unknown_symbols(counts: Mapping[str, int], searched: int | None = None) -> UnknownSymbols:
+    """Return the error for unknown characters.
 
-
-def _unknown(foreign: Mapping[str, int], looked_at: int | None = None) -> UnknownSymbols:
-    """The error; `looked_at` is how many symbols of a longer text were."""
-    some = "1 character is" if len(foreign) == 1 else f"{len(foreign)} different characters are"
-    choose = "choose --unknown skip or replace"
-    where = "" if looked_at is None else f" in the first {looked_at:,}"
-    return UnknownSymbols(f"{some} not in the model's vocabulary: {listed(foreign)}{where}; {choose}")
-
-
-def listed(foreign: Mapping[str, int]) -> str:
-    """Characters with how often each occurs, the most frequent first and no more than ten; safe to print."""
-    often = sorted(foreign, key=lambda char: (-foreign[char], char))
-    shown = ", ".join(f"'{terminal.escape(char)}' × {foreign[char]}" for char in often[:10])
-    return shown + (f" and {len(often) - 10} more" if len(often) > 10 else "")
+    Args:
+        counts: the number of occurrences of each.
+        searched: the number of symbols that were searched, if this is not the whole text.
+    """
+    some = "1 character is" if len(counts) == 1 else f"{len(counts)} different characters are"
+    where = "" if searched is None else f" in the first {searched:,}"
+    listed = format_counts(counts)
+    return UnknownSymbols(
+        f"{some} not in the model's vocabulary: {listed}{where}; choose ", Field("unknown"), " skip or replace"
+    )

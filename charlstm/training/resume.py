@@ -16,7 +16,7 @@ from charlstm.provenance import BaseRecord
 from charlstm.runs import LAST
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus
-from charlstm.text.documents import divided
+from charlstm.text.documents import describe_division
 from charlstm.text.vocabulary import Vocabulary
 from charlstm.training import records
 
@@ -117,7 +117,7 @@ def check_text(saved: Checkpoint, corpus: Corpus, *, allow_new: bool) -> bool:
     if corpus.vocabulary.kind != vocabulary.kind:
         raise ResumeError(f"this run's symbols are {vocabulary.kind}: give --symbols {vocabulary.kind}")
     if corpus.vocabulary.boundary != vocabulary.boundary:
-        theirs, ours = divided(vocabulary.boundary), divided(corpus.vocabulary.boundary)
+        theirs, ours = describe_division(vocabulary.boundary), describe_division(corpus.vocabulary.boundary)
         raise ResumeError(f"this run's text is {theirs}, not {ours}")
     if foreign := {*corpus.vocabulary.symbols} - {*vocabulary.symbols}:
         raise ResumeError(

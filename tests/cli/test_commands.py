@@ -28,7 +28,7 @@ from charlstm.cli.app import app
 from charlstm.cli.options import flags_of, unescaped
 from charlstm.config import SamplingConfig, TrainingOptions
 from charlstm.inference import evaluation, native
-from charlstm.text import bundled, downloads
+from charlstm.text import datasets
 from tests.helpers.command_line import OPTIONS
 from tests.helpers.commands import here, model_file
 
@@ -702,6 +702,6 @@ def test_verify_names_each_file_of_a_run_that_is_whole(in_folder: Path, capfd: C
 
 
 def test_corpus_writes_the_named_text_and_lists_the_names(capfd: Capture) -> None:
-    assert here(capfd, "corpus", "python:docs").text == bundled.text("python:docs")
+    assert here(capfd, "corpus", "python:docs").text == datasets.generate("python:docs")
     listed = here(capfd, "corpus").text
-    assert [line.split()[0] for line in listed.splitlines()] == [*bundled.NAMES, *downloads.SOURCES]
+    assert [line.split()[0] for line in listed.splitlines()] == [*datasets.names()]

@@ -107,8 +107,8 @@ def test_memory_does_not_grow_with_the_lines(model: Path, many: int) -> None:
     peaks = []
     for lines in (1_000, many):
         code = (
-            "import sys; from charlstm.text import corpus; from charlstm.cli.main import run;"
-            "corpus.BLOCK_BYTES = 4096;"  # the lines of one block are there at once
+            "import sys; from charlstm.text import reading; from charlstm.cli.main import run;"
+            "reading.BLOCK_BYTES = 4096;"  # the lines of one block are there at once
             f"status = run(['eval', '-c', {str(model)!r}, '--per-line', '-']);"
             "peak, = (line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'));"
             "print(peak, file=sys.stderr); sys.exit(status)"  # getrusage would count what was before this program, too

@@ -94,7 +94,7 @@ def expected(
 ) -> str:
     """What HARNESS prints, from the integers of `IntegerModel`."""
     lines, state, utf8 = [], model.zero_state(), 0
-    bytes_follow = vocabulary.follows
+    bytes_follow = vocabulary.transitions
 
     def feed(symbol: int) -> NDArray[np.int64]:
         nonlocal state, utf8

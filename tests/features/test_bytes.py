@@ -31,7 +31,8 @@ from charlstm.inference.filters import SamplingRule
 from charlstm.inference.sampling import Sampler
 from charlstm.inference.surprisal import CharScore
 from charlstm.model import Model
-from charlstm.text import corpus, id_file, utf8
+from charlstm.text import corpus, id_file, reading, utf8
+from charlstm.text.reading import TextFormat
 from charlstm.text.vocabulary import ByteVocabulary, Vocabulary
 from charlstm.training import dynamic_evaluation
 from charlstm.training.trainer import Trainer
@@ -82,7 +83,7 @@ def place(data: bytes) -> str:
 @given(st.binary(max_size=6) | st.lists(st.sampled_from(EDGES), max_size=6).map(bytes))
 def test_unfinished_is_the_beginning_of_a_character(data: bytes) -> None:
     begun = [n for n in (1, 2, 3) if n <= len(data) and place(data[-n:]) == "begun" and data[-n] >= 0xC0]
-    assert ByteVocabulary().unfinished(np.frombuffer(data, np.uint8)) == (begun[0] if begun else 0)
+    assert ByteVocabulary().incomplete_suffix_length(np.frombuffer(data, np.uint8)) == (begun[0] if begun else 0)
 
 
 def test_a_symbol_is_a_byte_and_its_own_id() -> None:
@@ -117,7 +118,10 @@ def test_bytes_are_read_as_they_are(tmp_path: Path) -> None:
     assert np.asarray(found.ids).tobytes() == NOT_UTF8 + b"\xff\r\n"
     assert found.sha256 == hashlib.sha256(NOT_UTF8 + b"\xff\r\n").hexdigest()
     assert found.ids.dtype == np.uint8
-    assert corpus.read_text([folder], symbols="bytes").encode("utf-8", "surrogateescape") == NOT_UTF8 + b"\xff\r\n"
+    assert (
+        reading.read_text([folder], TextFormat(symbols="bytes")).encode("utf-8", "surrogateescape")
+        == NOT_UTF8 + b"\xff\r\n"
+    )
     with pytest.raises(CharlstmError, match="UTF-8"):
         charlstm.read([folder])
 
@@ -126,15 +130,15 @@ def test_bytes_of_a_named_corpus_and_an_encoding() -> None:
     read = charlstm.read(["python:docs"])
     as_bytes = charlstm.read(read.names, symbols="bytes")
     assert as_bytes.sha256 == read.sha256
-    with pytest.raises(UsageError, match="leave out --encoding"):
+    with pytest.raises(UsageError, match="leave out encoding"):
         charlstm.read(["x"], encoding="latin-1", symbols="bytes")
 
 
 def test_ids_of_long_bytes_lie_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(id_file, "folder", lambda: tmp_path / "ids")
     monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 100)
-    monkeypatch.setattr(corpus, "LOOKED_UP_BYTES", 1)
-    monkeypatch.setattr(corpus, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(reading, "MIN_FINGERPRINTED_BYTES", 1)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 64)
     text = tmp_path / "text"
     text.write_text("жук " * 100)
     for _ in range(2):  # written, and found again
@@ -189,7 +193,7 @@ def test_eval_reports_per_byte(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 def test_refusals_speak_of_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for data, more, said in (
         (b"", (), "it needs one byte or more"),
-        (b"x", (), "of the text's 1 bytes 1 would train"),
+        (b"x", (), "the training part has 1 of the 1 bytes of the text; it needs 2 or more"),
         (b"x" * 30, ("--max-chars", 20), "longer than 20 bytes"),
         (b"x" * 99, ("--max-chars", 20), "99 bytes are more than a limit of 20 allows"),
     ):
@@ -277,15 +281,15 @@ def test_the_automaton_is_pythons_strict_decoder() -> None:
     ):
         state = 0
         for byte in sequence:
-            state = int(utf8.TABLE[state, byte]) if state != utf8.NEVER else state
+            state = int(utf8.TRANSITIONS[state, byte]) if state != utf8.NEVER else state
         assert place(bytes(sequence)) == {0: "whole", utf8.NEVER: "never"}.get(state, "begun"), sequence
 
 
 @given(st.binary(max_size=4) | st.lists(st.sampled_from(EDGES), max_size=4).map(bytes), st.sampled_from(EDGES))
 def test_what_may_follow_a_text_goes_on_with_its_last_character(data: bytes, byte: int) -> None:
     vocabulary, ids = ByteVocabulary(), np.frombuffer(data, np.uint8)
-    may = utf8.TABLE[vocabulary.phase(ids), byte] != utf8.NEVER
-    begun = data[len(data) - vocabulary.unfinished(ids) :]
+    may = utf8.TRANSITIONS[vocabulary.state_after(ids), byte] != utf8.NEVER
+    begun = data[len(data) - vocabulary.incomplete_suffix_length(ids) :]
     assert may == (place(begun + bytes([byte])) != "never")
 
 
@@ -294,7 +298,7 @@ def test_what_next_shows_is_the_softmax_over_what_may_follow(data: bytes, may: i
     prime = ByteVocabulary().decode(np.frombuffer(data, np.uint8))
     own = dict(model().next(prime, raw=True))
     assert len(own) == 256
-    symbols = [ByteVocabulary().symbols[k] for k in np.flatnonzero(utf8.TABLE[may] != utf8.NEVER)]
+    symbols = [ByteVocabulary().symbols[k] for k in np.flatnonzero(utf8.TRANSITIONS[may] != utf8.NEVER)]
     total = sum(own[symbol] for symbol in symbols)
     assert dict(model().next(prime)) == pytest.approx({symbol: own[symbol] / total for symbol in symbols})
 
@@ -308,8 +312,10 @@ def test_drawn_bytes_follow_the_softmax_over_what_may_follow(temperature: float,
     """χ² at each place in a character; of another temperature, of all bytes or after another byte it does not fit."""
     logits = np.linspace(-2, 2, 256)[np.random.default_rng(3).permutation(256)]
     count = 8_000 * len(BEGUN)
-    phases = np.tile([ByteVocabulary().phase(np.frombuffer(begun, np.uint8)) for begun in BEGUN], count // len(BEGUN))
-    engine, rule = biased(logits, backend), SamplingRule(temperature, follows=ByteVocabulary.follows)
+    phases = np.tile(
+        [ByteVocabulary().state_after(np.frombuffer(begun, np.uint8)) for begun in BEGUN], count // len(BEGUN)
+    )
+    engine, rule = biased(logits, backend), SamplingRule(temperature, follows=ByteVocabulary.transitions)
     drawn, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), 1, rule, seed=5, phases=phases)
     may = np.array([[place(begun + bytes([byte])) != "never" for byte in range(256)] for begun in BEGUN])
     softmax, without_temperature = np.exp(logits / temperature), np.exp(logits)
@@ -457,7 +463,7 @@ def test_what_goes_on_with_a_model_reads_texts_as_the_model_did(
     assert train("-", "--resume", "-o", "checkpoints/t", "--steps", 6).status == 0
     refused = train("t.txt", "--from", "checkpoints/t", "--symbols", "chars", "-o", "no")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
-    assert "bytes and characters do not go together" in refused.err
+    assert "bytes and characters cannot be mixed" in refused.err
     stdin(NOT_UTF8)  # the newest run is of bytes, and this text is of none
     refused = train("-", "--resume")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
@@ -483,5 +489,5 @@ def test_bytes_and_characters_are_not_mixed() -> None:
     in_bytes, in_chars = ByteVocabulary(), Vocabulary.of("ab")
     assert in_bytes.union(ByteVocabulary()) == in_bytes
     for one, other in ((in_bytes, in_chars), (in_chars, in_bytes)):
-        with pytest.raises(UsageError, match="--symbols"):
+        with pytest.raises(UsageError, match="use the symbols that"):
             one.union(other)

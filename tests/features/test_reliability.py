@@ -168,7 +168,7 @@ def test_a_training_that_is_killed_and_resumed_again_and_again_ends_in_the_same_
         killed += lead_to_the_end(forks, text, run, more, a_run, signal.SIGKILL, rng)
         for name in (LAST, BEST):
             assert (run / name).read_bytes() == (text.parent / "straight" / name).read_bytes()
-        assert sorted(os.listdir(run)) == [".lock", BEST, SETTINGS, LAST, METRICS]  # and no temporary file
+        assert sorted(os.listdir(run)) == [".lock", ".lock.pid", BEST, SETTINGS, LAST, METRICS]  # and no temporary file
         shutil.rmtree(run)
         if killed >= count:
             break
@@ -220,7 +220,7 @@ def test_a_training_on_a_full_disk_continues_and_fails_at_its_end_with_the_old_f
     warned = [event for event in life.events if event["event"] == "warned" and "File too large" in event["message"]]
     assert [event["step"] for event in warned][:19] == [*range(21, 40)]  # each step tries again
     assert (run / LAST).read_bytes() == old
-    assert sorted(os.listdir(run)) == [".lock", BEST, SETTINGS, LAST, METRICS]
+    assert sorted(os.listdir(run)) == [".lock", ".lock.pid", BEST, SETTINGS, LAST, METRICS]
     assert live(forks, (*words, "--steps", "40", "--resume"), None, 0, False).status == 0
     assert live(forks, (*words[:3], str(text.parent / "one"), *words[4:], "--steps", "40"), None, 0, False).status == 0
     assert checkpoint.load(run / LAST).step == 40

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from charlstm import cells
 from charlstm.config import Cell, ModelConfig
-from charlstm.text import bundled
+from charlstm.text import datasets
 from charlstm.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # it needs torch
@@ -37,7 +37,7 @@ def random_weights(config: ModelConfig, seed: int = 0, scale: float = 1.0) -> We
 @functools.cache
 def real_text(chars: int) -> str:
     """Return the first `chars` characters of English prose from the documentation in Python."""
-    text = bundled.text("python:docs")[:chars]
+    text = datasets.generate("python:docs")[:chars]
     assert len(text) == chars
     return text
 

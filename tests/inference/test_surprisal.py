@@ -165,7 +165,7 @@ def test_the_likeliest_are_those_of_the_distribution_at_that_place() -> None:
 @pytest.mark.fault("R71")
 def test_characters_that_are_not_known_are_refused_skipped_or_replaced_and_counted() -> None:
     model = sharp_model()
-    with pytest.raises(UnknownSymbols, match=r"'x' × 1.*--unknown"):
+    with pytest.raises(UnknownSymbols, match=r"'x' × 1.*choose unknown"):
         list(model.score_lines("abxc\nx"))
     skipped = list(model.score_lines("abxc\nx", unknown="skip"))
     assert [(line.text, line.chars, line.unknown) for line in skipped] == [("abxc\n", 4, 1), ("x", 0, 1)]

@@ -15,7 +15,7 @@ import charlstm
 from tests.helpers.commands import ROOT, environment, model_file, spawn
 
 PACKAGE = ROOT / "charlstm"
-HEAVY = {"torch", "numpy", "safetensors", "tqdm", "rich", "pydantic", "requests", "platformdirs"}
+HEAVY = {"torch", "numpy", "safetensors", "tqdm", "rich", "pydantic", "requests", "platformdirs", "pooch", "filelock"}
 
 
 def modules_loaded_by(code: str) -> set[str]:

@@ -22,7 +22,7 @@ import charlstm
 from charlstm.config import DynamicConfig, ModelConfig, TrainingOptions, Unknown
 from charlstm.errors import CorpusError, UnknownSymbols
 from charlstm.model import Model
-from charlstm.text import corpus, id_file, vocabulary
+from charlstm.text import corpus, id_file, reading, vocabulary
 from charlstm.text.corpus import Corpus, read
 from charlstm.text.id_file import StoredIds
 from charlstm.text.vocabulary import Vocabulary
@@ -46,8 +46,8 @@ def folder(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where ids are kept; every text of more than 500 characters is a long one."""
     monkeypatch.setattr(id_file, "folder", lambda: memory / "ids")
     monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 500)
-    monkeypatch.setattr(corpus, "LOOKED_UP_BYTES", 501)
-    monkeypatch.setattr(corpus, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(reading, "MIN_FINGERPRINTED_BYTES", 501)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 100)
     return memory / "ids"
 
 
@@ -94,7 +94,7 @@ def test_a_run_on_a_text_in_a_file_has_the_bytes_of_one_in_memory(
     runs = []
     for name, limit in (("file", 500), ("found", 500), ("memory", 10**6)):
         monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", limit)
-        monkeypatch.setattr(corpus, "LOOKED_UP_BYTES", limit)
+        monkeypatch.setattr(reading, "MIN_FINGERPRINTED_BYTES", limit)
         found = read([text])
         assert in_file(found) == (name != "memory")
         list(Trainer.start(found, memory / name, options).events())
@@ -144,7 +144,7 @@ def test_what_was_read_once_is_found_and_not_read_again(
     folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = read([text])
-    monkeypatch.setattr(corpus, "_decoded", unread)
+    monkeypatch.setattr(reading, "_decode_sources", unread)
     again = read([text])
     assert in_file(first)
     assert in_file(again)
@@ -210,7 +210,7 @@ def test_a_text_that_changed_is_read_again_though_size_and_time_are_the_same(
 def test_a_file_that_becomes_shorter_under_its_reader_is_one_line(folder: Path, text: Path) -> None:
     found = read([text])
     os.truncate(kept(folder)[0], 500)
-    with pytest.raises(CorpusError, match="cannot be read: it became shorter"):
+    with pytest.raises(CorpusError, match="cannot be read: the file was truncated"):
         np.asarray(found.ids)
 
 
@@ -263,7 +263,7 @@ def test_where_the_folder_cannot_be_made_the_memory_holds_the_text(
     folder.write_text("in the way")
     assert not in_file(read([text]))
     assert text_of(of_stdin(TEXT.encode(), monkeypatch)) == TEXT
-    monkeypatch.setattr(corpus, "_default_max_chars", lambda: 1000)
+    monkeypatch.setattr(reading, "max_chars_in_memory", lambda: 1000)
     refusals: tuple[Callable[[], object], ...] = (
         lambda: read([text]),
         lambda: of_stdin(TEXT.encode(), monkeypatch),
@@ -271,18 +271,18 @@ def test_where_the_folder_cannot_be_made_the_memory_holds_the_text(
     for refused in refusals:
         with pytest.raises(CorpusError) as caught:
             refused()
-        assert str(caught.value).startswith(f"a text of more than 1000 characters cannot be kept in {folder}: ")
-        assert str(caught.value).endswith("give it room there, or another folder by XDG_CACHE_HOME")
+        assert str(caught.value).startswith(f"a text of more than 1000 characters cannot be stored in {folder}: ")
+        assert str(caught.value).endswith("free some disk space, or set XDG_CACHE_HOME to another folder")
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(CorpusError, match=r"the text's ids, 0 MB, cannot be kept in .*: No space left on device"):
+    with pytest.raises(CorpusError, match=r"ids of the text, 0 MB, cannot be stored in .*: No space left on device"):
         read([text])
     assert kept(folder) == []
     with pytest.MonkeyPatch.context() as patch, open("/dev/full", "wb", buffering=0) as full:
-        patch.setattr(id_file, "nameless", lambda: full)
-        with pytest.raises(CorpusError, match=r"the text cannot be kept in .*: No space left on device"):
+        patch.setattr(id_file, "temporary_file", lambda: full)
+        with pytest.raises(CorpusError, match=r"the text cannot be stored in .*: No space left on device"):
             of_stdin(TEXT.encode(), monkeypatch)
 
 
@@ -319,21 +319,21 @@ def test_a_long_text_has_the_score_of_one_in_memory(
 def test_a_long_text_to_score_is_held_where_no_file_can_be_made_and_refused_on_a_full_disk(folder: Path) -> None:
     vocabulary = Vocabulary.of(TEXT)
     with open("/dev/full", "wb", buffering=0) as full, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(id_file, "nameless", lambda: full)
-        with pytest.raises(CorpusError, match=r"the text's ids cannot be kept in .*: No space left on device"):
-            corpus.encoded(vocabulary, [TEXT])
+        patch.setattr(id_file, "temporary_file", lambda: full)
+        with pytest.raises(CorpusError, match=r"the ids of the text cannot be stored in .*: No space left on device"):
+            corpus.encode_text(vocabulary, [TEXT])
     folder.write_text("in the way")
-    ids, _ = corpus.encoded(vocabulary, [TEXT, TEXT])
+    ids, _ = corpus.encode_text(vocabulary, [TEXT, TEXT])
     assert isinstance(ids, np.ndarray)
     assert vocabulary.decode(ids) == TEXT * 2
 
 
 def test_unknown_characters_are_counted_over_the_parts_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownSymbols, match=r"2 different characters .*: 'c' × 3, 'd' × 1; choose"):
-        corpus.encoded(Vocabulary.of("ab"), ["abc", "abab", "dcc"])
-    monkeypatch.setattr(vocabulary, "COUNTED", 100)
+        corpus.encode_text(Vocabulary.of("ab"), ["abc", "abab", "dcc"])
+    monkeypatch.setattr(vocabulary, "MAX_COUNTED", 100)
     with pytest.raises(UnknownSymbols, match=r"'c' × 51 in the first 102; choose"):
-        corpus.encoded(Vocabulary.of("ab"), itertools.repeat("ac"))
+        corpus.encode_text(Vocabulary.of("ab"), itertools.repeat("ac"))
 
 
 # --- a text that is written to
@@ -341,14 +341,14 @@ def test_unknown_characters_are_counted_over_the_parts_but_not_for_ever(monkeypa
 
 def second_reading(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
     """Let something happen between the two readings."""
-    decoded, readings = corpus._decoded, itertools.count(1)
+    decoded, readings = reading._decode_sources, itertools.count(1)
 
     def counted(*arguments: Any) -> Iterator[str]:
         if next(readings) == 2:
             change()
         return decoded(*arguments)
 
-    monkeypatch.setattr(corpus, "_decoded", counted)
+    monkeypatch.setattr(reading, "_decode_sources", counted)
 
 
 def test_a_text_that_grows_is_what_it_was_at_first(folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +371,7 @@ def test_a_text_that_changes_between_the_readings_is_refused(
 
 def test_the_latest_used_are_kept_and_what_the_dead_left_is_removed(folder: Path, memory: Path) -> None:
     files = []
-    for n in range(id_file.KEPT + 2):
+    for n in range(id_file.MAX_FILES + 2):
         path = memory / f"text{n}"
         path.write_text(TEXT + str(n))
         before = set(kept(folder)) if folder.exists() else set()
@@ -379,11 +379,11 @@ def test_the_latest_used_are_kept_and_what_the_dead_left_is_removed(folder: Path
         (new,) = set(kept(folder)) - before
         files.append(new)
         os.utime(new, (n, n))
-        if n == id_file.KEPT - 1:
+        if n == id_file.MAX_FILES - 1:
             assert in_file(read([memory / "text0"]))  # used again just now
     assert files[0].exists()
     assert [file.exists() for file in files[1:4]] == [False, False, True]
-    assert len(kept(folder)) == id_file.KEPT
+    assert len(kept(folder)) == id_file.MAX_FILES
     old, young = folder / ".x.ids.1.2.tmp", folder / ".y.ids.1.2.tmp"
     for path, age in ((old, 2 * id_file.ABANDONED_SECONDS), (young, 60)):
         path.write_bytes(b"x")

@@ -79,7 +79,7 @@ def test_unknown_symbols_are_listed_escaped_with_how_often_they_occur() -> None:
         vocabulary.encode("a\x1b\x1bb\n☃c☃☃\u202e")
     assert str(caught.value) == (
         "4 different characters are not in the model's vocabulary: '☃' × 3, '\\x1b' × 2, '\\x0a' × 1, '\\u202e' × 1;"
-        " choose --unknown skip or replace"
+        " choose unknown skip or replace"
     )
     with pytest.raises(UnknownSymbols, match=r"^1 character is not in .* vocabulary: 'd' × 300000;"):
         vocabulary.encode("abcd" * 300_000)
