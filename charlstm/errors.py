@@ -51,7 +51,7 @@ class CharlstmError(Exception):
         self.allowed = allowed
 
     def spelled(self, spell: Callable[[Field], str]) -> str:
-        """Return the message with each option named by `spell`, such as `--seq-len` for `seq_len`."""
+        """Return the message with each option named by `spell`, which takes the name of a field."""
         return "".join(spell(part) if isinstance(part, Field) else part for part in self.parts)
 
 
