@@ -73,5 +73,5 @@ def test_a_sanitizer_sees_a_fault(sanitizer: str, change: tuple[str, str, str], 
     sources = copy_sources(tmp_path / "csrc", change)
     program = build("clang", tmp_path / "check", *FLAGS, sanitizer, sources=sources)
     done = run(program, TSAN_OPTIONS="halt_on_error=1 exitcode=66")
-    assert done.returncode not in (0, 1)
+    assert done.returncode != 0
     assert report in done.stdout + done.stderr
