@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlstm.errors import CorpusError, UnknownSymbols
-from charlstm.text.vocabulary import Vocabulary
+from charlstm.text.vocabulary import ByteVocabulary, Vocabulary
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 EVERY = "".join(chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000)
@@ -181,3 +181,10 @@ def test_encoding_needs_little_more_than_the_ids() -> None:
 def test_a_union_has_every_symbol_once() -> None:
     assert Vocabulary.of("db").union(Vocabulary.of("bca"), Vocabulary.of("é")).symbols == "abcdé"
     assert Vocabulary.of("ab").union().symbols == "ab"
+
+
+def test_the_byte_vocabulary_of_a_text_has_all_bytes_and_no_boundary() -> None:
+    found = ByteVocabulary.of("abc")
+    assert isinstance(found, ByteVocabulary)
+    assert (len(found), found.boundary) == (256, None)
+    assert found == ByteVocabulary.of("") == ByteVocabulary.of_seen(np.zeros(1_114_112, bool)) == ByteVocabulary()
