@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from charlstm import __version__
-from charlstm.cli import corpus, info, sample, train, verify
+from charlstm.cli import corpus, export, info, sample, train, verify
 from charlstm.cli import eval as eval_command
 from charlstm.cli import next as next_command
 from charlstm.cli.help import Command, Group
@@ -44,4 +44,5 @@ app.command("next", cls=Command, epilog=next_command.EXAMPLES)(next_command.next
 app.command("eval", cls=Command, epilog=eval_command.EXAMPLES)(eval_command.evaluate)
 app.command("info", cls=Command, epilog=info.EXAMPLES)(info.info)
 app.command("verify", cls=Command, epilog=verify.EXAMPLES)(verify.verify)
+app.command("export", cls=Command, epilog=export.EXAMPLES)(export.export)
 app.command("corpus", cls=Command, epilog=corpus.EXAMPLES)(corpus.corpus)

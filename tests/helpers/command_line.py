@@ -140,5 +140,6 @@ OPTIONS = {
     },
     "info": {"--checkpoint", "-c", "--verify", "--json", "--help"},
     "verify": {"--checkpoint", "-c", "--help"},
+    "export": {"--output", "-o", "--checkpoint", "-c", "--json", "--help"},
     "corpus": {"--help"},
 }  # fmt: skip
