@@ -34,7 +34,7 @@ from charlstm.terminal import escape, shortened
 # The vocabulary of all of Unicode takes 4.4 MB of header. Decoded text with one character beyond the Basic Multilingual
 # Plane takes 4 bytes per character, so that this limit also keeps the memory for a header below 64 MB.
 MAX_HEADER = 6 << 20
-# Each value of a JSON text but the first follows one of `,` `:` `[` `{`. A few bytes of text can stand for a hundred
+# Each value of a JSON text but the first follows one of `,` `:` `[` `{`. A few bytes of text can become a hundred
 # bytes of objects ("{},{},…"); this limits their number. 64 layers with all their training state have 20,000 values.
 MAX_VALUES = 200_000
 MAX_RANK = 8
@@ -56,7 +56,7 @@ Array = np.ndarray[Any, Any]
 
 
 class InvalidFile(Exception):
-    """What is wrong with a file. The message continues the name of the file, which the caller puts before it."""
+    """The problem of a file. The message continues the name of the file, which the caller puts before it."""
 
 
 class Entry(NamedTuple):

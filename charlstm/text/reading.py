@@ -154,7 +154,7 @@ def iter_text(sources: Sequence[Source], options: TextFormat = DEFAULT_FORMAT) -
     """Yield the text of all sources in blocks, each as soon as its source provides it.
 
     If the symbols are bytes, each byte that is not UTF-8 is a surrogate, as in `vocabulary`. If the text is divided
-    into documents, each file ends with the symbol of the boundary, and there is none at the beginning.
+    into documents, each file ends with the symbol of the boundary, but the text does not begin with it.
 
     Args:
         sources: see the module.
