@@ -426,9 +426,11 @@ class SamplingConfig:
         high=MAX_REPEAT_WINDOW,
         heading=_FILTERS,
     )
-    ban: str = setting("", "Characters that are never generated.", "CHARS", heading=_FILTERS, unset="none")
-    only: str | None = setting(None, "Characters to choose from.", "CHARS", heading=_FILTERS, unset="all")
-    stop: tuple[str, ...] = setting((), "End the text before this string; may be repeated.", "TEXT", heading=_END)
+    ban: str = setting("", "Never generate these characters.", "CHARS", heading=_FILTERS, unset="none")
+    only: str | None = setting(None, "Generate only these characters.", "CHARS", heading=_FILTERS, unset="all")
+    stop: tuple[str, ...] = setting(
+        (), "End the text before this string; repeat the option for several strings.", "TEXT", heading=_END
+    )
     keep_stop: bool = setting(False, "Include the stop string in the output.", heading=_END)
     lines: int | None = setting(None, "End the text after N lines.", "N", low=1, high=2**53, heading=_END, unset="none")
     best_of: int = setting(

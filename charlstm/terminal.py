@@ -1,4 +1,4 @@
-"""What may reach a terminal: control characters made visible, model text written as bytes."""
+"""Output of untrusted text: escape control characters for a terminal, and write generated text as bytes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import time
 from typing import Any, Literal
 
 BLOCK_BYTES = 65_536  # a pipe's capacity on Linux
-BLOCK_SECONDS = 0.05  # a reader of a slow generator sees text at least so often
+BLOCK_SECONDS = 0.05  # the longest time between two writes while text is generated slowly
 
-# Controls (C0, DEL, C1), line and paragraph separators, surrogates, and all format characters that no eye sees:
-# bidirectional overrides and isolates, soft hyphen, byte order mark, tags. Left alone: the two joiners that
+# Controls (C0, DEL, C1), line and paragraph separators, surrogates, and all invisible format characters:
+# bidirectional overrides and isolates, soft hyphen, byte order mark, tags. Not included: the two joiners that
 # scripts and emoji need, and the format characters that have a glyph (Arabic and Kaithi number signs).
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
@@ -25,16 +25,17 @@ Buffering = Literal["auto", "line", "none", "block"]
 
 
 def escape(text: str, keep: str = "") -> str:
-    r"""`text` with every character that could drive or deceive a terminal written as \xNN, \uNNNN or \UNNNNNNNN.
+    r"""Return a text in which characters that could control or deceive a terminal are \xNN, \uNNNN or \UNNNNNNNN.
 
     Args:
-        keep: characters to let through, such as "\n\t" for text of several lines.
+        text: any text.
+        keep: characters that are not escaped, such as "\n\t" for text of several lines.
     """
     return _UNSAFE.sub(lambda match: match[0] if match[0] in keep else _spell(ord(match[0])), text)
 
 
 def shortened(value: object) -> str:
-    """Return a value from outside as text that is safe to print, cut to 120 characters."""
+    """Return an untrusted value as text that is safe to print, truncated to 120 characters."""
     text = escape(str(value))
     return text if len(text) <= 120 else text[:120] + "…"
 
@@ -44,12 +45,12 @@ def _spell(code: int) -> str:
 
 
 def well_formed(text: str) -> str:
-    """A text with U+FFFD for each surrogate, such as stands for a byte that is not UTF-8."""
+    """Return a text with U+FFFD for each surrogate, for example for each byte that is not UTF-8."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a stream, or a file descriptor, is a terminal; False for None and for what is closed."""
+    """Return whether a stream, or a file descriptor, is a terminal; False for None and for a closed stream."""
     try:
         return os.isatty(stream) if isinstance(stream, int) else stream is not None and bool(stream.isatty())
     except ValueError:  # a closed stream
@@ -57,20 +58,21 @@ def is_terminal(stream: Any) -> bool:
 
 
 class TextOut:
-    """Model text on its way to a file descriptor: always UTF-8, whatever the locale says.
+    """Write generated text to a file descriptor: always in UTF-8, whatever the locale.
 
-    To a terminal every control but newline and tab is escaped, unless `raw`. To a pipe or a file it is byte exact. A
-    surrogate that stands for a byte, as Python's `surrogateescape` has it, is that byte where `raw`, else U+FFFD.
+    On a terminal, all control characters except newline and tab are escaped, unless `raw`. In a pipe or a file the text
+    is unchanged. A surrogate that represents a byte, as in Python's `surrogateescape`, is written as that byte if
+    `raw`, else as U+FFFD.
 
     Args:
         fd: the descriptor; it stays open.
-        raw: let a terminal have what the model says, controls and all.
-        buffering: "none" hands over each write at once, "line" each line, "block" 64 kB at a time; "auto" is "none"
-            on a terminal and else "block", but with at most 50 ms between the hand-overs while writes come.
+        raw: do not escape anything.
+        buffering: "none" flushes after each write, "line" after each line, "block" after 64 kB; "auto" means "none" on
+            a terminal, and elsewhere "block", but at a write at least 50 ms after the last flush it flushes, too.
 
     Raises:
-        OSError: from `write`, `flush` and `close`, with what was not yet written dropped; BrokenPipeError where the
-            reader has gone.
+        OSError: from `write`, `flush` and `close`; the unwritten text is lost. It is a BrokenPipeError if the reader
+            has closed the pipe.
     """
 
     def __init__(self, fd: int = 1, raw: bool = False, buffering: Buffering = "auto") -> None:
@@ -83,7 +85,7 @@ class TextOut:
         self._flushed = time.monotonic()
 
     def write(self, text: str) -> None:
-        """Take `text`; it is handed over now or later, as `buffering` says."""
+        """Write a text; when it is flushed depends on `buffering`."""
         if not self._raw:
             text = well_formed(text)
         if self._escapes:
@@ -98,15 +100,15 @@ class TextOut:
             self.flush()
 
     def flush(self) -> None:
-        """Hand over all that was written."""
+        """Pass everything that was written to the operating system."""
         pending, self._pending = memoryview(self._pending), bytearray()
         while pending:
             try:
                 pending = pending[os.write(self._fd, pending) :]
-            except BlockingIOError:  # someone who shares the descriptor made it non-blocking
+            except BlockingIOError:  # a process that shares the descriptor made it non-blocking
                 select.select([], [self._fd], [])
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Hand over the rest. The descriptor stays open: it was not opened here."""
+        """Flush. The descriptor stays open, because it was not opened here."""
         self.flush()

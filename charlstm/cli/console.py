@@ -19,6 +19,7 @@ class Stderr:
         self.encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
+        """Write a text and flush it."""
         if sys.stderr is not None:
             try:
                 sys.stderr.write(text)
@@ -31,9 +32,11 @@ class Stderr:
         """Every write is flushed."""
 
     def isatty(self) -> bool:
+        """Return whether stderr is a terminal."""
         return sys.stderr is not None and is_terminal(sys.stderr)
 
     def fileno(self) -> int:
+        """Return the file descriptor of stderr."""
         return 2
 
 

@@ -40,26 +40,26 @@ def corpus(
     downloaded once, verified by their SHA-256 and cached.
     """
     if name is None:
-        print_table([*datasets.GENERATED.items(), *((name, _described(name)) for name in datasets.DOWNLOADS)])
+        print_table([*datasets.GENERATED.items(), *((name, _description(name)) for name in datasets.DOWNLOADS)])
     elif name in datasets.GENERATED:
         write_stdout(datasets.generate(name))
     elif name in datasets.DOWNLOADS:
-        _put_file(_fetched(name))
+        _write_file(_download(name))
     else:
         raise datasets.unknown_corpus(name)
 
 
-def _described(name: str) -> str:
+def _description(name: str) -> str:
     source = datasets.DOWNLOADS[name]
-    there = "cached" if datasets.is_cached(name) else f"downloads {_megabytes(source.bytes)}"
-    return f"{source.about}; {_megabytes(source.text_bytes)}, {source.licence}; {there}"
+    status = "cached" if datasets.is_cached(name) else f"downloads {_megabytes(source.bytes)}"
+    return f"{source.about}; {_megabytes(source.text_bytes)}, {source.licence}; {status}"
 
 
 def _megabytes(n: int) -> str:
     return f"{n / 1e6:.1f} MB" if n < 10_000_000 else f"{n / 1e6:.0f} MB"
 
 
-def _fetched(name: str) -> Path:
+def _download(name: str) -> Path:
     """Return the file of a corpus; show a progress bar on a terminal, or print one line, while it is downloaded."""
     with _reporting(name) as report:
         return datasets.download(name, report)
@@ -76,7 +76,7 @@ def _reporting(name: str) -> Iterator[Report | None]:
         yield bar
 
 
-def _put_file(file: Path) -> None:
+def _write_file(file: Path) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     out = TextOut(1)
     for block in datasets.text_blocks(file):

@@ -30,18 +30,18 @@ tail -f log | charlstm eval --per-line --unknown replace - | awk '$1 > 3'
 charlstm eval chapter.txt --heat       colour each character by its surprisal
 charlstm eval -c new --against old     compare two models"""
 
-VALIDATION_PART = "the validation part of its corpus"  # or the validation text of its training
+VALIDATION_PART = "the validation part of the model's corpus"  # or the validation text of its training
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What is scored and how the result is shown."""
+    """How the text is scored and how the result is shown."""
 
     exact: bool = setting(False, "Score the text as one stream instead of in parallel parts; slower.")
     per_line: bool = setting(
         False, "Write one row per line: bits per character, number of characters, line number, text."
     )
-    carry: bool = setting(False, "With --per-line: keep the state from line to line.")
+    carry: bool = setting(False, "With --per-line: carry the state over from line to line.")
     per_char: bool = setting(False, "Write one row per character (or byte): bits, position, character.")
     top: int = setting(
         0, "With --per-char: also write the N most probable characters at each position.", "N", low=0, high=2**53
@@ -99,8 +99,8 @@ def evaluate(
     """Measure how well a model predicts a text.
 
     The result is the mean surprisal in bits per character; lower is better. A model that predicts every character with
-    certainty has 0 bits, and one that knows nothing has log2 of the vocabulary size. Of N characters N - 1 are scored,
-    because the first has no preceding text.
+    certainty has 0 bits. A model that gives every character the same probability has log2 of the vocabulary size. Of N
+    characters, N - 1 are scored, because the first has no preceding text.
     """
     if how.heat and as_json:
         raise UsageError(Field("heat"), " has no JSON output: use ", Field("per_char"), " with ", Field("as_json"))

@@ -40,6 +40,7 @@ class Command(TyperCommand):
             option.show_envvar = False  # docs/cli.md describes the variables
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; an error names the environment variables that its values come from."""
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -49,6 +50,7 @@ class Command(TyperCommand):
             raise self._failure(ctx, error) from error
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command, and turn an error of the library into a `CommandError`."""
         try:
             return super().invoke(ctx)
         except CharlstmError as error:
@@ -83,9 +85,11 @@ class Command(TyperCommand):
         return f" (from the environment: {', '.join(found)})" if found else ""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]  # Typer writes {CORPUS...}
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and options in sections."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
@@ -98,6 +102,7 @@ class Command(TyperCommand):
                 formatter.write_dl([(f"{name:<{width}}", text) for name, text in records], col_max=width)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
         _examples(self.epilog, formatter)
 
 
@@ -105,6 +110,7 @@ class Group(TyperGroup):
     """The list of commands, each with the first sentence of its help text."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands, and the options of charlstm itself."""
         with formatter.section(_bold("Commands")):
             formatter.write_dl(
                 [(name, self.commands[name].get_short_help_str(100)) for name in self.list_commands(ctx)]
@@ -113,6 +119,7 @@ class Group(TyperGroup):
             formatter.write_dl([record for p in self.get_params(ctx) if (record := p.get_help_record(ctx))])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
         _examples(self.epilog, formatter)
 
 

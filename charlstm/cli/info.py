@@ -55,7 +55,7 @@ def info(
     model, symbols, unit = found.model, _symbols(found.vocabulary), UNITS[found.vocabulary.unit]
     best = _number(found.facts, "best_valid_nats_per_char")
     rows = [
-        ("checkpoint", f"{file}, {file.stat().st_size:,} bytes{', whole' if verify else ''}"),
+        ("checkpoint", f"{file}, {file.stat().st_size:,} bytes{', valid' if verify else ''}"),
         ("model", f"{model.cell} {model.layers} × {model.hidden}, embedding {model.embedding}"),
         ("parameters", f"{model.parameters():,}"),
         ("vocabulary", "all 256 bytes" if symbols is None else f"{model.vocab_size:,}: {_first(symbols)}"),

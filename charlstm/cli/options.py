@@ -204,9 +204,7 @@ class ModelOptions:
 MAX_CHARS = {
     "setting": Setting("Maximum length of the text, in characters.", low=1, high=2**53, metavar="N", unset="2147483648")
 }
-UNKNOWN = {
-    "setting": Setting("How to handle characters outside the vocabulary: reject the text, skip or replace them.")
-}
+UNKNOWN = {"setting": Setting("Characters outside the vocabulary: report an error, skip them or replace them.")}
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,9 @@ def sample(
     context_options: Annotated[ContextOptions, Options()],
     output: Annotated[OutputOptions, Options()],
 ) -> None:
-    """Generate text in the style of the text that a model was trained on.
+    r"""Generate text in the style of the text that a model was trained on.
 
-    Only the text is written to stdout, in UTF-8. On a terminal, control characters are escaped as \\x1b and the like;
+    Only the text is written to stdout, in UTF-8. On a terminal, control characters are escaped, such as \x1b;
     in a pipe or a file the text is unchanged.
     """
     sampling = _checked(context_options.decoded(sampling), primes, output)
@@ -99,7 +99,7 @@ def sample(
 
 
 def _is_batch(sampling: SamplingConfig, primes: PrimeOptions, output: OutputOptions) -> bool:
-    """Return whether whole texts are generated in a batch, and not one text as a stream."""
+    """Return whether texts are generated in a batch, instead of one text as a stream."""
     return output.as_json or primes.prime_lines is not None or sampling.count > 1 or sampling.best_of > 1
 
 
@@ -120,7 +120,7 @@ def _checked(sampling: SamplingConfig, primes: PrimeOptions, output: OutputOptio
         sampling = replace(sampling, lines=1)
     if _is_batch(sampling, primes, output) and not sampling.has_end:
         length, lines, stop = map(Field, ("length", "lines", "stop"))
-        raise UsageError("a text without end must be a single plain text: give ", length, ", ", lines, " or ", stop)
+        raise UsageError("only a single plain text can be unlimited: give ", length, ", ", lines, " or ", stop)
     return sampling
 
 

@@ -51,6 +51,7 @@ class TensorBoardWriter(Watcher):
         threading.excepthook = self._excepthook
 
     def __call__(self, event: Event) -> None:
+        """Add the numbers of an event to the curves."""
         if isinstance(event, Started):
             self._open(event.resumed_step)
         elif isinstance(event, Progress) and event.seconds - self._shown >= PROGRESS_SECONDS:

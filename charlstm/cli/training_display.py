@@ -6,7 +6,6 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from charlstm.cli.console import Stderr, duration, is_plain, print_status, print_table, print_warning, write_stdout
 from charlstm.cli.progress_bar import progress_bar
@@ -15,18 +14,15 @@ from charlstm.terminal import escape
 from charlstm.text.documents import quote_boundary
 from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
 
-if TYPE_CHECKING:
-    pass
-
 LINE_SECONDS = 30.0  # the longest time between two lines of a log
 SAMPLE_ROWS = 4
 
 
-def watcher(words: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
+def watcher(arguments: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
     """Return the display for the options and for stderr: a context manager that is called with each event.
 
     Args:
-        words: the arguments that name the corpus, for the message that says how to resume.
+        arguments: the arguments that name the corpus, for the message that says how to resume.
         as_json: write events as JSON lines.
         quiet: print only warnings and errors.
     """
@@ -34,7 +30,7 @@ def watcher(words: Sequence[str], as_json: bool, quiet: bool) -> Watcher:
         return JsonLines()
     if quiet:
         return Watcher()
-    return Bar(words) if Stderr().isatty() else Lines(words)
+    return Bar(arguments) if Stderr().isatty() else Lines(arguments)
 
 
 class Watcher:
@@ -47,6 +43,7 @@ class Watcher:
         pass
 
     def __call__(self, event: Event) -> None:
+        """Print the message of a warning."""
         if isinstance(event, Warned):
             print_warning(event.message)
 
@@ -55,34 +52,36 @@ class JsonLines(Watcher):
     """Write each event as a line of JSON to stdout."""
 
     def __call__(self, event: Event) -> None:
+        """Write an event."""
         write_stdout(json.dumps(to_json(event)) + "\n")
 
 
 class Lines(Watcher):
     """Print plain lines for a log: the settings, every validation and save, and the progress at intervals."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = words
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
         self._unit = "char"
         self._progress: Progress | None = None
         self._last_line_at = time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        """Print the lines of an event; progress is printed every LINE_SECONDS."""
         super().__call__(event)
         if isinstance(event, Started):
             self._unit = event.unit
-            _introduce(event)
+            print_settings(event)
         elif isinstance(event, Progress):
             self._progress = event
             if time.monotonic() - self._last_line_at >= LINE_SECONDS:
                 self._print(_progress(event, self._unit))
         elif isinstance(event, Validated):
-            pace = f"  {_pace(self._progress, self._unit)}" if self._progress else ""
-            self._print(_validated(event, self._unit) + pace)
+            speed = f"  {_speed(self._progress, self._unit)}" if self._progress else ""
+            self._print(validation_line(event, self._unit) + speed)
         elif isinstance(event, Saved):
             print_status(f"saved step {event.step} to {escape(str(event.path))}")
         elif isinstance(event, Stopped):
-            _farewell(event, self._words, self._unit)
+            _print_outcome(event, self._arguments, self._unit)
 
     def _print(self, line: str) -> None:
         print_status(line)
@@ -92,8 +91,8 @@ class Lines(Watcher):
 class Bar(Watcher):
     """Show a progress bar, and above it one line and a short sample for each validation."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = words
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
         self._unit = "char"
         self._validated: Validated | None = None
         self._stderr = Stderr()  # the same object for bar and lines: see `progress_bar`
@@ -111,33 +110,35 @@ class Bar(Watcher):
         self._bar.close()
 
     def __call__(self, event: Event) -> None:
+        """Update the bar, or print the lines of an event above it."""
         if isinstance(event, Started):
             self._unit = event.unit
-            _introduce(event)
+            print_settings(event)
         elif isinstance(event, Progress):
             self._bar.n = event.share
             self._bar.set_description_str(self._state(event), refresh=False)
             self._bar.refresh()
         elif isinstance(event, Validated):
             self._validated = event
-            self._above(_validated(event, self._unit))
+            self._above(validation_line(event, self._unit))
             for row in _rows(event.sample, self._bar.ncols or 80):
                 self._above(row if is_plain() else f"\x1b[2m{row}\x1b[22m")
         elif isinstance(event, Warned):
             self._above(f"charlstm: {escape(event.message)}")
         elif isinstance(event, Stopped):
             self._bar.close()
-            _farewell(event, self._words, self._unit)
+            _print_outcome(event, self._arguments, self._unit)
 
     def _above(self, line: str) -> None:
         self._bar.write(line, file=self._stderr)
 
     def _state(self, progress: Progress) -> str:
         known = f" valid {self._validated.valid_bits_per_char:.3f}" if self._validated else ""
-        return f"train {progress.train_bits_per_char:.3f}{known} bits/{self._unit}  {_pace(progress, self._unit)}"
+        return f"train {progress.train_bits_per_char:.3f}{known} bits/{self._unit}  {_speed(progress, self._unit)}"
 
 
-def _introduce(started: Started) -> None:
+def print_settings(started: Started) -> None:
+    """Print the settings of a run to stderr."""
     unit = UNITS[started.unit]
     model = f"{started.layers} × {started.hidden}, embedding {started.embedding}"
     streams = f"{_counted(started.batch_size, 'stream')} × {_counted(started.seq_len, unit)}"
@@ -176,7 +177,13 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _validated(event: Validated, unit: str) -> str:
+def validation_line(event: Validated, unit: str) -> str:
+    """Return the line that describes a validation.
+
+    Args:
+        event: the result of the validation.
+        unit: char or byte.
+    """
     return (
         f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f}"
         f"  validation {event.valid_bits_per_char:.3f} bits/{unit}{' (best)' if event.best else ''}"
@@ -186,23 +193,23 @@ def _validated(event: Validated, unit: str) -> str:
 def _progress(event: Progress, unit: str) -> str:
     return (
         f"step {event.step:,}  {duration(event.seconds)}  train {event.train_bits_per_char:.3f} bits/{unit}"
-        f"  {event.share:.0%}  {_pace(event, unit)}"
+        f"  {event.share:.0%}  {_speed(event, unit)}"
     )
 
 
-def _pace(event: Progress, unit: str) -> str:
+def _speed(event: Progress, unit: str) -> str:
     speed = event.chars_per_second
     figure = f"{speed / 1000:.0f}k" if speed >= 10_000 else f"{speed:,.0f}"
     return f"{figure} {unit}s/s  {duration(event.seconds_left)} left"
 
 
-def _farewell(event: Stopped, words: Sequence[str], unit: str) -> None:
+def _print_outcome(event: Stopped, arguments: Sequence[str], unit: str) -> None:
     """Print how the run ended and the command to type next."""
     run = shlex.quote(escape(str(event.last.parent)))
     best = event.best_valid_bits_per_char
     known = "" if best is None else f", best validation {best:.3f} bits per {UNITS[unit]}"
     if event.reason == "interrupted":
-        corpus = " ".join(shlex.quote(escape(word)) for word in words)
+        corpus = " ".join(shlex.quote(escape(word)) for word in arguments)
         print_status(
             f"interrupted at step {event.step:,} and saved; to resume: charlstm train {corpus} -o {run} --resume"
         )

@@ -1,4 +1,4 @@
-"""`charlstm verify`: check that checkpoints are intact."""
+"""`charlstm verify`: check that checkpoints are valid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ charlstm verify checkpoints/book && charlstm sample -c checkpoints/book"""
 
 
 def verify(path: CheckpointArgument = None, checkpoint: CheckpointOption = None) -> None:
-    """Check that a checkpoint, or every checkpoint of a run, is intact; exit with status 1 if not."""
+    """Check that a checkpoint, or every checkpoint of a run, is valid; exit with status 1 if not."""
     from charlstm import checkpoint as files
     from charlstm import runs
     from charlstm.training import run_dir
@@ -24,7 +24,7 @@ def verify(path: CheckpointArgument = None, checkpoint: CheckpointOption = None)
         checked = [file for file in (run / runs.BEST, run / runs.LAST, *run_dir.kept_files(run)) if file.exists()]
     raise_problems([problem for file in checked for problem in files.verify(file)])
     for file in checked:
-        write_stdout(f"{escape(str(file))}: whole\n")
+        write_stdout(f"{escape(str(file))}: valid\n")
 
 
 def raise_problems(problems: list[str]) -> None:

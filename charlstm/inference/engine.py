@@ -171,7 +171,7 @@ class Engine:
             streams: (B,) the number of the stream of each text; None numbers them 0, 1, …
             recent: (T, B) the symbols before the first sampled one, for the repeat penalty; `ids` is the last row. −1
                 means none. None stands for `ids` alone.
-            phases: (B,) the initial state of the automaton `rule.follows` for each text; None stands for 0.
+            phases: (B,) the initial state of the automaton `rule.transitions` for each text; None stands for 0.
 
         Returns:
             The symbols (length, B); and the state, which does not include the last of them.
@@ -187,7 +187,7 @@ class Engine:
         states = np.zeros(batch, np.int64) if phases is None else np.asarray(phases, np.int64)
         vocabulary = self.config.vocab_size
         is_row = rule.allowed is None or rule.allowed.shape == (vocabulary,)
-        is_row = is_row and (rule.follows is None or _allows_a_symbol(rule.follows, states, vocabulary))
+        is_row = is_row and (rule.transitions is None or _allows_a_symbol(rule.transitions, states, vocabulary))
         fits = numbers.shape == first.shape == states.shape and is_row
         fits = fits and previous.ndim == 2 and previous.shape[1] == batch
         if not fits or length < 1 or (previous.size and not -1 <= previous.min() <= previous.max() < vocabulary):
@@ -293,8 +293,8 @@ class _Numpy:
             previous, now = symbols[t : len(recent) + t], len(recent) + t
             symbols[now] = filters.sample(logits, rule, filters.uniform(seed, streams, position + t), previous, phases)
             ids = symbols[now]
-            if rule.follows is not None:
-                phases = rule.follows[phases, ids]
+            if rule.transitions is not None:
+                phases = rule.transitions[phases, ids]
         return symbols[len(recent) :], state
 
 
@@ -304,11 +304,11 @@ def layer_weights(config: ModelConfig, weights: Mapping[str, Any], layer: int) -
     return Weights(*(weights[f"recurrence.{name}_l{layer}"] for name in names))
 
 
-def _allows_a_symbol(follows: NDArray[np.uint8], states: NDArray[np.int64], vocabulary: int) -> bool:
+def _allows_a_symbol(transitions: NDArray[np.uint8], states: NDArray[np.int64], vocabulary: int) -> bool:
     """Return whether a transition table (S, V) fits the vocabulary and allows a symbol in each of these states."""
-    if follows.shape[1] != vocabulary or not ((states >= 0) & (states < len(follows))).all():
+    if transitions.shape[1] != vocabulary or not ((states >= 0) & (states < len(transitions))).all():
         return False
-    return bool(np.any(follows[states] != NEVER, axis=1).all())
+    return bool(np.any(transitions[states] != NEVER, axis=1).all())
 
 
 def _check_weights(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> None:

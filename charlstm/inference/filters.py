@@ -42,7 +42,7 @@ class SamplingRule:
         penalty: repeat penalty: positive logits of recent symbols are divided by it, negative ones are multiplied.
         window: number of recent symbols that the penalty applies to.
         allowed: (V,) which symbols may be sampled, or None for all.
-        follows: (S, V) transition table of an automaton with S states, used instead of `allowed`: the next state after
+        transitions: (S, V) table of an automaton with S states, used instead of `allowed`: the next state after
             each symbol, or NEVER if the symbol must not be sampled. Every reachable state allows at least one symbol.
 
     Raises:
@@ -57,14 +57,14 @@ class SamplingRule:
     penalty: float = 1.0
     window: int = 0
     allowed: NDArray[np.bool_] | None = None
-    follows: NDArray[np.uint8] | None = None
+    transitions: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         shares = (self.top_p, self.min_p, self.typical)
         ok = 0 <= self.temperature < math.inf and self.top_k >= 0 and all(0 <= share <= 1 for share in shares)
         ok = ok and 0 < self.penalty < math.inf and self.window >= 0
-        ok = ok and (self.allowed is None or (self.follows is None and bool(self.allowed.any())))
-        if not ok or (self.follows is not None and not _is_automaton(self.follows)):
+        ok = ok and (self.allowed is None or (self.transitions is None and bool(self.allowed.any())))
+        if not ok or (self.transitions is not None and not _is_automaton(self.transitions)):
             raise ValueError(f"invalid sampling rule: {self}")
 
     @property
@@ -73,12 +73,12 @@ class SamplingRule:
         return self.window if self.penalty != 1 else 0
 
 
-def _is_automaton(follows: NDArray[np.uint8]) -> bool:
+def _is_automaton(transitions: NDArray[np.uint8]) -> bool:
     """Return whether every transition of a table (S, V) leads to a state of the table that allows a symbol."""
-    if follows.ndim != 2 or follows.dtype != np.uint8 or len(follows) > NEVER:
+    if transitions.ndim != 2 or transitions.dtype != np.uint8 or len(transitions) > NEVER:
         return False
-    after = np.unique(follows[follows != NEVER])
-    return bool(after.size and after[-1] < len(follows) and (follows[after] != NEVER).any(axis=1).all())
+    after = np.unique(transitions[transitions != NEVER])
+    return bool(after.size and after[-1] < len(transitions) and (transitions[after] != NEVER).any(axis=1).all())
 
 
 def uniform(seed: int, stream: NDArray[np.integer] | int, position: int) -> Floats:
@@ -107,13 +107,13 @@ def adjusted(
         logits: (…, V).
         rule: the distribution.
         recent: (T, …) the previous symbols, the latest last; −1 means none. Used by the penalty only.
-        phases: (…) the state of the automaton `rule.follows`.
+        phases: (…) the state of the automaton `rule.transitions`.
 
     Returns:
         (…, V) the logits, −∞ where a symbol must not be sampled.
     """
-    if rule.follows is not None:
-        logits = np.where(rule.follows[phases] != NEVER, logits, -np.inf).astype(logits.dtype)
+    if rule.transitions is not None:
+        logits = np.where(rule.transitions[phases] != NEVER, logits, -np.inf).astype(logits.dtype)
     if rule.allowed is not None:
         logits = np.where(rule.allowed, logits, -np.inf).astype(logits.dtype)
     if rule.lookback and recent is not None:

@@ -218,7 +218,7 @@ class NativeEngine:
         symbols = np.empty((length, len(ids)), np.int32)
         streams = np.ascontiguousarray(streams, np.uint64)
         allowed = None if rule.allowed is None else np.ascontiguousarray(rule.allowed, np.uint8)
-        follows = None if rule.follows is None else np.ascontiguousarray(rule.follows)
+        transitions = None if rule.transitions is None else np.ascontiguousarray(rule.transitions)
         recent = np.ascontiguousarray(recent, np.int32)
         phases = np.ascontiguousarray(phases)
         engine_rule = EngineRule(
@@ -229,10 +229,10 @@ class NativeEngine:
             rule.penalty,
             min(rule.top_k, self._vocabulary),
             len(recent),
-            0 if follows is None else len(follows),
+            0 if transitions is None else len(transitions),
             None if allowed is None else allowed.ctypes.data,
             recent.ctypes.data,
-            None if follows is None else follows.ctypes.data,
+            None if transitions is None else transitions.ctypes.data,
             phases.ctypes.data,
         )
         numbers = (byref(engine_rule), seed, streams.ctypes.data, position, symbols.ctypes.data)

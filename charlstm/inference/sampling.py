@@ -65,7 +65,7 @@ def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRul
             vocabulary has no line break.
         UsageError: `ban` and `only` allow no character, or exclude one that ends the text.
     """
-    allowed, follows = None, None if config.raw else vocabulary.transitions
+    allowed, transitions = None, None if config.raw else vocabulary.transitions
     if config.ban or config.only is not None:
         named = config.ban + (config.only or "")
         if vocabulary.kind == "bytes" and len(vocabulary.lookup(named)[0]) > len(named):
@@ -80,11 +80,11 @@ def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRul
         _refuse_unknown(unknown, Field("only"))
         allowed[ids] = True
         allowed[vocabulary.lookup(config.ban, "skip")[0]] = False  # a character outside the vocabulary has no effect
-        if follows is not None:
-            follows = utf8.without_dead_ends(np.where(allowed, follows, np.uint8(utf8.NEVER)))
-        if not (allowed if follows is None else follows[0] != utf8.NEVER).any():
+        if transitions is not None:
+            transitions = utf8.without_dead_ends(np.where(allowed, transitions, np.uint8(utf8.NEVER)))
+        if not (allowed if transitions is None else transitions[0] != utf8.NEVER).any():
             raise UsageError(Field("ban"), " and ", Field("only"), " leave no character that could be sampled")
-    _check_end(vocabulary, config, allowed, follows)
+    _check_end(vocabulary, config, allowed, transitions)
     return SamplingRule(
         config.temperature,
         top_k=config.top_k,
@@ -93,8 +93,8 @@ def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRul
         typical=config.typical,
         penalty=config.repeat_penalty,
         window=config.repeat_window if config.repeat_penalty != 1 else 0,
-        allowed=allowed if follows is None else None,
-        follows=follows,
+        allowed=allowed if transitions is None else None,
+        transitions=transitions,
     )
 
 
@@ -102,7 +102,7 @@ def _check_end(
     vocabulary: Vocabulary,
     config: SamplingConfig,
     allowed: NDArray[np.bool_] | None,
-    follows: NDArray[np.uint8] | None,
+    transitions: NDArray[np.uint8] | None,
 ) -> None:
     """Check that the symbols which end a text can be sampled."""
     excluded = (Field("ban"), " or ", Field("only"), " excludes")
@@ -119,7 +119,7 @@ def _check_end(
         _refuse_unknown(unknown, *problem)
         if allowed is not None and not allowed[ids].all():
             raise UsageError(*problem, " that ", *excluded)
-        if follows is not None and not utf8.is_possible(follows, ids):
+        if transitions is not None and not utf8.is_possible(transitions, ids):
             raise UsageError(*problem, " that are not UTF-8, or that ", *excluded, "; see ", Field("raw"))
 
 
@@ -258,11 +258,11 @@ class Sampler:
         Raises:
             UsageError: no symbol is allowed in that state.
         """
-        follows = self.rule.follows
-        if follows is None:
+        transitions = self.rule.transitions
+        if transitions is None:
             return 0
         phase = self.vocabulary.state_after(recent[recent >= 0])
-        if (follows[phase] == utf8.NEVER).all():
+        if (transitions[phase] == utf8.NEVER).all():
             raise UsageError(
                 Field("ban"),
                 " and ",

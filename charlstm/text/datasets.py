@@ -1,7 +1,7 @@
 """Named corpora: generated from the Python installation, or downloaded once and kept in the cache folder.
 
-A download is checked against its sha256, and so is the cached file at each use: nothing is decompressed or read that
-differs from what was published. An interrupted download leaves nothing.
+The sha256 is checked after a download and at each use of the cached file, so that a file that differs from the
+published one is never decompressed or read. An interrupted download leaves no file.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ RETRIES = 1  # after a connection error or a wrong checksum
 
 GENERATED = MappingProxyType(
     {
-        "python:docs": "the documentation topics of your Python: about half a megabyte of English prose",
-        "python:source": "the source of your Python's standard library: some ten megabytes of code",
+        "python:docs": "the documentation topics of your Python; about 0.5 MB of English prose",
+        "python:source": "the source of your Python's standard library; about 10 MB of code",
     }
 )
 """Name → description in one line."""
@@ -74,7 +74,7 @@ DOWNLOADS = MappingProxyType(
             sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
             text_bytes=1_115_394,
             licence="public domain",
-            about="40,000 lines of Shakespeare's plays: what character models are compared on",
+            about="40,000 lines of Shakespeare's plays",
         ),
         "names": Download(
             url="https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
@@ -82,7 +82,7 @@ DOWNLOADS = MappingProxyType(
             sha256="0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
             text_bytes=228_145,
             licence="MIT",
-            about="32,033 first names, one a line, in small letters",
+            about="32,033 first names, one per line, in lower case",
         ),
         "enwik8": Download(
             url="https://mattmahoney.net/dc/enwik8.zip",
@@ -90,7 +90,7 @@ DOWNLOADS = MappingProxyType(
             sha256="547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
             text_bytes=100_000_000,
             licence="GFDL and CC BY-SA",
-            about="the first 100 MB of the English Wikipedia of March 2006, with its markup",
+            about="Wikipedia of March 2006, with markup",
         ),
         "text8": Download(
             url="https://mattmahoney.net/dc/text8.zip",
@@ -98,11 +98,11 @@ DOWNLOADS = MappingProxyType(
             sha256="a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
             text_bytes=100_000_000,
             licence="GFDL and CC BY-SA",
-            about="the same Wikipedia as words only: 26 letters and the space",
+            about="Wikipedia as 26 letters and the space",
         ),
     }
 )
-"""Name → where it is published, and what it must be."""
+"""Name → address, expected size and digest, and licence."""
 
 _EXCLUDED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
@@ -114,7 +114,7 @@ def names() -> tuple[str, ...]:
 
 def unknown_corpus(name: str) -> UsageError:
     """Return the error for a name that is not in `names()`."""
-    return UsageError(f"no corpus is called {escape(ascii(name))[:60]}; choose one of {', '.join(names())}")
+    return UsageError(f"there is no corpus called {escape(ascii(name))[:60]}; choose one of {', '.join(names())}")
 
 
 def generate(name: str) -> str:
@@ -270,7 +270,7 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 class _ProgressFile:
-    """A file that reports what is written to it, and refuses more than it should have."""
+    """A file that reports the number of bytes written to it, and refuses more than the expected number."""
 
     def __init__(self, file: IO[bytes], name: str, report: Report) -> None:
         self._file, self._name, self._report = file, name, report
@@ -305,7 +305,7 @@ def _fetch(name: str, file: Path, report: Report) -> None:
                 chunk_size=CHUNK_BYTES,
                 timeout=TIMEOUT_SECONDS,
                 headers={"Accept-Encoding": "identity"},
-                hooks={"response": lambda response, **_: responses.enter_context(response)},  # pooch closes none
+                hooks={"response": lambda response, **_: responses.enter_context(response)},  # pooch leaves them open
             )
             progress = _ProgressFile(opened, name, report)
             try:
@@ -331,7 +331,7 @@ def _fetch(name: str, file: Path, report: Report) -> None:
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Hide the messages of pooch, which has its own handler for stderr."""
+    """Hide the messages of pooch, which would write them to stderr."""
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:

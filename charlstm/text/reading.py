@@ -1,8 +1,8 @@
-"""Read texts: from files, folders, stdin and named corpora to decoded or raw blocks.
+"""Read texts: from files, directories, stdin and named corpora to decoded or raw blocks.
 
-A source is the path of a file, the path of a folder (all files below it that are not hidden, in sorted order), '-' for
-stdin, or the name of a corpus (see `datasets`) if there is no file of that name. Gzip data is decompressed. Decoding is
-strict, newlines are not translated, and a byte order mark is a character of the text.
+A source is the path of a file, the path of a directory (all files below it that are not hidden, in sorted order), '-'
+for stdin, or the name of a corpus (see `datasets`) if there is no file of that name. Gzip data is decompressed.
+Decoding is strict, newlines are not translated, and a byte order mark is a character of the text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from charlstm.text import datasets, documents
 
 STDIN = "-"
 MAX_CHARS = 2**31
-MIN_FINGERPRINTED_BYTES = 2**21  # a smaller text is rarely so long that its ids are cached, even if it is compressed
+MIN_FINGERPRINTED_BYTES = 2**21  # the ids of a smaller text are rarely cached, even if the text is compressed
 BLOCK_BYTES = 1 << 18  # number of bytes that are read and decoded at a time
 
 Source = str | Path
@@ -48,7 +48,7 @@ class TextFormat:
         symbols: 'chars' decodes the sources; 'bytes' takes the bytes of any file as they are.
         documents: each file that is not empty is a document; no file may contain the symbol of the boundary.
         boundary: the text between the documents of one file; the end of a file ends a document, too.
-        max_chars: the largest number of symbols; a longer text is an error. None is the default of each function.
+        max_chars: the largest number of symbols; a longer text is an error. None means the default of each function.
     """
 
     encoding: str = "utf-8"
@@ -158,7 +158,7 @@ def iter_text(sources: Sequence[Source], options: TextFormat = DEFAULT_FORMAT) -
 
     Args:
         sources: see the module.
-        options: how to read them; `max_chars` of None is no limit.
+        options: how to read them; `max_chars` of None means no limit.
 
     Raises:
         CorpusError, UsageError: as `iter_symbols`.
@@ -173,7 +173,7 @@ def read_text(sources: Sequence[Source], options: TextFormat = DEFAULT_FORMAT) -
 
     Args:
         sources: see the module.
-        options: how to read them; `max_chars` of None is what fits in half of the memory.
+        options: how to read them; `max_chars` of None means as many as fit in half of the memory.
 
     Raises:
         CorpusError, UsageError: as `iter_symbols`.
@@ -256,7 +256,7 @@ def max_chars_in_memory() -> int:
     """Return how many characters of a text fit in half of the memory, at 6 bytes each, and at most MAX_CHARS."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # Windows, or a system that does not know
+    except (AttributeError, OSError, ValueError):  # Windows, or a system without this information
         return MAX_CHARS
     return max(1, min(MAX_CHARS, memory // 2 // 6))
 
@@ -321,7 +321,7 @@ def _files_of(source: Source) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
     if not found:
-        raise CorpusError(f"{source_name(path)}: the folder contains no file")
+        raise CorpusError(f"{source_name(path)}: the directory contains no file; hidden files are ignored")
     yield from sorted(found)
 
 
@@ -358,7 +358,7 @@ def _decoding_error(path: str, encoding: str, error: UnicodeError, offset: int, 
     if not isinstance(error, UnicodeDecodeError):
         reason = escape(str(error))[:100]
         return CorpusError(
-            f"{source_name(path)}: not text in {encoding} ({reason}); name the encoding of the text with ",
+            f"{source_name(path)}: the text is not {encoding} ({reason}); specify its encoding with ",
             Field("encoding"),
         )
     byte = error.object[error.start]
@@ -370,9 +370,9 @@ def _decoding_error(path: str, encoding: str, error: UnicodeError, offset: int, 
         hint = "utf-32" if start == codecs.BOM_UTF32_LE else "utf-16"
     return CorpusError(
         f"{source_name(path)}: byte 0x{byte:02x} at offset {where} (line {line}) is not {encoding.upper()};"
-        " name the encoding of the text, such as ",
+        " specify the encoding of the text, such as ",
         Field("encoding"),
-        f" {hint}, or repair the text",
+        f" {hint}, or correct the text",
     )
 
 
@@ -414,10 +414,10 @@ def _read_corpus(name: str) -> Iterator[bytes]:
 def _check_file(file: BinaryIO, path: str, limit: int) -> None:
     status = os.fstat(file.fileno())
     if stat.S_ISBLK(status.st_mode) or (stat.S_ISCHR(status.st_mode) and not file.isatty() and path != os.devnull):
-        raise CorpusError(f"{source_name(path)}: a device, not a text")
+        raise CorpusError(f"{source_name(path)}: is a device; give a text file")
     if status.st_size > 4 * limit:  # a character takes at most four bytes in any encoding
         raise CorpusError(
-            f"{source_name(path)}: {status.st_size} bytes are more than a limit of {limit} allows; raise ",
+            f"{source_name(path)}: the file has {status.st_size} bytes, more than a limit of {limit} allows; raise ",
             Field("max_chars"),
         )
 
@@ -452,6 +452,8 @@ def _decompress(blocks: Iterator[bytes], path: str) -> Iterator[bytes]:
             if member.eof and block:  # several gzip files were concatenated
                 member = zlib.decompressobj(wbits=31)
     except zlib.error as error:
-        raise CorpusError(f"{source_name(path)}: corrupt gzip data ({error})") from error
+        raise CorpusError(
+            f"{source_name(path)}: corrupt gzip data ({error}); copy or compress the file again"
+        ) from error
     if not member.eof:
         raise CorpusError(f"{source_name(path)}: truncated gzip data; copy or compress the file again")

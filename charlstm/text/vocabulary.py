@@ -188,7 +188,7 @@ class Vocabulary:
         return f"Vocabulary({len(self)} symbols)"
 
     def encode(self, text: str) -> Ids:
-        """Return the ids of a text, (N,) in `dtype`. It needs one id per character and about six more megabytes.
+        """Return the ids of a text, (N,) in `dtype`. The memory needed is one id per character and about 6 MB.
 
         Raises:
             UnknownSymbols: the text has characters outside the vocabulary; the message lists and counts them.
@@ -287,7 +287,7 @@ class Vocabulary:
         if not array.size:
             return ""
         if array.min() < 0 or array.max() >= len(self):
-            raise ValueError(f"ids must lie from 0 to {len(self) - 1}, not {array.min()} to {array.max()}")
+            raise ValueError(f"ids must be from 0 to {len(self) - 1}, not {array.min()} to {array.max()}")
         text, symbol = self._decode_symbols(array.ravel()), self.boundary_symbol
         return text if self._boundary is None or symbol is None else text.replace(symbol, self._boundary)
 

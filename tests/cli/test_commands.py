@@ -692,8 +692,8 @@ def test_a_checkpoint_is_taken_bare_or_as_the_other_commands_take_it(
 def test_verify_names_each_file_of_a_run_that_is_whole(in_folder: Path, capfd: Capture) -> None:
     for name in ("best", "last"):
         model_file(in_folder / "run" / f"{name}.safetensors")
-    assert here(capfd, "verify", "run").text == "run/best.safetensors: whole\nrun/last.safetensors: whole\n"
-    assert ", whole" in here(capfd, "info", "run", "--verify").text
+    assert here(capfd, "verify", "run").text == "run/best.safetensors: valid\nrun/last.safetensors: valid\n"
+    assert ", valid" in here(capfd, "info", "run", "--verify").text
     with (in_folder / "run" / "last.safetensors").open("ab") as file:
         file.write(b"x")
     done = here(capfd, "verify", "run")

@@ -116,10 +116,10 @@ def test_what_a_validation_scores_of_the_part_held_out_stands_in_the_table_and_i
     train: Train, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert "for validation, of which the first 20 are scored\n" in train("--valid-chars", "20").err
-    scored = "text                the first 20 characters of the validation part of its corpus"
+    scored = "text                the first 20 characters of the validation part of the model's corpus"
     assert scored in here(capfd, "eval").text
     assert " are scored" not in train().err
-    assert "text                the validation part of its corpus" in here(capfd, "eval").text
+    assert "text                the validation part of the model's corpus" in here(capfd, "eval").text
 
 
 def test_quiet_says_nothing(train: Train) -> None:
@@ -166,7 +166,7 @@ def test_stdin_a_folder_and_a_gz_train_to_the_same_weights_as_the_file(
 
 @pytest.mark.fault("R43", "R44", "R46")
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-@pytest.mark.parametrize("when", ["_introduce", "_validated"])  # before the first step, and after some
+@pytest.mark.parametrize("when", ["print_settings", "validation_line"])  # before the first step, and after some
 def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
     when: str, name: str, status: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

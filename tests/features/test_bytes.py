@@ -195,7 +195,7 @@ def test_refusals_speak_of_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[st
         (b"", (), "it needs one byte or more"),
         (b"x", (), "the training part has 1 of the 1 bytes of the text; it needs 2 or more"),
         (b"x" * 30, ("--max-chars", 20), "longer than 20 bytes"),
-        (b"x" * 99, ("--max-chars", 20), "99 bytes are more than a limit of 20 allows"),
+        (b"x" * 99, ("--max-chars", 20), "the file has 99 bytes, more than a limit of 20 allows"),
     ):
         (tmp_path / "t").write_bytes(data)
         refused = here(capfd, "train", tmp_path / "t", "--symbols", "bytes", "-o", tmp_path / "run", *more)
@@ -315,7 +315,7 @@ def test_drawn_bytes_follow_the_softmax_over_what_may_follow(temperature: float,
     phases = np.tile(
         [ByteVocabulary().state_after(np.frombuffer(begun, np.uint8)) for begun in BEGUN], count // len(BEGUN)
     )
-    engine, rule = biased(logits, backend), SamplingRule(temperature, follows=ByteVocabulary.transitions)
+    engine, rule = biased(logits, backend), SamplingRule(temperature, transitions=ByteVocabulary.transitions)
     drawn, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), 1, rule, seed=5, phases=phases)
     may = np.array([[place(begun + bytes([byte])) != "never" for byte in range(256)] for begun in BEGUN])
     softmax, without_temperature = np.exp(logits / temperature), np.exp(logits)

@@ -410,16 +410,17 @@ def test_malformed_ids_are_told(backend: str) -> None:
     stuck = np.array([[1] * 7, [255] * 7], np.uint8)
     for rule in ({"temperature": -1}, {"temperature": np.nan}, {"top_p": 1.1}, {"min_p": -0.1}, {"typical": np.nan},
                  {"top_k": -1}, {"penalty": 0}, {"window": -1}, {"allowed": none_allowed},
-                 {"follows": np.full((1, 7), 255, np.uint8)}, {"follows": np.full((1, 7), 1, np.uint8)},
-                 {"follows": stuck}, {"follows": np.zeros((1, 7), int)}, {"follows": np.zeros(7, np.uint8)},
-                 {"follows": np.zeros((1, 7), np.uint8), "allowed": ~none_allowed}):  # fmt: skip
+                 {"transitions": np.full((1, 7), 255, np.uint8)}, {"transitions": np.full((1, 7), 1, np.uint8)},
+                 {"transitions": stuck}, {"transitions": np.zeros((1, 7), int)}, {"transitions": np.zeros(7, np.uint8)},
+                 {"transitions": np.zeros((1, 7), np.uint8), "allowed": ~none_allowed}):  # fmt: skip
         with pytest.raises(ValueError, match="invalid sampling rule: SamplingRule"):
             SamplingRule(**rule)
     for wrong in ({"length": 0}, {"streams": [1, 2]}, {"rule": SamplingRule(allowed=too_few)}, {"recent": [7]},
                   {"recent": [[7]]}, {"recent": [[1, 2]]},
-                  {"rule": SamplingRule(follows=np.zeros((1, 6), np.uint8))},
-                  {"rule": SamplingRule(follows=np.zeros((1, 7), np.uint8)), "phases": [1]},
-                  {"rule": SamplingRule(follows=np.array([[0] * 7, [255] * 7], np.uint8)), "phases": [1]}):  # fmt: skip
+                  {"rule": SamplingRule(transitions=np.zeros((1, 6), np.uint8))},
+                  {"rule": SamplingRule(transitions=np.zeros((1, 7), np.uint8)), "phases": [1]},
+                  {"rule": SamplingRule(transitions=np.array([[0] * 7, [255] * 7], np.uint8)),
+                   "phases": [1]}):  # fmt: skip
         options: Any = {"length": 1, "rule": SamplingRule(1.0), "seed": 1, **wrong}
         with pytest.raises(ValueError, match="cannot sample"):
             engine.generate([1], engine.zero_state(1), **options)

@@ -19,7 +19,7 @@ from tests.helpers.engines import BACKENDS, ISAS, biased, engine_of
 from tests.helpers.models import CELLS, chance, random_weights
 
 ALLOWED = np.arange(70) % 3 != 1
-FOLLOWS = np.random.default_rng(0).choice(np.array([0, 1, 2, 255], np.uint8), (3, 70), p=[0.1, 0.1, 0.1, 0.7])
+TRANSITIONS = np.random.default_rng(0).choice(np.array([0, 1, 2, 255], np.uint8), (3, 70), p=[0.1, 0.1, 0.1, 0.7])
 RULES = {
     "top-k": SamplingRule(1.0, top_k=5),
     "top-p": SamplingRule(1.0, top_p=0.7),
@@ -31,15 +31,15 @@ RULES = {
     "greedy": SamplingRule(0.0, top_k=3, penalty=1.5, window=9, allowed=ALLOWED),
     "all": SamplingRule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, ALLOWED),
     "one": SamplingRule(1.0, top_p=0.0),
-    "automaton": SamplingRule(1.5, follows=FOLLOWS),
-    "automaton and all": SamplingRule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, None, FOLLOWS),
+    "automaton": SamplingRule(1.5, transitions=TRANSITIONS),
+    "automaton and all": SamplingRule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, None, TRANSITIONS),
 }
 
 
 def walked(rule: SamplingRule, phases: Any, symbols: Any) -> Any:
     """The states of the rule's automaton after symbols (T, B)."""
     for row in symbols:
-        phases = phases if rule.follows is None else rule.follows[phases, row]
+        phases = phases if rule.transitions is None else rule.transitions[phases, row]
     return phases
 
 
@@ -290,7 +290,7 @@ def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule:
         SamplingRule(1.0, typical=0.7),
         SamplingRule(1.0, penalty=2.0, window=3),
         SamplingRule(1.0, allowed=np.arange(17) % 2 == 0),
-        SamplingRule(1.0, follows=np.array([[0] * 17, [255, 0] * 8 + [255]], np.uint8)),
+        SamplingRule(1.0, transitions=np.array([[0] * 17, [255, 0] * 8 + [255]], np.uint8)),
         SamplingRule(1.5, 12, 0.95, 0.05, 0.9, 1.5, 3, np.arange(17) != 4),
     ],
     ids=["top-k", "top-p", "min-p", "typical", "penalty", "allowed", "automaton", "all"],
@@ -300,7 +300,7 @@ def test_drawn_symbols_follow_the_filtered_distribution(rule: SamplingRule, back
     logits = np.linspace(-2, 2, 17)[np.random.default_rng(3).permutation(17)]
     recent = np.array([4, 11, 8])
     engine = biased(logits, backend)
-    count, phase = 51_200, int(rule.follows is not None)
+    count, phase = 51_200, int(rule.transitions is not None)
     symbols, _ = engine.generate(
         np.full(count, 8),
         engine.zero_state(count),

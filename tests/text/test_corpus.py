@@ -274,7 +274,7 @@ def test_a_byte_that_is_not_utf_8_is_told_by_its_place(
         line = data[:place].count(b"\n") + 1
         assert found == (
             f"{memory / 'x'}: byte 0xff at offset {place} (line {line}) is not UTF-8;"
-            " name the encoding of the text, such as encoding latin-1, or repair the text"
+            " specify the encoding of the text, such as encoding latin-1, or correct the text"
         )
 
 
@@ -326,7 +326,7 @@ def test_an_encoding_that_is_none_is_wrong_usage(memory: Path, encoding: str) ->
 
 
 def test_an_encoding_that_gives_half_characters_is_refused(memory: Path) -> None:
-    assert "not text in" in message(put(memory / "x", b"\\ud800"), encoding="raw_unicode_escape")
+    assert "the text is not" in message(put(memory / "x", b"\\ud800"), encoding="raw_unicode_escape")
 
 
 @pytest.mark.fault("R66")
@@ -356,7 +356,7 @@ def test_names_that_drive_a_terminal_are_escaped(memory: Path) -> None:
 @pytest.mark.fault("R69")
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/random"])
 def test_a_device_is_no_text(device: str) -> None:
-    assert message(device) == f"{device}: a device, not a text"
+    assert message(device) == f"{device}: is a device; give a text file"
 
 
 @pytest.mark.fault("R69")

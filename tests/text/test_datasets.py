@@ -305,14 +305,18 @@ def test_each_entry_is_complete_and_its_text_is_not_smaller_than_the_download() 
         assert "\n" not in known.about
 
 
-def test_the_document_has_every_corpus_with_its_size_and_licence() -> None:
+def test_the_document_has_every_download_and_the_list_as_it_is_printed(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     document = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
     for name, known in DOWNLOADS.items():
-        about, origin = re.findall(rf"^\| `{name}` .*$", document, re.MULTILINE)
-        assert about.endswith(f"| {known.licence} |")
-        assert f"{known.bytes:,} bytes" in origin
-    for name in datasets.GENERATED:
-        assert len(re.findall(rf"^\| `{name}` .*$", document, re.MULTILINE)) == 1
+        (row,) = re.findall(rf"^\| `{name}` .*$", document, re.MULTILINE)
+        assert f"{known.bytes:,} bytes" in row
+        assert row.endswith(f"| {known.licence} |")
+    monkeypatch.setattr(datasets, "cache_folder", lambda: tmp_path)
+    listed = here(capfd, "corpus").text
+    assert f"$ charlstm corpus\n{listed}```" in document
+    assert all(len(line) <= 100 for line in listed.splitlines())
 
 
 def test_the_cache_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
