@@ -166,7 +166,7 @@ def test_what_to_type_after_an_interrupt_names_the_validation_text(
 ) -> None:
     from charlstm.cli import training_display
 
-    monkeypatch.setattr(training_display, "_introduce", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(training_display, "print_settings", lambda _: signal.raise_signal(signal.SIGINT))
     done = run("train", "text.txt", "--valid", "dev.txt", "-o", "run", *TINY)
     assert done.err.endswith("to resume: charlstm train text.txt --valid dev.txt -o run --resume\n")
 
