@@ -1,6 +1,6 @@
-"""A checkpoint is written whole or not at all, and a file from a stranger is met with a model or one line.
+"""A save writes the whole checkpoint or leaves the old one, and any file is loaded or refused with one line.
 
-The numbers R1 … name the faults in docs/reliability.md. Crafted files are built here from the format's description,
+The marks R1 … name the faults in docs/reliability.md. Crafted files are built here from the format's description,
 not with the code under test.
 """
 
@@ -70,7 +70,7 @@ def forks() -> Iterator[Forks]:
 
 
 def assert_equal(found: Checkpoint, expected: Checkpoint) -> None:
-    """Bit for bit, types and shapes too."""
+    """Compare two checkpoints bit for bit, including types and shapes."""
     for one, other in ((found.weights, expected.weights), (found.tensors, expected.tensors)):
         assert one.keys() == other.keys()
         for name in one:
@@ -85,7 +85,7 @@ def assert_equal(found: Checkpoint, expected: Checkpoint) -> None:
 
 
 def refused(path: Path, data: bytes, match: str | None = None) -> str:
-    """The one line that answers these bytes; also asked for training, which reads more."""
+    """Check that a file of these bytes is refused, also for training, which reads more; return the message."""
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=match) as caught:
         load(path)
@@ -100,7 +100,7 @@ def refused(path: Path, data: bytes, match: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("step", [0, 1, 2**53])
-def test_what_is_saved_is_loaded_bit_for_bit(memory: Path, step: int) -> None:
+def test_a_saved_checkpoint_is_loaded_bit_for_bit(memory: Path, step: int) -> None:
     state = dataclasses.replace(example(), step=step)
     save(memory / "x", state)
     assert_equal(load(memory / "x", training=True), state)
@@ -120,7 +120,7 @@ def test_a_vocabulary_of_all_of_unicode_is_saved_and_loaded(memory: Path, forks:
     assert grown < 2 * (memory / "x").stat().st_size + 64 * MEGABYTE
 
 
-def test_equal_checkpoints_are_equal_bytes_whatever_the_order(memory: Path) -> None:
+def test_equal_checkpoints_give_equal_bytes_in_any_order_of_entries(memory: Path) -> None:
     state = example()
     turned = dataclasses.replace(
         state,
@@ -138,7 +138,7 @@ def test_arrays_in_another_memory_order_are_saved_by_value(memory: Path) -> None
     assert written(memory, dataclasses.replace(state, weights=turned)) == written(memory, state)
 
 
-def test_the_safetensors_library_reads_what_is_written(memory: Path) -> None:
+def test_the_safetensors_library_reads_our_files(memory: Path) -> None:
     state = example()
     data = written(memory, state)
     found = safetensors.numpy.load(data)
@@ -151,7 +151,7 @@ def test_the_safetensors_library_reads_what_is_written(memory: Path) -> None:
         assert file.metadata().keys() == {"charlstm", "sha256"}
 
 
-def test_what_the_safetensors_library_writes_again_is_read(memory: Path) -> None:
+def test_a_file_rewritten_by_the_safetensors_library_is_loaded(memory: Path) -> None:
     path, again = memory / "written.safetensors", memory / "again.safetensors"
     data = written(memory)
     with safetensors.safe_open(path, "np") as file:
@@ -160,7 +160,7 @@ def test_what_the_safetensors_library_writes_again_is_read(memory: Path) -> None
     assert_equal(load(again, training=True), example())
 
 
-def test_every_tensor_lies_at_a_multiple_of_its_types_size(memory: Path) -> None:
+def test_every_tensor_is_aligned_to_the_size_of_its_type(memory: Path) -> None:
     data = written(memory)
     header, _ = take_apart(data)
     length = struct.unpack("<Q", data[:8])[0]
@@ -171,7 +171,7 @@ def test_every_tensor_lies_at_a_multiple_of_its_types_size(memory: Path) -> None
             assert entry["data_offsets"][0] % sizes[entry["dtype"]] == 0, name
 
 
-def test_the_digest_is_that_of_the_description(memory: Path) -> None:
+def test_the_digest_follows_the_documented_format(memory: Path) -> None:
     header, body = take_apart(written(memory))
     assert header["__metadata__"]["sha256"] == digest(header, body)
 
@@ -191,7 +191,7 @@ def test_the_digest_is_that_of_the_description(memory: Path) -> None:
         lambda state: {"facts": {"history": [0] * 300_000}},
     ],
 )
-def test_what_could_not_be_loaded_again_is_not_written(memory: Path, change: Callable[..., Any]) -> None:
+def test_a_checkpoint_that_could_not_be_loaded_is_not_written(memory: Path, change: Callable[..., Any]) -> None:
     state = example()
     with pytest.raises(ValueError, match=r"."):
         save(memory / "x", dataclasses.replace(state, **change(state)))
@@ -200,7 +200,7 @@ def test_what_could_not_be_loaded_again_is_not_written(memory: Path, change: Cal
 
 @pytest.mark.fault("R23")
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("v*.safetensors")), ids=lambda path: path.stem)
-def test_a_frozen_file_of_each_format_version_loads_for_ever(path: Path) -> None:
+def test_a_golden_file_of_each_format_version_loads(path: Path) -> None:
     found = load(path, training=True)
     expected = json.loads(path.with_suffix(".json").read_text())
     assert config.to_json(found.model) == expected["model"]
@@ -211,7 +211,7 @@ def test_a_frozen_file_of_each_format_version_loads_for_ever(path: Path) -> None
     assert bits == expected["tensors"]
 
 
-def test_there_is_a_frozen_file_of_the_present_version() -> None:
+def test_the_current_format_version_has_a_golden_file() -> None:
     versions = {path.stem.split("-")[0] for path in GOLDEN.glob("v*.safetensors")}
     assert versions == {f"v{n}" for n in range(1, checkpoint.FORMAT_VERSION + 1)}
 
@@ -227,7 +227,7 @@ def test_loading_imports_neither_torch_nor_safetensors() -> None:
 @pytest.mark.fault("R1")
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("hidden", [6, 100])
-def test_a_kill_at_any_instant_leaves_a_checkpoint_of_the_last_acknowledged_step_or_later(
+def test_a_kill_at_any_time_leaves_a_checkpoint_of_the_last_acknowledged_step_or_later(
     memory: Path, forks: Forks, count: int, hidden: int
 ) -> None:
     path, rng = memory / "last.safetensors", random.Random(hidden)
@@ -236,11 +236,11 @@ def test_a_kill_at_any_instant_leaves_a_checkpoint_of_the_last_acknowledged_step
         save(path, example(step, hidden))
     save_seconds = (time.perf_counter() - start) / 5
     killed = between = 0
-    while killed < count // 2 or not between:  # some in the middle of a save, else this would show nothing
+    while killed < count // 2 or not between:  # some kills must hit the middle of a save
         save(path, example(0, hidden))
         pid = forks.start("save_for_ever", str(path), hidden)
         said = forks.lines()
-        acknowledged = next(said)  # it saves in earnest now
+        acknowledged = next(said)  # the first save is complete
         time.sleep(rng.uniform(0, 2 * save_seconds))
         os.kill(pid, signal.SIGKILL)
         *more, end = said
@@ -258,7 +258,7 @@ def test_a_kill_at_any_instant_leaves_a_checkpoint_of_the_last_acknowledged_step
 @pytest.mark.fault("R2")
 @pytest.mark.parametrize("within_the_call", [False, True])
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_kill_at_each_system_call_leaves_old_or_new(
+def test_a_kill_at_each_system_call_leaves_the_old_or_the_new_file(
     memory: Path, forks: Forks, exists: bool, within_the_call: bool
 ) -> None:
     path = memory / "last.safetensors"
@@ -282,14 +282,16 @@ def test_a_kill_at_each_system_call_leaves_old_or_new(
     old = 1 if exists else None
     changed = steps.index(2)
     assert steps == [old] * changed + [2] * (len(steps) - changed)
-    assert changed > 20  # each tensor's write was met
-    assert len(steps) - changed == 3  # the folder's fsync and close, and the save without a fault
+    assert changed > 20  # faults occurred at the write of each tensor
+    assert len(steps) - changed == 3  # fsync and close of the directory, and the save without a fault
 
 
 @pytest.mark.fault("R3")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-def test_an_error_at_each_call_is_a_checkpoint_error_and_leaves_old_or_new(memory: Path, code: int) -> None:
-    path, met, renamed = memory / "last.safetensors", [], False
+def test_an_error_at_each_system_call_is_a_checkpoint_error_and_leaves_the_old_or_the_new_file(
+    memory: Path, code: int
+) -> None:
+    path, failed_calls, renamed = memory / "last.safetensors", [], False
     save(path, example(1))
     old = path.read_bytes()
     for k in itertools.count(1):
@@ -303,13 +305,13 @@ def test_an_error_at_each_call_is_a_checkpoint_error_and_leaves_old_or_new(memor
                 failed = os.strerror(code) in str(error)
         if not fault.name:
             break
-        met.append(fault.name)
+        failed_calls.append(fault.name)
         assert failed != (fault.name == "listdir")  # the search for old temporaries may fail
         assert (path.read_bytes() == old) == (failed and not renamed), fault.name
         assert_equal(load(path, training=True), example(2 if renamed or not failed else 1))
         assert os.listdir(memory) == [path.name]
         renamed |= fault.name == "replace"
-    assert len(met) > 20
+    assert len(failed_calls) > 20
 
 
 @pytest.mark.fault("R5")
@@ -332,7 +334,7 @@ def test_after_a_loss_of_power_the_old_or_the_new_checkpoint_loads(memory: Path,
 
 
 @pytest.mark.fault("R7")
-def test_a_full_disk_is_a_message_and_the_old_file_is_whole(memory: Path, forks: Forks) -> None:
+def test_a_full_disk_is_an_error_and_the_old_file_stays_valid(memory: Path, forks: Forks) -> None:
     path = memory / "last.safetensors"
     save(path, example(1))
     for limit in (0, 1, 1000, path.stat().st_size - 1):
@@ -343,7 +345,7 @@ def test_a_full_disk_is_a_message_and_the_old_file_is_whole(memory: Path, forks:
 
 
 @pytest.mark.fault("R8")
-def test_a_place_that_cannot_be_written_is_refused(memory: Path) -> None:
+def test_an_unwritable_path_is_refused(memory: Path) -> None:
     (memory / "file").write_text("x")
     for place in (
         memory / "missing" / "x",
@@ -365,7 +367,7 @@ def test_a_folder_without_permission_is_refused(forks: Forks) -> None:
 
 
 @pytest.mark.fault("R9")
-def test_what_a_dead_writer_left_is_no_model(memory: Path) -> None:
+def test_the_temporary_file_of_a_killed_process_is_not_a_model(memory: Path) -> None:
     run = memory / "run-1"
     run.mkdir()
     (run / ".best.safetensors.1.00000000.tmp").write_bytes(written(memory))
@@ -374,7 +376,7 @@ def test_what_a_dead_writer_left_is_no_model(memory: Path) -> None:
 
 
 @pytest.mark.fault("R13")
-def test_what_threads_do_to_the_weights_during_a_save_is_not_in_the_file(memory: Path) -> None:
+def test_changes_of_the_weights_during_a_save_are_not_in_the_file(memory: Path) -> None:
     path, state = memory / "x", example()
     expected = {name: array.copy() for name, array in state.weights.items()}
 
@@ -389,7 +391,7 @@ def test_what_threads_do_to_the_weights_during_a_save_is_not_in_the_file(memory:
 
 
 @pytest.mark.fault("R13")
-def test_a_file_is_whole_while_a_thread_changes_the_weights_all_the_time(memory: Path) -> None:
+def test_a_file_is_valid_although_a_thread_keeps_changing_the_weights(memory: Path) -> None:
     state, stop = example(hidden=60), threading.Event()
 
     def meddle() -> None:
@@ -409,7 +411,7 @@ def test_a_file_is_whole_while_a_thread_changes_the_weights_all_the_time(memory:
 
 
 @pytest.mark.fault("R14")
-def test_a_thousand_saves_keep_no_descriptor_and_no_memory(memory: Path) -> None:
+def test_a_thousand_saves_leak_no_descriptor_and_no_memory(memory: Path) -> None:
     state = example()
     for _ in range(50):
         save(memory / "x", state)
@@ -433,7 +435,7 @@ def test_a_thousand_saves_keep_no_descriptor_and_no_memory(memory: Path) -> None
 
 
 class Payload:
-    """Makes a file when it is unpickled."""
+    """Create a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -443,22 +445,22 @@ class Payload:
 
 
 @pytest.mark.fault("R15")
-def test_a_pickle_is_refused_and_never_run(memory: Path) -> None:
+def test_a_pickle_is_refused_and_never_executed(memory: Path) -> None:
     marker, path = memory / "marker", memory / "model.pt"
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         refused(path, pickle.dumps(Payload(marker), protocol), "not a")
-    with zipfile.ZipFile(path, "w") as archive:  # what torch.save writes
+    with zipfile.ZipFile(path, "w") as archive:  # the form of a file of torch.save
         archive.writestr("archive/data.pkl", pickle.dumps(Payload(marker), 2))
         archive.writestr("archive/version", "3\n")
     refused(path, path.read_bytes(), "not a")
     refused(path, crafted(written(memory), lambda h, d: d.update(training=["__import__('os').mkdir('marker')"])))
     assert not marker.exists()
     pickle.loads(pickle.dumps(Payload(marker)))
-    assert marker.exists()  # the payload was live
+    assert marker.exists()  # negative control: unpickling runs the payload
 
 
 @pytest.mark.fault("R16")
-def test_no_code_of_the_package_can_unpickle_or_evaluate() -> None:
+def test_no_code_of_the_package_unpickles_or_evaluates_text() -> None:
     modules = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
     functions = {"eval", "exec", "compile", "__import__"}
     attributes = {("torch", "load"), ("np", "load"), ("numpy", "load"), ("np", "fromfile")}
@@ -478,7 +480,7 @@ def test_no_code_of_the_package_can_unpickle_or_evaluate() -> None:
 
 
 @pytest.mark.fault("R17")
-def test_a_file_cut_at_any_length_is_refused(memory: Path) -> None:
+def test_a_file_truncated_at_any_length_is_refused(memory: Path) -> None:
     data, path = written(memory), memory / "x"
     path.write_bytes(data)
     with path.open("r+b") as file:
@@ -490,15 +492,15 @@ def test_a_file_cut_at_any_length_is_refused(memory: Path) -> None:
 
 
 @pytest.mark.fault("R17")
-def test_a_file_with_anything_added_is_refused(memory: Path) -> None:
+def test_a_file_with_additional_bytes_is_refused(memory: Path) -> None:
     data = written(memory)
     for more in (b"\0", b" ", data):
         refused(memory / "x", data + more, "truncated or has extra bytes")
 
 
 def flips(memory: Path, bits: Iterator[int]) -> int:
-    """Flip each bit by itself; each must be met or change nothing that is read. How many were met."""
-    data, path, met = written(memory), memory / "x", 0
+    """Flip each bit separately; return how many flips are refused. The others must not change the checkpoint."""
+    data, path, detected = written(memory), memory / "x", 0
     path.write_bytes(data)
     with path.open("r+b", buffering=0) as file:
         for bit in bits:
@@ -507,32 +509,32 @@ def flips(memory: Path, bits: Iterator[int]) -> int:
             try:
                 found = load(path, training=True)
             except CheckpointError:
-                met += 1
+                detected += 1
             else:
                 assert_equal(found, example())
             file.seek(bit // 8)
             file.write(data[bit // 8 : bit // 8 + 1])
     assert path.read_bytes() == data
-    return met
+    return detected
 
 
 @pytest.mark.fault("R18")
-def test_any_flipped_bit_of_the_header_is_met(memory: Path) -> None:
+def test_any_flipped_bit_of_the_header_is_detected(memory: Path) -> None:
     bits = 8 * (8 + struct.unpack("<Q", written(memory)[:8])[0])
-    met = flips(memory, iter(range(bits)))
-    assert met > 0.98 * bits  # a few turn the padding's or another space into one that JSON allows as well
+    detected = flips(memory, iter(range(bits)))
+    assert detected > 0.98 * bits  # a few flips turn a space into other JSON whitespace
 
 
 @pytest.mark.fault("R18")
 @pytest.mark.parametrize("count", [1000, pytest.param(30_000, marks=pytest.mark.slow)])
-def test_any_flipped_bit_of_the_tensors_is_met(memory: Path, count: int) -> None:
+def test_any_flipped_bit_of_the_tensors_is_detected(memory: Path, count: int) -> None:
     data, rng = written(memory), random.Random(3)
     begin = 8 + struct.unpack("<Q", data[:8])[0]
     assert flips(memory, (rng.randrange(8 * begin, 8 * len(data)) for _ in range(count))) == count
 
 
 @pytest.mark.fault("R18")
-def test_without_the_digest_flipped_bits_would_get_through(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_digest_flipped_bits_are_not_detected(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, data = memory / "x", bytearray(written(memory))
     data[-1] ^= 1
     path.write_bytes(data)
@@ -541,7 +543,7 @@ def test_without_the_digest_flipped_bits_would_get_through(memory: Path, monkeyp
     monkeypatch.setattr(
         container, "take_metadata", lambda header: (header.pop("__metadata__")["charlstm"], AnyDigest(wrong))
     )
-    load(path)  # no other check meets it
+    load(path)  # no other check detects it
     monkeypatch.undo()
     refused(path, bytes(data), "sha256")
 
@@ -556,7 +558,7 @@ class AnyDigest(str):
 
 
 @pytest.mark.fault("R18")
-def test_every_part_of_the_content_is_under_the_digest(memory: Path) -> None:
+def test_the_digest_covers_every_part_of_the_content(memory: Path) -> None:
     def without_a_new_digest(change: Callable[[dict[str, Any]], None]) -> bytes:
         header, body = take_apart(written(memory))
         change(header)
@@ -593,7 +595,7 @@ MANY = 100 * MEGABYTE + 1
 
 @pytest.mark.fault("R19")
 @pytest.mark.parametrize("length", [0, 1, 7000, MANY, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1])
-def test_an_impossible_header_length_is_refused_at_once(memory: Path, forks: Forks, length: int) -> None:
+def test_an_impossible_header_length_is_refused_immediately(memory: Path, forks: Forks, length: int) -> None:
     path = memory / "x"
     path.write_bytes(struct.pack("<Q", length) + written(memory)[8:])
     if length == MANY:
@@ -611,7 +613,7 @@ def test_an_impossible_header_length_is_refused_at_once(memory: Path, forks: For
 def test_damage_to_the_container_is_refused(memory: Path, kind: str) -> None:
     header, body = take_apart(written(memory))
     DAMAGED_ENTRIES[kind](header)
-    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):  # where there is one to make right
+    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):  # if there is a digest to correct
         if not kind.startswith("digest"):
             header["__metadata__"]["sha256"] = digest(header, body)
     refused(memory / "x", put_together(header, body))
@@ -634,7 +636,7 @@ def test_a_malformed_header_is_refused_fast_and_in_little_memory(memory: Path, f
     assert seconds < HANG_SECONDS
 
 
-IN_FACTS: dict[str, tuple[bytes, str]] = {  # where any JSON would do, with a digest that is right: text → what is said
+IN_FACTS: dict[str, tuple[bytes, str]] = {  # in the facts, with a valid digest: text → (replacement, message)
     "NaN": (b"NaN", "not a number of JSON"),
     "Infinity": (b"-Infinity", "not a number of JSON"),
     "a number beyond double": (b"1e999", "double precision"),
@@ -651,7 +653,7 @@ IN_FACTS: dict[str, tuple[bytes, str]] = {  # where any JSON would do, with a di
 @pytest.mark.fault("R22")
 @pytest.mark.fault("R31")
 @pytest.mark.parametrize("kind", IN_FACTS)
-def test_malformed_metadata_is_refused_fast_and_in_little_memory_though_its_digest_is_right(
+def test_malformed_metadata_with_a_valid_digest_is_refused_fast_and_in_little_memory(
     memory: Path, forks: Forks, kind: str
 ) -> None:
     header, body = take_apart(written(memory))
@@ -691,7 +693,7 @@ NO_CELL: tuple[Any, ...] = ("LSTM", "", None, 1, ["lstm"], {}, "\x1b[31m", "x" *
 
 @pytest.mark.fault("R21")
 @pytest.mark.parametrize("key", ["hidden", "layers", "embedding", "vocab_size", "cell", "heads"])
-def test_an_impossible_model_is_refused_before_anything_of_its_size_is_made(
+def test_an_impossible_model_is_refused_before_memory_of_its_size_is_allocated(
     memory: Path, forks: Forks, key: str
 ) -> None:
     path, data = memory / "x", written(memory)
@@ -706,7 +708,7 @@ def test_an_impossible_model_is_refused_before_anything_of_its_size_is_made(
 
 @pytest.mark.fault("R21")
 @pytest.mark.parametrize("largest", [{"hidden": 65_536}, {"hidden": 65_536, "layers": 64}, {"embedding": 65_536}])
-def test_the_largest_model_on_a_tiny_file_is_refused_before_anything_of_its_size_is_made(
+def test_the_largest_model_in_a_tiny_file_is_refused_before_memory_of_its_size_is_allocated(
     memory: Path, forks: Forks, largest: dict[str, int]
 ) -> None:
     path = memory / "x"
@@ -714,7 +716,7 @@ def test_the_largest_model_on_a_tiny_file_is_refused_before_anything_of_its_size
     assert forks.call("measure_load", str(path), True)[1] < 4 * MEGABYTE
 
 
-WRONG: dict[str, tuple[Any, ...]] = {  # an entry of our metadata → what it must not be
+WRONG: dict[str, tuple[Any, ...]] = {  # entry of the metadata → invalid values
     "step": (-1, 1.5, "3", None, True, 2**54, []),
     "facts": (None, [], "x", 1),
     "training": ([], "x", 1, False),
@@ -726,7 +728,7 @@ WRONG: dict[str, tuple[Any, ...]] = {  # an entry of our metadata → what it mu
 
 
 @pytest.mark.fault("R22")
-def test_metadata_of_another_form_is_refused(memory: Path) -> None:
+def test_metadata_with_wrong_types_or_values_is_refused(memory: Path) -> None:
     data = written(memory)
     for key, values in WRONG.items():
         for value in values:
@@ -737,7 +739,7 @@ def test_metadata_of_another_form_is_refused(memory: Path) -> None:
 
 @pytest.mark.fault("R22")
 @pytest.mark.parametrize("half", ["\ud800", "a\udc80b"])
-def test_half_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(memory: Path, half: str) -> None:
+def test_a_lone_surrogate_is_refused_and_a_surrogate_pair_is_a_character(memory: Path, half: str) -> None:
     data = written(memory)
     for change in ({"note": half}, {half: 1}):
         refused(memory / "x", crafted(data, functools.partial(update_facts, change)), "surrogates")
@@ -750,7 +752,7 @@ def test_half_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(memory:
 @pytest.mark.parametrize(
     ("version", "says"), [(2, "pip install -U charlstm"), (10**9, "newer"), (0, "reads 1"), (-1, "reads 1")]
 )
-def test_another_format_version_is_refused_by_its_number(memory: Path, version: int, says: str) -> None:
+def test_another_format_version_is_refused_and_its_number_named(memory: Path, version: int, says: str) -> None:
     def only_the_version(header: dict[str, Any], document: dict[str, Any]) -> None:
         document.clear()
         document.update(format_version=version)
@@ -761,7 +763,7 @@ def test_another_format_version_is_refused_by_its_number(memory: Path, version: 
 
 
 @pytest.mark.fault("R24")
-def test_a_tensor_that_does_not_fit_is_named_with_what_was_found_and_expected(memory: Path) -> None:
+def test_the_error_for_a_wrong_tensor_names_the_found_and_the_expected_shape(memory: Path) -> None:
     name = "model/recurrence.weight_hh_l1"
 
     def answer(change: Callable[[dict[str, Any]], Any]) -> str:
@@ -805,7 +807,7 @@ def test_an_impossible_vocabulary_is_refused(memory: Path, kind: str) -> None:
 
 @pytest.mark.fault("R26")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_weight_that_is_no_number_is_refused_by_its_tensors_name(memory: Path, value: float) -> None:
+def test_a_nan_or_infinite_weight_is_refused_and_its_tensor_named(memory: Path, value: float) -> None:
     state = example()
     for name, array in state.weights.items():
         before = array.flat[-1]
@@ -822,7 +824,7 @@ def test_a_weight_that_is_no_number_is_refused_by_its_tensors_name(memory: Path,
 @pytest.mark.parametrize(
     "evil", ["\x1b]8;;http://x\x1b\\", "\x1b[2J", "\x9b31m", "\u202eevil", "a\r\nb", "\ud800", "\0"]
 )
-def test_what_drives_a_terminal_is_escaped_in_errors(memory: Path, evil: str) -> None:
+def test_terminal_control_characters_are_escaped_in_errors(memory: Path, evil: str) -> None:
     data, path = written(memory), memory / "x"
     changes: list[Callable[[dict[str, Any], dict[str, Any]], Any]] = [
         lambda h, d: set_at(h, evil, h.pop("optim/mean")),
@@ -849,7 +851,7 @@ def test_what_drives_a_terminal_is_escaped_in_errors(memory: Path, evil: str) ->
 
 
 @pytest.mark.fault("R28")
-def test_what_is_no_regular_file_is_refused_without_waiting(memory: Path, forks: Forks) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_without_waiting(memory: Path, forks: Forks) -> None:
     pipe, local, sparse, empty = (memory / name for name in ("pipe", "socket", "sparse", "empty"))
     os.mkfifo(pipe)
     empty.touch()
@@ -871,7 +873,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(memory: Path, forks:
 
 @pytest.mark.fault("R29")
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, -1])
-def test_a_file_that_is_cut_while_it_is_read_is_an_error(
+def test_a_file_that_is_truncated_while_it_is_read_is_an_error(
     memory: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     path, data = memory / "x", written(memory)
@@ -892,7 +894,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(
 
 
 @pytest.mark.fault("R29")
-def test_a_file_that_another_process_cuts_and_writes_all_the_time_is_whole_or_an_error(memory: Path) -> None:
+def test_a_file_that_is_truncated_and_rewritten_all_the_time_is_valid_or_an_error(memory: Path) -> None:
     path, data, stop = memory / "x", written(memory, example(hidden=60)), threading.Event()
 
     def meddle() -> None:
@@ -914,13 +916,13 @@ def test_a_file_that_another_process_cuts_and_writes_all_the_time_is_whole_or_an
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """A mutant: of its bytes, or of its header's values with the digest made right, which gets past the digest."""
+    """Mutate bytes, or values of the header with a corrected digest, so that later checks are reached."""
     if rng.random() < 0.5:
         mutant = bytearray(data)
         for _ in range(rng.choice((1, 1, 1, 2, 5, 20))):
             place, size = rng.randrange(len(mutant) + 1), rng.choice((1, 1, 2, 8, 100))
             if rng.random() < 0.5:
-                place = min(place, rng.randrange(2500))  # the header, more than the tensors
+                place = min(place, rng.randrange(2500))  # more often in the header than in the tensors
             mutant[place : place + rng.choice((0, size))] = rng.choice(
                 (
                     b"",
@@ -948,7 +950,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.fault("R30")
 @pytest.mark.parametrize("count", [2000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_a_random_mutation_is_loaded_or_refused_and_nothing_else(memory: Path, count: int) -> None:
+def test_a_random_mutation_is_loaded_or_refused(memory: Path, count: int) -> None:
     original, path, rng, loaded = written(memory), memory / "x", random.Random(5), 0
     messages = set()
     with path.open("wb", buffering=0) as file:
@@ -967,13 +969,13 @@ def test_a_random_mutation_is_loaded_or_refused_and_nothing_else(memory: Path, c
                 loaded += 1
                 assert {name: array.shape for name, array in found.weights.items()} == found.model.shapes()
                 assert len(found.vocabulary) == found.model.vocab_size
-    assert 0 < loaded < count / 5  # other facts, other training records: a mutant may well be a checkpoint
-    assert len(messages) > 20  # the mutants get far, and to many places
+    assert 0 < loaded < count / 5  # a mutant of the facts may be a valid checkpoint
+    assert len(messages) > 20  # the mutants reach many different checks
 
 
 @pytest.mark.fault("R31")
 @pytest.mark.parametrize("training", [False, True])
-def test_loading_takes_little_more_memory_than_the_file(memory: Path, forks: Forks, training: bool) -> None:
+def test_loading_needs_little_more_memory_than_the_file(memory: Path, forks: Forks, training: bool) -> None:
     path = memory / "large"
     state = example(hidden=600)
     tensors = {f"optim/mean{n}": np.ones((600, 6000), dtype=np.float32) for n in range(2)}
@@ -985,7 +987,7 @@ def test_loading_takes_little_more_memory_than_the_file(memory: Path, forks: For
     assert grown < (size if training else size / 2) * 1.2 + 2 * MEGABYTE
 
 
-# --- which checkpoint
+# --- finding a checkpoint
 
 
 def run_of(root: Path, name: str, age: float, *files: str) -> Path:
@@ -1011,7 +1013,9 @@ def test_the_newest_run_is_the_one_saved_last(memory: Path) -> None:
     assert newest_run(memory, prefer="last") == only_best / "best.safetensors"
 
 
-def test_a_run_is_named_by_its_folder_its_file_or_not_at_all(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_found_by_its_directory_by_its_file_or_by_default(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(memory)
     with pytest.raises(CheckpointError, match="charlstm train"):
         resolve(None)
@@ -1032,7 +1036,7 @@ def test_a_run_is_named_by_its_folder_its_file_or_not_at_all(memory: Path, monke
         resolve(run_of(memory, "empty", 0))
 
 
-def test_all_tensors_that_hold_no_numbers_are_reported(memory: Path) -> None:
+def test_all_tensors_with_nan_or_infinite_values_are_reported(memory: Path) -> None:
     state = example()
     state.weights["projection.bias"][0] = np.nan
     state.tensors["optim/mean"][0] = np.inf

@@ -32,14 +32,14 @@ from charlstm.training import defaults
 
 @pytest.mark.parametrize("value", [None, 0, -1, 1.5, "64", True, math.nan, 10**9])
 @pytest.mark.parametrize("field", ["vocab_size", "hidden", "layers", "embedding"])
-def test_a_model_has_whole_sizes_within_bounds(field: str, value: Any) -> None:
+def test_the_sizes_of_a_model_are_integers_within_bounds(field: str, value: Any) -> None:
     sizes = {"vocab_size": 5, "hidden": 4, "layers": 1, "embedding": 3, field: value}
     with pytest.raises(UsageError, match=f"^{field} must be a whole number from 1 to [0-9]+, got "):
         ModelConfig(**sizes)
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_parameters_are_those_of_the_layers_that_torch_makes(cell: str) -> None:
+def test_the_number_of_parameters_equals_that_of_the_layers_of_torch(cell: str) -> None:
     import torch
 
     config = ModelConfig(11, 6, 3, 5, cell)  # type: ignore[arg-type]
@@ -79,9 +79,7 @@ def test_an_invalid_duration_is_rejected_with_its_field_and_the_text_as_given(te
 
 
 @given(chars=st.integers(2, 10**9), symbols=st.integers(1, 10**5), seconds=st.none() | st.floats(0.01, 1e6))
-def test_the_recipe_makes_every_choice_and_keeps_those_that_were_made(
-    chars: int, symbols: int, seconds: float | None
-) -> None:
+def test_the_recipe_sets_missing_options_and_keeps_given_ones(chars: int, symbols: int, seconds: float | None) -> None:
     options = TrainingOptions(seconds=seconds, cell="gru", lr=0.5, dropout=0.0)
     chosen = defaults.choose(options, chars, symbols)
     assert (chosen.cell, chosen.lr, chosen.dropout) == ("gru", 0.5, 0.0)
@@ -114,7 +112,7 @@ def test_a_gru_learns_at_half_the_rate_of_an_lstm() -> None:
     assert gru == lstm / 2
 
 
-def test_dropout_and_more_decay_begin_where_a_text_is_read_often() -> None:
+def test_dropout_and_a_higher_decay_are_used_if_a_text_is_read_often() -> None:
     def chosen(steps: int) -> TrainingConfig:
         return defaults.choose(TrainingOptions(steps=steps, hidden=256), 10**6, 65)
 
@@ -124,7 +122,7 @@ def test_dropout_and_more_decay_begin_where_a_text_is_read_often() -> None:
 
 
 @pytest.mark.parametrize("missing", [field.name for field in fields(TrainingConfig) if field.name in ("hidden", "lr")])
-def test_a_saved_training_with_a_hole_is_refused(missing: str) -> None:
+def test_a_saved_training_record_with_a_missing_entry_is_refused(missing: str) -> None:
     values = to_json(defaults.choose(TrainingOptions(), 10**6, 65))
     with pytest.raises(UsageError, match=f"has no value for {missing}$"):
         from_json(TrainingConfig, {**values, missing: None})
@@ -132,7 +130,7 @@ def test_a_saved_training_with_a_hole_is_refused(missing: str) -> None:
         from_json(TrainingConfig, {**values, "seconds": None})
 
 
-def test_a_saved_config_may_lack_what_came_later_and_nothing_else() -> None:
+def test_a_saved_config_may_lack_later_entries_only() -> None:
     @dataclass(frozen=True)
     class Old:
         first: int

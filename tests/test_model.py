@@ -1,4 +1,4 @@
-"""A trained model in a program: loading, sampling, evaluating, keeping where a text stands."""
+"""Test `Model`: loading, sampling, evaluating, and saving the state of a text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ native_only = pytest.mark.skipif(not native.isas(), reason="the native engine wa
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A checkpoint whose corpus is beside it."""
+    """Return a checkpoint whose corpus is in the same directory."""
     text = tmp_path / "text.txt"
     text.write_bytes(real_text(10_000).encode())
     _, vocabulary = real_ids(10_000)
@@ -49,13 +49,13 @@ def test_a_model_samples_streams_and_evaluates_alike(file: Path) -> None:
     assert model.evaluate(text).transitions == 199
 
 
-def test_evaluation_without_a_text_takes_the_validation_part(file: Path) -> None:
+def test_evaluation_without_a_text_uses_the_validation_part(file: Path) -> None:
     model = charlstm.load(file)
     assert model.evaluate() == model.evaluate(real_text(10_000)[9000:])
     assert model.evaluate(exact=True).chars == 1000
 
 
-def test_a_corpus_that_changed_or_is_unknown_is_no_validation_part(file: Path) -> None:
+def test_a_changed_or_unknown_corpus_is_refused_for_validation(file: Path) -> None:
     model = charlstm.load(file)
     damaged: list[dict[str, Any]] = [
         {},
@@ -86,7 +86,9 @@ def test_auto_samples_in_int8_and_scores_in_fp32(file: Path) -> None:
     assert 0 < abs(model.int8_cost()) < 0.005
 
 
-def test_without_a_compiler_the_cost_of_int8_cannot_be_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_native_library_the_cost_of_int8_is_unavailable(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(native, "library", lambda: None)
     model = charlstm.load(file)
     assert model.evaluate().chars == 1000
@@ -97,7 +99,7 @@ def test_without_a_compiler_the_cost_of_int8_cannot_be_told(file: Path, monkeypa
 # ---- states ----
 
 
-def test_a_kept_state_goes_on_in_another_model_object(file: Path, tmp_path: Path) -> None:
+def test_a_saved_state_continues_in_another_model_object(file: Path, tmp_path: Path) -> None:
     model = charlstm.load(file)
     whole = model.sample("The ", 200, seed=3)
     stream = model.stream("The ", 80, seed=3)
@@ -149,10 +151,10 @@ def test_a_state_with_impossible_values_is_refused(
         model.load_state(tmp_path / "state")
 
 
-# ---- what it costs to begin ----
+# ---- imports ----
 
 
-def test_neither_sampling_nor_evaluating_brings_torch(file: Path) -> None:
+def test_neither_sampling_nor_evaluating_loads_torch(file: Path) -> None:
     program = f"""
 import sys, charlstm
 model = charlstm.load({str(file)!r})

@@ -12,18 +12,18 @@ DEV = TextRecord(("dev.txt",), 50, "1" * 64, "latin-1")
 RECORD = CorpusRecord(("a.txt", "-"), 1000, "0" * 64, valid_share=0.2, valid_chars=300, validation=DEV)
 
 
-def test_a_record_that_was_written_is_read_again() -> None:
+def test_a_written_record_is_read_unchanged() -> None:
     assert CorpusRecord.from_json(RECORD.to_json()) == RECORD
     assert BaseRecord.from_json(BaseRecord("run/best", "2" * 64).to_json()) == BaseRecord("run/best", "2" * 64)
 
 
 def test_the_default_encoding_is_not_written() -> None:
-    """The files of earlier versions have the same bytes."""
+    """Files keep the bytes that earlier versions wrote."""
     assert "encoding" not in RECORD.to_json()
     assert RECORD.to_json()["validation"]["encoding"] == "latin-1"
 
 
-def test_entries_that_older_versions_did_not_store_have_their_values() -> None:
+def test_entries_that_older_versions_did_not_store_get_default_values() -> None:
     found = CorpusRecord.from_json({"names": ["a.txt"], "chars": 9, "sha256": "0"})
     assert (found.valid_share, found.valid_chars, found.validation, found.encoding) == (0.1, 0, None, "utf-8")
 
@@ -52,7 +52,7 @@ def test_a_record_of_another_type_is_empty(value: object) -> None:
         ("validation", "dev.txt", "validation", TextRecord()),  # a separate text, which is unknown; not None
     ],
 )
-def test_an_invalid_entry_is_unknown_and_the_others_are_kept(
+def test_an_invalid_entry_is_ignored_and_the_others_are_kept(
     entry: str, value: Any, name: str, expected: object
 ) -> None:
     found = CorpusRecord.from_json({**RECORD.to_json(), entry: value})

@@ -86,8 +86,12 @@ class Engine:
         """The backend for one text in words, such as 'native (avx512-vnni, int8, 2 threads)' or 'numpy (fp32)'."""
         if isinstance(self._backend, _Numpy):
             return "numpy (fp32)"
-        threads = self._backend.threads(1)
+        threads = self.threads(1)
         return f"native ({self._backend.isa}, {self.precision}, {threads} thread{'s' if threads > 1 else ''})"
+
+    def threads(self, batch: int) -> int:
+        """Return the largest number of threads that a call with `batch` texts uses."""
+        return 1 if isinstance(self._backend, _Numpy) else self._backend.threads(batch)
 
     def zero_state(self, batch: int = 1) -> State:
         """Return the initial state of `batch` texts: zeros (L, S, B, H)."""

@@ -84,12 +84,13 @@ def _is_automaton(transitions: NDArray[np.uint8]) -> bool:
 def uniform(seed: int, stream: NDArray[np.integer] | int, position: int) -> Floats:
     """Return pseudorandom numbers in [0, 1) with 53 random bits, in the shape of `stream`."""
     streams = np.atleast_1d(np.asarray(stream)).astype(np.uint64)
-    start = _mix(_mix(np.array([seed], np.uint64)) + streams * np.uint64(GAMMA))
+    start = splitmix64(splitmix64(np.array([seed], np.uint64)) + streams * np.uint64(GAMMA))
     steps = np.array([((position + 1) * GAMMA) % 2**64], np.uint64)
-    return np.asarray((_mix(start + steps) >> np.uint64(11)) * 2.0**-53, np.float64)
+    return np.asarray((splitmix64(start + steps) >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the outputs of the generator splitmix64 (Steele, Lea and Flood 2014) for its states, of any shape."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

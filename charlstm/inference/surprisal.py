@@ -150,7 +150,7 @@ def lines(
             scores = [(carried.score(symbols).sum(), carried.scored) for symbols in ids]
         else:
             first = np.array([start.last])
-            nats = _score_lines(engine, [np.concatenate((first, symbols)) for symbols in ids])
+            nats = line_sums(engine, [np.concatenate((first, symbols)) for symbols in ids])
             scores = [(n, len(symbols)) for n, symbols in zip(nats, ids, strict=True)]
         for line, (nats_of_line, chars), (_, foreign) in zip(whole, scores, known, strict=True):
             number += 1
@@ -232,8 +232,16 @@ class _CarriedScorer:
         return np.concatenate(nats)
 
 
-def _score_lines(engine: ScoringModel, lines: Sequence[Ids]) -> NDArray[np.float64]:
-    """Return the sum of nats (len(lines),) of each line but its first symbol, each from the zero state."""
+def line_sums(engine: ScoringModel, lines: Sequence[Ids]) -> NDArray[np.float64]:
+    """Score lines together, each from the zero state. A common prefix of several lines is fed once.
+
+    Args:
+        engine: the model.
+        lines: the symbols of each line, at least one, after the symbol that comes before the line.
+
+    Returns:
+        (len(lines),) for each line the sum of the surprisals, in nats, of its symbols but the first.
+    """
     sums = np.zeros(len(lines))
     order = sorted(range(len(lines)), key=lambda k: lines[k].tobytes())  # lines with a common prefix are adjacent
     for batch in np.array_split(order, -(-len(order) // BATCH)):
@@ -242,7 +250,7 @@ def _score_lines(engine: ScoringModel, lines: Sequence[Ids]) -> NDArray[np.float
 
 
 def _score_sorted(engine: ScoringModel, lines: Sequence[Ids]) -> NDArray[np.float64]:
-    """Score sorted lines as `_score_lines` does, STEPS symbols at a time.
+    """Score sorted lines as `line_sums` does, STEPS symbols at a time.
 
     Of lines that have been equal so far, only the first is fed to the model.
     """

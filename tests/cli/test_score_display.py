@@ -1,4 +1,4 @@
-"""The ways of `charlstm eval` to show where a text surprises, through the command line."""
+"""The ways of `charlstm eval` to show where a text losses, through the command line."""
 
 from __future__ import annotations
 

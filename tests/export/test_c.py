@@ -141,7 +141,7 @@ def test_every_cell_computes_the_same_integers(
 
 
 @needs_compiler
-def test_a_changed_rounding_is_seen(tmp_path: Path) -> None:
+def test_a_changed_rounding_is_detected(tmp_path: Path) -> None:
     """Negative control: the comparison above fails when the C rounds in another way."""
     vocabulary = Vocabulary.of("abcdefghijklmnop")
     config = ModelConfig(16, 13, 1, 3)
@@ -172,7 +172,7 @@ def test_all_compilers_and_optimisation_levels_give_the_same_text(tmp_path: Path
 
 @needs_compiler
 @pytest.mark.parametrize("kind", ["documents", "bytes", "hostile", "large"])
-def test_any_vocabulary_gives_a_program_that_compiles_and_spells_right(kind: str, tmp_path: Path) -> None:
+def test_a_program_of_any_vocabulary_compiles_and_prints_its_symbols(kind: str, tmp_path: Path) -> None:
     vocabulary: Vocabulary = Vocabulary.of(HOSTILE)
     if kind == "documents":
         vocabulary = vocabulary.with_boundary("*/ <|end|> ??/\\")
@@ -207,7 +207,7 @@ def test_any_symbols_are_safe_under_the_sanitizers(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_an_overflow_is_seen_by_the_sanitizers(tmp_path: Path) -> None:
+def test_an_overflow_is_detected_by_the_sanitizers(tmp_path: Path) -> None:
     """Negative control: without the bound on the symbol, the program reads outside of its tables."""
     vocabulary = Vocabulary.of("abc")
     config = ModelConfig(3, 4, embedding=2)
@@ -220,7 +220,7 @@ def test_an_overflow_is_seen_by_the_sanitizers(tmp_path: Path) -> None:
     assert "ERROR: AddressSanitizer" in done.stderr or "runtime error" in done.stderr
 
 
-def test_rounding_costs_little() -> None:
+def test_rounding_raises_the_loss_only_slightly() -> None:
     ids, vocabulary = real_ids(3000)
     for cell in CELLS:
         config = ModelConfig(len(vocabulary), 32, embedding=16, cell=cell)
@@ -230,7 +230,7 @@ def test_rounding_costs_little() -> None:
         assert abs(loss.rounded_bits_per_char - loss.exact_bits_per_char) < 0.01
 
 
-def test_the_memory_of_a_model_is_what_the_compiler_says(tmp_path: Path) -> None:
+def test_the_memory_of_a_model_equals_the_report_of_the_compiler(tmp_path: Path) -> None:
     vocabulary = Vocabulary.of("abcdefghij\n")
     config = ModelConfig(11, 20, 2, 6, "gru")
     model = IntegerModel(config, random_weights(config))

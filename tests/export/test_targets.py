@@ -38,7 +38,7 @@ def needs(*tools: str) -> None:
 
 
 def output(*command: object) -> bytes:
-    """What a command writes to stdout and stderr (where the emulator shows what a board says)."""
+    """What a command writes to stdout and stderr (where the emulator shows the output of the target)."""
     pipe, merged = subprocess.PIPE, subprocess.STDOUT
     done = subprocess.run([*map(str, command)], stdout=pipe, stderr=merged, timeout=240, check=False)
     assert done.returncode == 0, done.stdout.decode("utf-8", "replace")
@@ -120,7 +120,7 @@ def test_a_changed_rounding_changes_the_text(change: tuple[str, str], tmp_path: 
 
 
 @pytest.mark.parametrize("cell", ["peephole", "coupled", "gru", "rnn"])
-def test_every_cell_is_the_same_on_the_processors_with_a_form_of_their_own(cell: str, tmp_path: Path) -> None:
+def test_every_cell_is_the_same_on_processors_with_their_own_code(cell: str, tmp_path: Path) -> None:
     for target in ("cortex-m4", "avr"):
         needs("gcc", *TOOLS[target])
         (tmp_path / "model.c").write_text(source(cell))

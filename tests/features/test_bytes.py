@@ -1,4 +1,4 @@
-"""Models of bytes: any file in, well-formed UTF-8 out, or with --raw the bytes as they are."""
+"""Test models of bytes: they read any file and write well-formed UTF-8, or with --raw any bytes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from charlstm.training import dynamic_evaluation
 from charlstm.training.trainer import Trainer
 from tests.helpers.commands import Done, here, model_file, spawn
 from tests.helpers.engines import BACKENDS, ISAS, biased, engine_of
-from tests.helpers.models import chance, equations, random_weights, surprises
+from tests.helpers.models import chance, equations, losses, random_weights
 
 CONFIG = ModelConfig(256, hidden=12, layers=1, embedding=5)
 NOT_UTF8 = bytes(range(256)) + "Ж€😀".encode() + b"\xe2\x82\x00\xf0\x9f"
@@ -55,7 +55,7 @@ def saved(path: Path) -> Path:
 
 
 @given(st.binary(max_size=40))
-def test_every_sequence_of_bytes_is_a_text_and_back(data: bytes) -> None:
+def test_every_sequence_of_bytes_survives_a_round_trip(data: bytes) -> None:
     vocabulary = ByteVocabulary()
     ids = np.frombuffer(data, np.uint8)
     text = vocabulary.decode(ids)
@@ -68,9 +68,9 @@ EDGES = [0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xE2, 0xED, 0xF0,
 
 @functools.cache
 def place(data: bytes) -> str:
-    """Whether bytes are whole characters, end in the beginning of one, or neither, by Python's strict decoder.
+    """Return 'whole', 'begun' or 'never' for whole, incomplete or invalid characters, by the strict decoder.
 
-    Its incremental one is of no use here: it waits on the bytes of a surrogate, for `surrogatepass`.
+    The incremental decoder is not suitable: it waits for the rest of a surrogate, because of `surrogatepass`.
     """
     for length in range(4):
         for more in itertools.product((0x80, 0x90, 0xA0), repeat=length):
@@ -81,7 +81,7 @@ def place(data: bytes) -> str:
 
 
 @given(st.binary(max_size=6) | st.lists(st.sampled_from(EDGES), max_size=6).map(bytes))
-def test_unfinished_is_the_beginning_of_a_character(data: bytes) -> None:
+def test_the_incomplete_suffix_is_the_beginning_of_a_character(data: bytes) -> None:
     begun = [n for n in (1, 2, 3) if n <= len(data) and place(data[-n:]) == "begun" and data[-n] >= 0xC0]
     assert ByteVocabulary().incomplete_suffix_length(np.frombuffer(data, np.uint8)) == (begun[0] if begun else 0)
 
@@ -94,7 +94,7 @@ def test_a_symbol_is_a_byte_and_its_own_id() -> None:
     assert vocabulary == Vocabulary.from_json(vocabulary.to_json()) != Vocabulary.of("ab")
 
 
-def test_only_a_surrogate_that_is_no_byte_is_unknown() -> None:
+def test_only_a_surrogate_outside_the_range_of_bytes_is_unknown() -> None:
     vocabulary = ByteVocabulary()
     with pytest.raises(UnknownSymbols, match=r"'\\ud800' × 2"):
         vocabulary.encode("a\ud800\ud800")
@@ -109,7 +109,7 @@ def test_another_description_of_bytes_is_refused(values: object) -> None:
         Vocabulary.from_json(values)
 
 
-def test_bytes_are_read_as_they_are(tmp_path: Path) -> None:
+def test_bytes_are_read_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a").write_bytes(NOT_UTF8)
@@ -126,7 +126,7 @@ def test_bytes_are_read_as_they_are(tmp_path: Path) -> None:
         charlstm.read([folder])
 
 
-def test_bytes_of_a_named_corpus_and_an_encoding() -> None:
+def test_bytes_of_a_named_corpus_are_read_and_an_encoding_is_refused() -> None:
     read = charlstm.read(["python:docs"])
     as_bytes = charlstm.read(read.names, symbols="bytes")
     assert as_bytes.sha256 == read.sha256
@@ -134,14 +134,14 @@ def test_bytes_of_a_named_corpus_and_an_encoding() -> None:
         charlstm.read(["x"], encoding="latin-1", symbols="bytes")
 
 
-def test_ids_of_long_bytes_lie_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_of_a_long_text_of_bytes_are_stored_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(id_file, "folder", lambda: tmp_path / "ids")
     monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 100)
     monkeypatch.setattr(reading, "MIN_FINGERPRINTED_BYTES", 1)
     monkeypatch.setattr(reading, "BLOCK_BYTES", 64)
     text = tmp_path / "text"
     text.write_text("жук " * 100)
-    for _ in range(2):  # written, and found again
+    for _ in range(2):  # written, then found in the cache
         in_bytes, in_chars = charlstm.read([text], symbols="bytes"), charlstm.read([text])
         assert isinstance(in_bytes.ids, id_file.StoredIds)
         assert (len(in_bytes), len(in_chars)) == (700, 400)
@@ -149,20 +149,20 @@ def test_ids_of_long_bytes_lie_in_a_file_of_their_own(tmp_path: Path, monkeypatc
         assert in_chars.vocabulary.decode(in_chars.ids) == text.read_text()
 
 
-def test_a_pipe_of_bytes_is_kept_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_from_a_pipe_are_kept_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(id_file, "folder", lambda: tmp_path / "ids")
     monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 10)
-    (tmp_path / "t.bin").write_bytes(NOT_UTF8)  # small: read as if it could not be read twice
+    (tmp_path / "t.bin").write_bytes(NOT_UTF8)  # small: read once, like a pipe
     assert np.asarray(charlstm.read([tmp_path / "t.bin"], symbols="bytes").ids).tobytes() == NOT_UTF8
 
 
-def test_the_score_is_that_of_the_equations_on_the_bytes() -> None:
+def test_the_score_equals_the_equations_on_the_bytes() -> None:
     text = "Жук и €\udcff."
     ids = np.array(list(text.encode("utf-8", "surrogateescape")))
     logits, _ = equations(CONFIG, model().weights, ids[:-1, None], np.zeros(CONFIG.state_shape(1)))
     score = model().evaluate(text)
     assert score.chars == len(ids) == 15
-    assert score.nats_per_char == pytest.approx(surprises(logits, ids[1:, None]).mean(), abs=1e-5)
+    assert score.nats_per_char == pytest.approx(losses(logits, ids[1:, None]).mean(), abs=1e-5)
 
 
 def test_eval_reports_per_byte(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +190,7 @@ def test_eval_reports_per_byte(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert "leave out --encoding" in refused.err
 
 
-def test_refusals_speak_of_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_about_bytes_count_in_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for data, more, said in (
         (b"", (), "it needs one byte or more"),
         (b"x", (), "the training part has 1 of the 1 bytes of the text; it needs 2 or more"),
@@ -203,7 +203,7 @@ def test_refusals_speak_of_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[st
         assert (refused.status, refused.err.count("\n"), "character" in refused.err) == (1, 1, False)
 
 
-def test_a_model_of_bytes_learns_as_it_reads_every_so_many_bytes(
+def test_dynamic_evaluation_of_bytes_reports_positions_in_bytes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t").write_bytes(NOT_UTF8)
@@ -226,7 +226,7 @@ def test_rows_of_lines_and_bytes_are_well_formed(tmp_path: Path, capfd: pytest.C
     assert re.sub(r"\x1b\[[0-9;]*m", "", heat).replace("↵", "") == "a\\xffé\n"
 
 
-def test_heat_gives_a_character_the_bits_of_its_bytes() -> None:
+def test_the_heat_map_sums_the_bits_of_the_bytes_of_a_character() -> None:
     symbols = ByteVocabulary().decode(np.array([0xC3])), [CharScore(2, "\udca9", 1.5), CharScore(3, "b", 4.0)]
     assert list(characters(*symbols)) == [("é", 1.5), ("b", 4.0)]
     euro = [
@@ -239,7 +239,7 @@ def raw_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-UNTRAINED = model(scale=9.0)  # it knows nothing, and is sure of it
+UNTRAINED = model(scale=9.0)  # random, with confident predictions
 WAYS: list[dict[str, Any]] = [
     *({}, {"top_k": 3}, {"top_p": 0.5}, {"typical": 0.3}, {"min_p": 0.2}, {"repeat_penalty": 3.0}),
     *({"ban": "\udc80a"}, {"temperature": 0.0}, {"temperature": 3.0}),
@@ -248,32 +248,32 @@ PRIMES = st.binary(max_size=5) | st.sampled_from([b"\xc3", b"\xe2\x82", b"\xf0\x
 
 
 @given(PRIMES, st.integers(0, 2**32), st.sampled_from(WAYS))
-def test_every_text_is_utf8_and_finishes_the_character_that_its_prime_ends_in(
+def test_every_text_is_utf8_and_completes_the_last_character_of_its_prime(
     prime: bytes, seed: int, options: Any
 ) -> None:
     begun = ByteVocabulary().decode(np.frombuffer(prime, np.uint8))
     config = SamplingConfig(prime=begun, length=40, seed=seed, **options)
-    (drawn,) = UNTRAINED.generate(config)
-    assert drawn.text == drawn.text.encode().decode()  # strict both ways
+    (sampled,) = UNTRAINED.generate(config)
+    assert sampled.text == sampled.text.encode().decode()  # both directions are strict
     unfinished = next((prime[-n:] for n in (1, 2, 3) if n <= len(prime) and place(prime[-n:]) == "begun"), b"")
-    whole = (unfinished + drawn.symbols.astype(np.uint8).tobytes()).decode()  # strict
-    assert whole == (whole[:1] if unfinished else "") + drawn.text
-    assert 36 < len(drawn.symbols) <= 40
+    whole = (unfinished + sampled.symbols.astype(np.uint8).tobytes()).decode()  # strict
+    assert whole == (whole[:1] if unfinished else "") + sampled.text
+    assert 36 < len(sampled.symbols) <= 40
     stream = UNTRAINED.stream(begun, 40, temperature=config.temperature, seed=seed, **{
         name: value for name, value in options.items() if name != "temperature"})  # fmt: skip
-    assert "".join(stream) == drawn.text
-    if "\ufffd" in drawn.text:
-        assert b"\xef\xbf\xbd" in drawn.symbols.astype(np.uint8).tobytes()
+    assert "".join(stream) == sampled.text
+    if "\ufffd" in sampled.text:
+        assert b"\xef\xbf\xbd" in sampled.symbols.astype(np.uint8).tobytes()
 
 
 def test_raw_bytes_are_not_utf8() -> None:
-    """The negative control of the test above."""
+    """Negative control of the test above."""
     with pytest.raises(UnicodeDecodeError):
         raw_bytes(UNTRAINED.sample(length=200, seed=1, raw=True)).decode()
 
 
-def test_the_automaton_is_pythons_strict_decoder() -> None:
-    """After every first byte the edges of all ranges, and so on after those that begin longer characters."""
+def test_the_automaton_accepts_what_the_strict_decoder_of_python_accepts() -> None:
+    """Try every first byte, followed by the limits of all ranges; for longer characters also further bytes."""
     for sequence in itertools.chain(
         itertools.product(range(256), EDGES),
         itertools.product((0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF), EDGES, EDGES),
@@ -286,7 +286,7 @@ def test_the_automaton_is_pythons_strict_decoder() -> None:
 
 
 @given(st.binary(max_size=4) | st.lists(st.sampled_from(EDGES), max_size=4).map(bytes), st.sampled_from(EDGES))
-def test_what_may_follow_a_text_goes_on_with_its_last_character(data: bytes, byte: int) -> None:
+def test_allowed_bytes_continue_the_last_character_of_the_text(data: bytes, byte: int) -> None:
     vocabulary, ids = ByteVocabulary(), np.frombuffer(data, np.uint8)
     may = utf8.TRANSITIONS[vocabulary.state_after(ids), byte] != utf8.NEVER
     begun = data[len(data) - vocabulary.incomplete_suffix_length(ids) :]
@@ -294,7 +294,7 @@ def test_what_may_follow_a_text_goes_on_with_its_last_character(data: bytes, byt
 
 
 @pytest.mark.parametrize(("data", "may"), [(b"", 0), (b"a", 0), (b"\xe2", 2), (b"\xed", 4), (b"\xf4\x8f", 2)])
-def test_what_next_shows_is_the_softmax_over_what_may_follow(data: bytes, may: int) -> None:
+def test_next_returns_the_softmax_over_allowed_bytes(data: bytes, may: int) -> None:
     prime = ByteVocabulary().decode(np.frombuffer(data, np.uint8))
     own = dict(model().next(prime, raw=True))
     assert len(own) == 256
@@ -303,31 +303,31 @@ def test_what_next_shows_is_the_softmax_over_what_may_follow(data: bytes, may: i
     assert dict(model().next(prime)) == pytest.approx({symbol: own[symbol] / total for symbol in symbols})
 
 
-BEGUN = [b"", b"\xc3", b"\xe0", b"\xe2", b"\xed", b"\xf1", b"\xf0", b"\xf4"]  # one a state; neighbours differ
+BEGUN = [b"", b"\xc3", b"\xe0", b"\xe2", b"\xed", b"\xf1", b"\xf0", b"\xf4"]  # one for each state; adjacent ones differ
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("temperature", [0.7, 1.5])
-def test_drawn_bytes_follow_the_softmax_over_what_may_follow(temperature: float, backend: str) -> None:
-    """χ² at each place in a character; of another temperature, of all bytes or after another byte it does not fit."""
+def test_sampled_bytes_follow_the_softmax_over_allowed_bytes(temperature: float, backend: str) -> None:
+    """Apply a χ² test in each state; distributions of another temperature, state or without a state do not fit."""
     logits = np.linspace(-2, 2, 256)[np.random.default_rng(3).permutation(256)]
     count = 8_000 * len(BEGUN)
     phases = np.tile(
         [ByteVocabulary().state_after(np.frombuffer(begun, np.uint8)) for begun in BEGUN], count // len(BEGUN)
     )
     engine, rule = biased(logits, backend), SamplingRule(temperature, transitions=ByteVocabulary.transitions)
-    drawn, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), 1, rule, seed=5, phases=phases)
+    sampled, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), 1, rule, seed=5, phases=phases)
     may = np.array([[place(begun + bytes([byte])) != "never" for byte in range(256)] for begun in BEGUN])
     softmax, without_temperature = np.exp(logits / temperature), np.exp(logits)
     for k, allowed in enumerate(may):
-        observed = np.bincount(drawn[0, k :: len(BEGUN)], minlength=256)
+        observed = np.bincount(sampled[0, k :: len(BEGUN)], minlength=256)
         assert chance(observed, allowed * softmax) > 1e-4
         for wrong in (allowed * without_temperature, softmax, may[k - 1] * softmax):
             assert chance(observed, wrong) < 1e-9
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_texts_of_bytes_drawn_natively_are_those_of_numpy(isa: str) -> None:
+def test_texts_of_bytes_sampled_natively_equal_those_of_numpy(isa: str) -> None:
     ours, reference = (engine_of(CONFIG, dict(UNTRAINED.weights), backend) for backend in (isa, "numpy"))
     vocabulary = ByteVocabulary()
     more: list[dict[str, Any]] = [{"best_of": 3}, {"lines": 2}, {"stop": ("a", "\udcbf"), "keep_stop": True}]
@@ -338,14 +338,16 @@ def test_texts_of_bytes_drawn_natively_are_those_of_numpy(isa: str) -> None:
         first = replace(config, count=1)
         if config.best_of == 1:
             assert "".join(Sampler(ours, vocabulary, first).stream()) == other[0].text
-        assert [*Sampler(ours, vocabulary, replace(first, raw=True)).texts()] != other[:1]  # without the automaton
+        assert [*Sampler(ours, vocabulary, replace(first, raw=True)).texts()] != other[
+            :1
+        ]  # negative control: no automaton
 
 
-def test_rules_that_leave_nothing_that_may_follow_are_refused() -> None:
-    rest = ByteVocabulary().decode(np.arange(0x80, 0xC0))  # of every character beyond ASCII
+def test_options_that_exclude_all_allowed_bytes_are_refused() -> None:
+    rest = ByteVocabulary().decode(np.arange(0x80, 0xC0))  # continuation bytes of all characters outside ASCII
     ascii_alone = model().sample("a", 200, ban=rest, temperature=2.0)
     assert ascii_alone.isascii()
-    assert len(ascii_alone) == 200  # no character was begun that could not be finished
+    assert len(ascii_alone) == 200  # no incomplete character was begun
     for refused in ({"only": "\udcc3"}, {"only": "\udcc3\udce2"}, {"stop": ("\udcff",)}, {"stop": ("\udcc3a",)},
                     {"stop": ("é",), "ban": rest}):  # fmt: skip
         with pytest.raises(UsageError, match=r"ban and only leave no character|can never occur"):
@@ -355,32 +357,36 @@ def test_rules_that_leave_nothing_that_may_follow_are_refused() -> None:
     with pytest.raises(UsageError, match="complete the last character of prime"):
         model().next("\udcc3", only="a")
     assert set(model().sample("a", 40, only="\udcc3\udca9")) == {"é"}
-    assert model().sample("\udce2", 1) == ""  # no room to finish it
-    assert model().sample("a", 60, stop=("\udc80",), temperature=2.0, seed=3).encode()  # a part of a character
+    assert model().sample("\udce2", 1) == ""  # the character does not fit into one byte
+    assert (
+        model().sample("a", 60, stop=("\udc80",), temperature=2.0, seed=3).encode()
+    )  # the stop text is part of a character
 
 
-def test_a_text_goes_on_in_the_middle_of_a_character() -> None:
-    """The euro sign, and nothing else, in pieces of one byte."""
+def test_a_text_continues_in_the_middle_of_a_character() -> None:
+    """Generate euro signs only, one byte in each step."""
     weights = {name: np.zeros_like(array) for name, array in model().weights.items()}
-    for byte, following in ((0xE2, 0x82), (0x82, 0xAC), (0xAC, 0xE2)):  # what comes next depends on the last byte alone
+    for byte, following in ((0xE2, 0x82), (0x82, 0xAC), (0xAC, 0xE2)):  # the next byte depends on the last byte only
         weights["embedding.weight"][byte, byte % 5] = 9
         weights["recurrence.weight_ih_l0"][2 * 12 + byte % 5, byte % 5] = 9  # g
         weights["projection.weight"][following, byte % 5] = 99
     assert {0xE2 % 5, 0x82 % 5, 0xAC % 5} == {1, 0, 2}
-    weights["recurrence.bias_ih_l0"][12:24] = -99  # forgets all
+    weights["recurrence.bias_ih_l0"][12:24] = -99  # the forget gate is closed
     weights["recurrence.bias_ih_l0"][:12] = weights["recurrence.bias_ih_l0"][36:] = 99
     euro = Model(CONFIG, ByteVocabulary(), weights)
     assert euro.sample("€", 8, temperature=0) == "€€"
     stream = euro.stream("€", 8, temperature=0)
-    assert list(stream) == ["€", "€"]  # never a part of one
-    assert euro.sample(length=4, temperature=0, context=stream.context) == "€"  # what was left out comes again
+    assert list(stream) == ["€", "€"]  # never part of a character
+    assert (
+        euro.sample(length=4, temperature=0, context=stream.context) == "€"
+    )  # the bytes that were left out are generated again
     (text,) = euro.generate(replace(charlstm.SamplingConfig(), prime="€", length=8, temperature=0))
     assert (text.text, len(text.symbols)) == ("€€", 6)
     assert euro.sample(length=3, temperature=0, context=euro.context_after(text)) == "€"
     assert euro.sample("€", 20, temperature=0, stop=("€€€",), keep_stop=True) == "€€€"
 
 
-def test_sample_writes_whole_characters_and_with_raw_every_byte(
+def test_sample_writes_whole_characters_or_with_raw_every_byte(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(tmp_path / "m")
@@ -405,15 +411,15 @@ def test_a_document_of_bytes_is_utf8_and_ends_at_its_boundary(boundary: str) -> 
     of_documents = Model(replace(CONFIG, boundary=end), vocabulary, UNTRAINED.weights)
     for prime in ("", "a" + boundary, "\udce2", "\udce2" + boundary):
         begun = prime.encode("utf-8", "surrogateescape") if prime == "\udce2" else b""
-        for drawn in of_documents.generate(SamplingConfig(1.5, prime=prime, seed=1, count=5)):
-            assert drawn.ended == "document"
-            assert (begun + drawn.symbols.astype(np.uint8).tobytes()).decode().endswith(drawn.text)  # strict
-            assert end not in drawn.symbols
-            assert bool(begun) == (len(drawn.text.encode()) < len(drawn.symbols))
+        for sampled in of_documents.generate(SamplingConfig(1.5, prime=prime, seed=1, count=5)):
+            assert sampled.ended == "document"
+            assert (begun + sampled.symbols.astype(np.uint8).tobytes()).decode().endswith(sampled.text)  # strict
+            assert end not in sampled.symbols
+            assert bool(begun) == (len(sampled.text.encode()) < len(sampled.symbols))
     assert of_documents.sample(length=2000, temperature=1.5, seed=1).count(boundary) > 1
 
 
-def test_to_ban_a_part_of_a_character_is_refused() -> None:
+def test_banning_a_part_of_a_character_is_refused() -> None:
     with pytest.raises(UsageError, match="ASCII"):
         model().sample("a", 3, ban="é")
     assert set(model().sample("a", 50, only="xy")) == {"x", "y"}
@@ -438,7 +444,7 @@ def test_training_on_bytes_resumes_and_evaluates(tmp_path: Path, capfd: pytest.C
     assert json.loads(here(capfd, "info", run, "--json").out)["vocabulary"] is None
 
 
-def test_what_goes_on_with_a_model_reads_texts_as_the_model_did(
+def test_resuming_and_fine_tuning_read_texts_as_bytes_like_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -464,7 +470,7 @@ def test_what_goes_on_with_a_model_reads_texts_as_the_model_did(
     refused = train("t.txt", "--from", "checkpoints/t", "--symbols", "chars", "-o", "no")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
     assert "bytes and characters cannot be mixed" in refused.err
-    stdin(NOT_UTF8)  # the newest run is of bytes, and this text is of none
+    stdin(NOT_UTF8)  # the newest run is of bytes, and no run is of this text
     refused = train("-", "--resume")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
     assert "-o" in refused.err
@@ -477,7 +483,7 @@ def test_what_goes_on_with_a_model_reads_texts_as_the_model_did(
     assert "missing: no such file" in train("missing", "--resume").err
 
 
-def test_a_run_of_bytes_is_not_gone_on_with_in_characters(tmp_path: Path) -> None:
+def test_a_run_of_bytes_is_not_resumed_with_characters(tmp_path: Path) -> None:
     text, run = tmp_path / "t.txt", tmp_path / "run"
     text.write_text("some words " * 30)
     list(Trainer.start(charlstm.read([text], symbols="bytes"), run, TrainingOptions(**ONCE)).events())  # type: ignore[arg-type]
@@ -485,7 +491,7 @@ def test_a_run_of_bytes_is_not_gone_on_with_in_characters(tmp_path: Path) -> Non
         Trainer.resume(charlstm.read([text]), run, {"steps": 9})
 
 
-def test_bytes_and_characters_are_not_mixed() -> None:
+def test_vocabularies_of_bytes_and_characters_are_not_mixed() -> None:
     in_bytes, in_chars = ByteVocabulary(), Vocabulary.of("ab")
     assert in_bytes.union(ByteVocabulary()) == in_bytes
     for one, other in ((in_bytes, in_chars), (in_chars, in_bytes)):

@@ -1,4 +1,4 @@
-"""Several documents: how they are read, that nothing crosses a boundary, and what each command makes of them."""
+"""Test texts of several documents: reading them, no influence across a boundary, and every command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from charlstm.training.events import Warned
 from charlstm.training.network import Network
 from charlstm.training.trainer import Trainer
 from tests.helpers.commands import here, spawn
-from tests.helpers.models import equations, interrupt, random_weights, surprises
+from tests.helpers.models import equations, interrupt, losses, random_weights
 
 Capture = pytest.CaptureFixture[str]
 NAMES = ["anna", "bob", "carla", "dan", "", "eve", "fred", "gina", "hal", "ida"]
@@ -61,13 +61,13 @@ def model_of(symbols: str, boundary: str, **sizes: Any) -> Model:
 
 
 def naive_bits(model: Model, documents: list[str]) -> list[float]:
-    """Bits of each document and its end: alone, from the zero state, by the equations without a boundary."""
+    """Return the bits of each document with its end, each from the zero state, by equations without a boundary."""
     config, b = replace(model.config, boundary=None), model.config.boundary
     found = []
     for document in documents:
         ids = np.array([b, *model.vocabulary.lookup(document)[0], b])[:, None]
         logits, _ = equations(config, model.weights, ids[:-1], np.zeros(config.state_shape(1)))
-        found.append(float(surprises(logits, ids[1:]).sum()) / math.log(2))
+        found.append(float(losses(logits, ids[1:]).sum()) / math.log(2))
     return found
 
 
@@ -75,7 +75,7 @@ def naive_bits(model: Model, documents: list[str]) -> list[float]:
 
 
 @given(st.text("ab-", max_size=30), st.text("ab-", min_size=1, max_size=4), st.lists(st.integers(0, 30)))
-def test_boundaries_are_found_however_a_text_comes_in_parts(text: str, boundary: str, cuts: list[int]) -> None:
+def test_boundaries_are_found_in_a_text_in_any_parts(text: str, boundary: str, cuts: list[int]) -> None:
     symbol = boundary if len(boundary) == 1 else "#"
     whole = text.replace(boundary, symbol)
     expected = whole + ("" if not whole or whole.endswith(symbol) else symbol)
@@ -89,7 +89,7 @@ def test_boundaries_are_found_however_a_text_comes_in_parts(text: str, boundary:
 @pytest.mark.parametrize("kind", ["chars", "bytes"])
 @pytest.mark.parametrize("block", [1, 3, 7, 1 << 18])
 @pytest.mark.parametrize("in_memory", [5, 2**25])
-def test_a_text_is_boundary_document_boundary(
+def test_every_document_is_between_two_boundaries(
     kind: Any, block: int, in_memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "BLOCK_BYTES", block)
@@ -105,7 +105,7 @@ def test_a_text_is_boundary_document_boundary(
         assert text.vocabulary.decode(text.ids) == expected.replace("\x1e", END)
         assert text.vocabulary.boundary == END
         assert not isinstance(text.ids, id_file.StoredIds) or in_memory == 5
-    plain = charlstm.read(["a", "empty", "b"], symbols=kind)  # of the same sources, another text
+    plain = charlstm.read(["a", "empty", "b"], symbols=kind)  # the same files as one text have another digest
     assert plain.vocabulary.boundary is None
     assert plain.vocabulary.decode(plain.ids) == Path("a").read_text() + Path("b").read_text()
     assert plain.sha256 != text.sha256
@@ -123,14 +123,14 @@ def test_lines_and_files_as_documents() -> None:
     for way in ({"documents": True}, {"boundary": "--"}):
         with pytest.raises(CorpusError, match=r"^c: a document contains U\+001E.*boundary$"):
             charlstm.read(["c"], **way)
-    found = charlstm.read(["c"], boundary="\x1e")  # who names it means it
+    found = charlstm.read(["c"], boundary="\x1e")  # an explicit boundary may be U+001E
     assert found.vocabulary.decode(found.ids) == "\x1ex\x1ey\x1e"
     Path("d").write_text("")
     with pytest.raises(CorpusError, match="empty"):
         charlstm.read(["d"], documents=True)
 
 
-def test_a_boundary_that_cannot_be_one_is_refused() -> None:
+def test_an_invalid_boundary_is_refused() -> None:
     assert symbol_of("é", "chars") == "é"
     assert symbol_of("é", "bytes") == RECORD_SEPARATOR
     for boundary in ("", "a\x1e", "\ud800"):
@@ -139,7 +139,9 @@ def test_a_boundary_that_cannot_be_one_is_refused() -> None:
 
 
 @given(st.lists(st.text("ab", max_size=8), min_size=1, max_size=12), st.floats(0, 0.9))
-def test_whole_documents_are_held_out_nearest_to_the_share(documents: list[str], share: float) -> None:
+def test_the_validation_part_consists_of_whole_documents_closest_to_the_share(
+    documents: list[str], share: float
+) -> None:
     vocabulary = Vocabulary.of("ab\n").with_boundary("\n")
     text = "\n" + "".join(document + "\n" for document in documents)
     whole = corpus.Corpus(vocabulary.encode(text), vocabulary, "", ("t",))
@@ -159,7 +161,7 @@ def test_whole_documents_are_held_out_nearest_to_the_share(documents: list[str],
 
 
 @pytest.mark.parametrize("boundary", ["\n", RECORD_SEPARATOR, END])
-def test_the_score_of_a_text_is_the_sum_of_those_of_its_documents(boundary: str) -> None:
+def test_the_score_of_a_text_is_the_sum_of_the_scores_of_its_documents(boundary: str) -> None:
     model = model_of("".join(NAMES) + "\n", boundary)
     text = boundary.join(NAMES)
     naive = naive_bits(model, NAMES)
@@ -186,7 +188,7 @@ def test_the_score_of_a_text_is_the_sum_of_those_of_its_documents(boundary: str)
     assert abs(carried.evaluate(text).bits_per_char - score.bits_per_char) > 1e-3
 
 
-def test_many_streams_score_as_one() -> None:
+def test_many_streams_give_the_score_of_one_stream() -> None:
     model = model_of("ab\n", "\n")
     ids = np.random.default_rng(1).integers(0, 3, 20_000)
     several, one = (evaluation.evaluate(model.scorer, ids, exact=exact) for exact in (False, True))
@@ -199,7 +201,7 @@ def test_the_loss_of_a_window_is_the_mean_over_its_documents() -> None:
     network = Network(model.config)
     network.load_weights(model.weights)
     ids = torch.from_numpy(np.asarray(model.encode("\n".join(NAMES))[0]).astype(np.int64))[:, None]
-    logits, _ = network(ids[:-1], network.zero_state(1) + 1)  # whatever was carried is dropped at once
+    logits, _ = network(ids[:-1], network.zero_state(1) + 1)  # the boundary resets this state
     loss = functional.cross_entropy(logits.flatten(0, 1), ids[1:].flatten())
     assert float(loss.detach()) * (len(ids) - 1) / math.log(2) == pytest.approx(sum(naive_bits(model, NAMES)), abs=1e-3)
 
@@ -207,7 +209,7 @@ def test_the_loss_of_a_window_is_the_mean_over_its_documents() -> None:
 # ---- checkpoints ----
 
 
-def test_a_checkpoint_keeps_the_boundary_and_refuses_one_that_is_none() -> None:
+def test_a_checkpoint_keeps_the_boundary_and_refuses_an_invalid_one() -> None:
     model = model_of("abc", END)
     file = Path("m.safetensors")
     checkpoint.save(file, Checkpoint(model.config, model.vocabulary, model.weights))
@@ -228,7 +230,7 @@ def test_a_checkpoint_keeps_the_boundary_and_refuses_one_that_is_none() -> None:
     assert Vocabulary.from_json(kept.to_json()) == kept != ByteVocabulary()
 
 
-def test_a_model_of_one_text_is_described_as_ever() -> None:
+def test_the_record_of_a_model_without_documents_is_unchanged() -> None:
     assert "boundary" not in config.to_json(ModelConfig(3, 4))
     assert Vocabulary("ab").to_json() == {"kind": "code points", "symbols": "ab"}
 
@@ -255,8 +257,8 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("chars", "scored"), [(0, "\nhal\nida\n"), (8, "\nhal\n"), (5, "\nhal\n"), (4, "\nhal"), (2, "\nh")]
 )
-def test_of_documents_the_first_whole_ones_are_validated_on(chars: int, scored: str) -> None:
-    """And where not even one is within so many characters, as far as it goes."""
+def test_valid_chars_selects_the_first_whole_documents(chars: int, scored: str) -> None:
+    """If not even one document fits into `chars` characters, its first characters are used."""
     Path("names").write_text("\n".join(NAMES))
     text = charlstm.read(["names"], boundary="\n")
     options = TrainingOptions(**{**ONCE, "valid_share": 0.2, "valid_chars": chars})
@@ -265,19 +267,19 @@ def test_of_documents_the_first_whole_ones_are_validated_on(chars: int, scored: 
     list(training.events())
     model = charlstm.load("run")
     assert validated == model.vocabulary.decode(model.validation_part()) == scored
-    if scored.endswith("\n"):  # every line is one that was validated on
+    if scored.endswith("\n"):  # every line is in the validation part
         lines = list(model.score_lines(model.validation_text()))
         assert sum(line.chars for line in lines) == model.evaluate().transitions
 
 
-def test_one_document_trains_and_says_that_nothing_is_held_out() -> None:
+def test_training_on_one_document_warns_that_there_is_no_validation_part() -> None:
     Path("t").write_text("some words and more " * 20)
     training = Trainer.start(charlstm.read(["t"], documents=True), "run", TrainingOptions(**ONCE))
     warned = [event.message for event in training.events() if isinstance(event, Warned)]
     assert any("one document" in message and "--valid" in message for message in warned)
 
 
-def test_fine_tuning_keeps_the_boundary_and_may_bring_one() -> None:
+def test_fine_tuning_keeps_the_boundary_or_adds_one() -> None:
     Path("names").write_text("\n".join(NAMES * 6))
     Path("book").write_text("abc def\nghi\n" * 40)
     options = TrainingOptions(**ONCE)
@@ -285,12 +287,12 @@ def test_fine_tuning_keeps_the_boundary_and_may_bring_one() -> None:
     list(Trainer.start(charlstm.read(["book"]), "plain", options).events())
     with pytest.raises(UsageError, match="read both with the same boundary"):
         Trainer.start(charlstm.read(["book"]), "no", options, from_=charlstm.load("docs"))
-    text = charlstm.read(["names"], boundary="ab")  # characters that stand side by side in the vocabulary, too
+    text = charlstm.read(["names"], boundary="ab")  # its characters are also adjacent in the vocabulary
     list(Trainer.start(text, "brought", options, from_=charlstm.load("plain")).events())
     assert charlstm.load("brought").vocabulary.boundary == "ab"
 
 
-# ---- drawing ----
+# ---- sampling ----
 
 
 def test_a_text_is_one_document_unless_its_length_is_given() -> None:
@@ -304,8 +306,8 @@ def test_a_text_is_one_document_unless_its_length_is_given() -> None:
     longer = model.sample(length=200, seed=3, temperature=1.0)
     assert longer.startswith(one + END)
     assert longer.count(END) > 3
-    (drawn, *_) = model.generate(SamplingConfig(temperature=1.0, seed=3))
-    assert drawn.ended == "document"
+    (sampled, *_) = model.generate(SamplingConfig(temperature=1.0, seed=3))
+    assert sampled.ended == "document"
     stopped = model.sample(length=500, stop=(END,), seed=3, temperature=1.0)
     assert stopped == one
     with pytest.raises(UsageError, match="excludes: set length"):
@@ -313,18 +315,18 @@ def test_a_text_is_one_document_unless_its_length_is_given() -> None:
     assert END not in model.sample(ban=RECORD_SEPARATOR, length=100, temperature=1.0)
 
 
-def test_a_text_begins_behind_a_boundary_also_before_its_prime() -> None:
+def test_a_text_begins_after_a_boundary_also_with_a_prime() -> None:
     model = model_of("abc", END)
     config, b = replace(model.config, boundary=None), model.config.boundary
     ids = np.array([b, *model.vocabulary.encode("ab")])[:, None]
     logits, _ = equations(config, model.weights, ids, np.zeros(config.state_shape(1)))
     shares = dict(model.next("ab"))
     for k in range(len(model.vocabulary)):
-        nats = surprises(logits[-1:], np.array([[k]]))[0, 0]
+        nats = losses(logits[-1:], np.array([[k]]))[0, 0]
         assert shares[model.vocabulary.name(k)] == pytest.approx(math.exp(-nats), abs=1e-5)
 
 
-def test_a_saved_state_goes_on_as_if_nothing_had_been_between() -> None:
+def test_a_saved_state_continues_a_text_of_several_documents() -> None:
     model = model_of("abc", "\n")
     model.weights["projection.bias"][0] = 1.0
     stream = model.stream(length=40, seed=5, temperature=1.0)
@@ -339,7 +341,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been_between() -> None:
 # ---- the command line ----
 
 
-def test_names_from_a_pipe_to_twenty_lines() -> None:
+def test_names_are_learned_from_a_pipe_and_sampled_as_lines() -> None:
     names = [first + second for first in ("an", "be", "car", "do", "el") for second in ("na", "la", "ra", "ton", "mo")]
     Path("names").write_text("\n".join(names * 8))
     options = ["--steps", 250, "--hidden", 32, "--lr", 0.02, "--dropout", 0, "--threads", 1]
@@ -347,8 +349,8 @@ def test_names_from_a_pipe_to_twenty_lines() -> None:
     trained = spawn(["train", "-", "--lines-as-documents", "-o", "run", *options], stdin=Path("names").read_bytes())
     assert trained.status == 0, trained.err
     assert r"documents  with '\n' between them" in trained.err
-    drawn = spawn(["sample", "-c", "run", "--count", 20, "--temp", 0.5, "--seed", 1])
-    lines = drawn.text.splitlines()
+    sampled = spawn(["sample", "-c", "run", "--count", 20, "--temp", 0.5, "--seed", 1])
+    lines = sampled.text.splitlines()
     assert len(lines) == 20
     assert len({*lines} & {*names}) > 5
     assert all(re.fullmatch("[a-z]{2,12}", line) for line in lines)
@@ -359,7 +361,7 @@ def test_names_from_a_pipe_to_twenty_lines() -> None:
     assert likely < odd
 
 
-def test_the_ways_to_score_agree_on_the_command_line(capfd: Capture) -> None:
+def test_all_forms_of_eval_give_the_same_score(capfd: Capture) -> None:
     model = model_of("".join(NAMES), "\n")
     checkpoint.save("m", Checkpoint(model.config, model.vocabulary, model.weights))
     Path("t").write_text("\n".join(NAMES))
@@ -379,7 +381,7 @@ def test_the_ways_to_score_agree_on_the_command_line(capfd: Capture) -> None:
     assert json.loads(here(capfd, "info", "m", "--json").out)["boundary"] == "\n"
 
 
-def test_what_goes_on_with_a_model_of_documents_reads_texts_as_it_did(capfd: Capture) -> None:
+def test_resuming_and_fine_tuning_keep_the_boundary_of_the_model(capfd: Capture) -> None:
     Path("names").write_text("\n".join(NAMES * 6))
     Path("more").write_text("anna\nida\n" * 20)
 

@@ -1,4 +1,4 @@
-"""Models from strangers in valid checkpoints: everything that runs a model returns numbers or raises a clear error.
+"""Run untrusted models from valid checkpoints: every function returns numbers or raises a clear error.
 
 The weights are finite, which the loader checks, and otherwise arbitrary.
 """
@@ -32,26 +32,26 @@ ENGINES: list[dict[str, Any]] = [{"backend": "numpy", "precision": "fp32"}] + [
 ]
 
 
-def any_weights(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def any_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Return weights of a random kind: usual, of all magnitudes, huge, tiny, zero or constant."""
-    kind = draw.integers(8)
+    kind = rng.integers(8)
     if kind < 3:
-        return draw.uniform(-1, 1, shape).astype(np.float32) * np.float32(10.0 ** draw.integers(-2, 3))
+        return rng.uniform(-1, 1, shape).astype(np.float32) * np.float32(10.0 ** rng.integers(-2, 3))
     if kind == 3:
-        bits = draw.integers(0, 2**32, shape, np.uint32).view(np.float32)
+        bits = rng.integers(0, 2**32, shape, np.uint32).view(np.float32)
         return np.nan_to_num(bits, posinf=float(LARGEST), neginf=-float(LARGEST))
     if kind == 4:
-        return np.where(draw.random(shape) < 0.5, LARGEST, -LARGEST).astype(np.float32)
+        return np.where(rng.random(shape) < 0.5, LARGEST, -LARGEST).astype(np.float32)
     if kind == 5:
-        return draw.uniform(-1e-40, 1e-40, shape).astype(np.float32)
+        return rng.uniform(-1e-40, 1e-40, shape).astype(np.float32)
     return np.full(shape, [0, 1e19][kind - 6], np.float32)
 
 
 def any_model(seed: int) -> Checkpoint:
-    draw = np.random.default_rng(seed)
-    size, hidden, layers, embedding = (int(draw.integers(1, most)) for most in (len(SYMBOLS), 40, 4, 20))
+    rng = np.random.default_rng(seed)
+    size, hidden, layers, embedding = (int(rng.integers(1, most)) for most in (len(SYMBOLS), 40, 4, 20))
     config = ModelConfig(size, hidden, layers, embedding, CELLS[seed % len(CELLS)])
-    weights = {name: any_weights(draw, shape) for name, shape in config.shapes().items()}
+    weights = {name: any_weights(rng, shape) for name, shape in config.shapes().items()}
     return Checkpoint(config, Vocabulary.of(SYMBOLS[:size]), weights)
 
 
@@ -62,8 +62,8 @@ def is_score(nats: np.ndarray[Any, Any]) -> bool:
 
 @pytest.mark.fault("R58")
 @pytest.mark.parametrize("count", [40, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_any_weights_are_read_scored_and_drawn_from_or_refused(count: int) -> None:
-    refused, drawn, messages = 0, 0, set()
+def test_any_weights_are_read_scored_and_sampled_from_or_refused(count: int) -> None:
+    refused, sampled, messages = 0, 0, set()
     for seed in range(count):
         model, rng = any_model(seed), random.Random(seed)
         ids = np.random.default_rng(seed).integers(0, model.model.vocab_size, (12, 3))
@@ -82,14 +82,14 @@ def test_any_weights_are_read_scored_and_drawn_from_or_refused(count: int) -> No
                 refused += 1
             else:
                 assert 0 <= symbols.min() <= symbols.max() < model.model.vocab_size, (seed, options)
-                drawn += 1
+                sampled += 1
     assert all("not finite" in message for message in messages)
     assert refused > count / 10
-    assert drawn > count
+    assert sampled > count
 
 
 def uses(model: Model, seed: int) -> Iterator[Callable[[], object]]:
-    """All that the library does with a model."""
+    """Yield a call of every function of the library that uses a model."""
     text = SYMBOLS * 3 + "\n\n" + SYMBOLS
     yield lambda: model.sample("a", 20, seed=seed, temperature=seed % 3)
     yield lambda: list(model.samples(3, "", 9, seed=seed))
@@ -112,7 +112,7 @@ def learn(model: Model, text: str) -> None:
 
 @pytest.mark.fault("R58")
 @pytest.mark.parametrize("count", [40, pytest.param(3000, marks=pytest.mark.slow)])
-def test_any_model_is_used_or_refused_in_one_line(count: int, memory: Path) -> None:
+def test_any_model_is_used_or_refused_with_one_line(count: int, memory: Path) -> None:
     messages, used = set(), 0
     for seed in range(count):
         checkpoint.save(memory / "m", any_model(seed))

@@ -48,7 +48,7 @@ from tests.helpers.checkpoint_files import (
 from tests.helpers.command_line import OPTIONS
 from tests.helpers.commands import Done, here, model_file
 from tests.helpers.faults import Forks
-from tests.helpers.models import equations, interrupt, random_weights, real_ids, surprises
+from tests.helpers.models import equations, interrupt, losses, random_weights, real_ids
 
 TEXT = "the cat sat on the mat, and the dog sat on the cat.\n" * 40
 TINY = ("--hidden", "8", "--embedding", "4", "--batch-size", "4", "--seq-len", "8", "--threads", "1")
@@ -156,7 +156,7 @@ def lead_to_the_end(
 
 @pytest.mark.fault("R1", "R36", "R33")
 @pytest.mark.parametrize(("count", "a_run"), [(4, 4), pytest.param(300, 15, marks=pytest.mark.slow)])
-def test_a_training_that_is_killed_and_resumed_again_and_again_ends_in_the_same_bytes(
+def test_a_run_that_is_killed_and_resumed_repeatedly_ends_with_the_same_bytes(
     forks: Forks, text: Path, count: int, a_run: int
 ) -> None:
     more, rng, killed = ("--steps", "150", "--dropout", "0.2"), random.Random(count), 0
@@ -177,9 +177,7 @@ def test_a_training_that_is_killed_and_resumed_again_and_again_ends_in_the_same_
 
 @pytest.mark.fault("R34", "R43", "R44", "R46")
 @pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_training_that_is_interrupted_again_and_again_ends_in_the_same_bytes(
-    forks: Forks, text: Path, count: int
-) -> None:
+def test_a_run_that_is_interrupted_repeatedly_ends_with_the_same_bytes(forks: Forks, text: Path, count: int) -> None:
     more, run = ("--steps", "150", "--reset", "0.1"), text.parent / "run"
     assert live(forks, ("train", str(text), "-o", str(text.parent / "one"), *TINY, *more), None, 0, False).status == 0
     lead_to_the_end(forks, text, run, more, count, None, random.Random(7))
@@ -188,7 +186,7 @@ def test_a_training_that_is_interrupted_again_and_again_ends_in_the_same_bytes(
 
 @pytest.mark.fault("R45")
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_the_second_ctrl_c_ends_at_once_and_leaves_whole_files(forks: Forks, text: Path, count: int) -> None:
+def test_the_second_ctrl_c_stops_immediately_and_leaves_valid_files(forks: Forks, text: Path, count: int) -> None:
     run, rng = text.parent / "run", random.Random(3)
     for number in range(count):
         shutil.rmtree(run, ignore_errors=True)
@@ -208,9 +206,7 @@ def test_the_second_ctrl_c_ends_at_once_and_leaves_whole_files(forks: Forks, tex
 
 
 @pytest.mark.fault("R7")
-def test_a_training_on_a_full_disk_continues_and_fails_at_its_end_with_the_old_file_valid(
-    forks: Forks, text: Path
-) -> None:
+def test_a_run_on_a_full_disk_continues_and_fails_at_its_end_with_the_old_file_valid(forks: Forks, text: Path) -> None:
     run = text.parent / "run"
     words = ("train", str(text), "-o", str(run), *TINY, "--reset", "0")
     assert live(forks, (*words, "--steps", "20"), None, 0, False).status == 0
@@ -227,7 +223,7 @@ def test_a_training_on_a_full_disk_continues_and_fails_at_its_end_with_the_old_f
 
 
 @pytest.mark.fault("R12")
-def test_of_two_trainers_in_one_folder_the_second_is_refused_and_the_first_continues(forks: Forks, text: Path) -> None:
+def test_a_second_run_in_the_same_directory_is_refused_and_the_first_continues(forks: Forks, text: Path) -> None:
     run = text.parent / "run"
     words = ["train", str(text), "-o", str(run), *TINY]
     first = Trainer.start(corpus.read([text]), run, TrainingOptions(**SMALL, steps=4))
@@ -244,7 +240,7 @@ def run_of(text: Path, name: str, **options: Any) -> Trainer:
 
 
 @pytest.mark.fault("R70")
-def test_a_text_that_is_cut_or_removed_after_the_start_changes_nothing(text: Path) -> None:
+def test_truncating_or_removing_the_text_after_the_start_changes_nothing(text: Path) -> None:
     list(run_of(text, "straight", steps=12).events())
     cut = run_of(text, "cut", steps=12)
     os.truncate(text, 0)
@@ -276,7 +272,7 @@ def test_a_loss_of_nan_is_shown_as_nan_everywhere(capfd: pytest.CaptureFixture[s
 @pytest.mark.fault("R58")
 @pytest.mark.parametrize("cell", ["lstm", "peephole", "coupled", "gru", "rnn"])
 @pytest.mark.parametrize("size", [1e4, 1e30])
-def test_weights_out_of_all_proportion_train_on_or_end_in_a_clear_error(text: Path, cell: str, size: float) -> None:
+def test_extreme_weights_continue_training_or_end_with_a_clear_error(text: Path, cell: str, size: float) -> None:
     run = run_of(text, "run", cell=cell, layers=2, steps=5, on_divergence="stop")
     with torch.no_grad():
         for parameter in run._network.parameters():
@@ -312,7 +308,7 @@ def test_best_is_kept_through_a_rollback(text: Path, monkeypatch: pytest.MonkeyP
     assert [event.step for event in events if isinstance(event, Saved) and event.path.name == BEST] == [3, 6, 10]
 
 
-def test_no_state_on_the_way_up_is_one_to_go_back_to(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_with_a_rising_loss_is_not_used_for_a_rollback(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "GOOD_STEPS", 10)
     run = run_of(text, "run", steps=60)
     observe, spike = run._tally.observe, {48: 6.0, 49: 6.0, 50: 6.0, 51: 60.0}
@@ -327,7 +323,7 @@ def test_no_state_on_the_way_up_is_one_to_go_back_to(text: Path, monkeypatch: py
     assert "back to step 40," in warning  # 50 was already raised
 
 
-def test_a_line_of_the_log_that_was_cut_short_stays_alone(text: Path) -> None:
+def test_a_truncated_line_of_the_log_does_not_damage_the_next_line(text: Path) -> None:
     (text.parent / "run").mkdir()
     log = text.parent / "run" / METRICS
     log.write_text('{"event": "started", "ru')
@@ -350,6 +346,7 @@ TAKES_CHECKPOINT = [
     "info --verify {}",
     "verify {}",
     "train {text} --resume -o {run}",
+    "export c -c {} -o {run}/model.c",
 ]
 TAKES_TEXT = ["train {}", "train {text} {}", "eval -c {model} {}", "sample -c {model} --prime-file {}"]
 NEITHER = ["", "corpus"]
@@ -361,7 +358,7 @@ def words_of(template: str, file: Path, **others: Path) -> list[str]:
 
 
 @pytest.mark.fault("R90", "R91")
-def test_every_command_is_tried_with_bad_files() -> None:
+def test_every_command_is_tested_with_bad_files() -> None:
     tried = {template.split(" ")[0] for template in (*TAKES_CHECKPOINT, *TAKES_TEXT, *NEITHER)}
     assert tried == set(OPTIONS)
 
@@ -388,7 +385,7 @@ def damaged(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.fault("R17", "R19", "R20", "R22", "R24", "R90")
 @pytest.mark.parametrize("command", TAKES_CHECKPOINT)
-def test_a_damaged_checkpoint_is_one_line_and_status_1_for_every_command(
+def test_every_command_answers_a_damaged_checkpoint_with_one_line_and_status_1(
     command: str, memory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = memory / "run" / LAST
@@ -429,7 +426,7 @@ def no_files(folder: Path) -> dict[str, Path]:
 
 @pytest.mark.fault("R28", "R90")
 @pytest.mark.parametrize("command", TAKES_CHECKPOINT)
-def test_what_is_no_checkpoint_file_is_one_line_at_once_for_every_command(
+def test_every_command_immediately_answers_an_invalid_checkpoint_path_with_one_line(
     command: str, memory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = memory / "run"
@@ -445,7 +442,7 @@ def test_what_is_no_checkpoint_file_is_one_line_at_once_for_every_command(
 
 @pytest.mark.fault("R60", "R69", "R90")
 @pytest.mark.parametrize("command", TAKES_TEXT)
-def test_what_is_no_text_is_one_line_at_once_for_every_command(
+def test_every_command_immediately_answers_an_invalid_text_path_with_one_line(
     command: str, memory: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_file(memory / "model")
@@ -464,7 +461,7 @@ def test_what_is_no_text_is_one_line_at_once_for_every_command(
 
 
 @pytest.mark.fault("R27")
-def test_facts_of_a_foreign_file_reach_no_terminal_unescaped(memory: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_facts_of_an_untrusted_file_are_escaped_on_a_terminal(memory: Path, capfd: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b]0;owned\x07\x9b2J\u202e"
     corpus_facts = {"names": [evil], "chars": 9, "sha256": evil, "valid_share": evil, "validation": {"names": [evil]}}
     facts = {
@@ -488,7 +485,7 @@ def test_facts_of_a_foreign_file_reach_no_terminal_unescaped(memory: Path, capfd
 
 
 @pytest.mark.fault("R92")
-def test_all_commands_work_without_a_home_a_terminal_and_a_current_folder(
+def test_all_commands_work_without_home_terminal_or_current_directory(
     memory: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (memory / "text").write_text(TEXT)
@@ -536,14 +533,14 @@ def test_ties_are_sampled_evenly_except_at_temperature_0() -> None:
 
 
 @pytest.mark.fault("R80")
-def test_a_score_depends_neither_on_chunks_nor_beyond_rounding_on_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_does_not_depend_on_chunks_and_only_by_rounding_on_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, vocabulary = real_ids(10_000)
     config = ModelConfig(len(vocabulary), hidden=16, embedding=8)
     weights = random_weights(config)
     weights["projection.weight"] *= 5
     engine = Engine(config, weights, precision="fp32")
     logits, _ = equations(config, weights, ids[:-1, None], np.zeros(config.state_shape(1)))
-    expected = surprises(logits, ids[1:, None]).mean() / math.log(2)
+    expected = losses(logits, ids[1:, None]).mean() / math.log(2)
     found = []
     for streams, chunk in itertools.product((1, 3, 64), (16, 1024)):
         monkeypatch.setattr(evaluation, "CHUNK", chunk)
@@ -559,7 +556,9 @@ def test_a_score_depends_neither_on_chunks_nor_beyond_rounding_on_streams(monkey
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.fault("R41")
-def test_on_a_gpu_two_runs_and_a_resumed_one_end_in_the_same_bytes(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_two_runs_and_a_resumed_run_end_with_the_same_bytes(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     try:
@@ -578,7 +577,7 @@ def test_on_a_gpu_two_runs_and_a_resumed_one_end_in_the_same_bytes(text: Path, m
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.fault("R57")
-def test_on_a_gpu_no_step_waits_for_the_finite_check(text: Path) -> None:
+def test_on_a_gpu_the_finite_check_does_not_block_a_step(text: Path) -> None:
     run = run_of(text, "run", steps=100, device="cuda")
     for _ in range(3):  # the first steps allocate
         run._step(0.5)

@@ -1,4 +1,4 @@
-"""Small models with random weights, and oracles for what runs them.
+"""Make small models with random weights, and compute the results that are expected of them.
 
 `equations` computes a model in float64, one step at a time. `chance` is a chi-squared test of sampled symbols.
 `interrupt` sends a signal to a training at a given step.
@@ -28,10 +28,10 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 def random_weights(config: ModelConfig, seed: int = 0, scale: float = 1.0) -> Weights:
-    """Weights of the size that training starts with, so that no cell is chaotic: uniform within scale/√H."""
-    draws = np.random.default_rng(seed)
+    """Return weights of the usual initial size, uniform within ±scale/√H, so that no cell is chaotic."""
+    rng = np.random.default_rng(seed)
     bound = scale * config.hidden**-0.5
-    return {name: draws.uniform(-bound, bound, shape).astype(np.float32) for name, shape in config.shapes().items()}
+    return {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in config.shapes().items()}
 
 
 @functools.cache
@@ -44,6 +44,7 @@ def real_text(chars: int) -> str:
 
 @functools.cache
 def real_ids(chars: int) -> tuple[NDArray[np.integer], Vocabulary]:
+    """Return the ids of `real_text(chars)` and its vocabulary."""
     vocabulary = Vocabulary.of(real_text(chars))
     return vocabulary.encode(real_text(chars)), vocabulary
 
@@ -54,7 +55,7 @@ def equations(
     ids: NDArray[np.integer],
     state: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logits (T, B, V) after each of ids (T, B), and the state after the last, by `cells` in float64."""
+    """Return the logits (T, B, V) after each of the ids (T, B) and the last state, by `cells` in float64."""
     w = {name: array.astype(np.float64) for name, array in weights.items()}
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole")
     logits = np.empty((*ids.shape, config.vocab_size))
@@ -70,18 +71,19 @@ def equations(
     return logits, state
 
 
-def surprises(logits: NDArray[np.float64], targets: NDArray[np.integer]) -> NDArray[np.float64]:
-    """−log softmax(logits)[target], (T, B)."""
+def losses(logits: NDArray[np.float64], targets: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return −ln softmax(logits)[target] for logits (T, B, V) and targets (T, B)."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(shifted, targets[..., None].astype(np.int64), axis=-1)[..., 0]
     return np.asarray(np.log(np.exp(shifted).sum(axis=-1)) - chosen)
 
 
 def chance(observed: NDArray[np.integer], weights: NDArray[np.float64]) -> float:
-    """That counts (V,) so far from those of a distribution turn up by themselves, by χ²; 0 if one cannot be.
+    """Return the p-value of a χ² test of counts (V,) against a distribution; 0 if an impossible symbol occurs.
 
     Args:
-        weights: (V,), the distribution, not yet divided by its sum.
+        observed: (V,) how often each symbol occurs.
+        weights: (V,) the probabilities, times any factor.
     """
     torch = pytest.importorskip("torch")
     expected = weights / weights.sum() * observed.sum()
@@ -94,7 +96,7 @@ def chance(observed: NDArray[np.integer], weights: NDArray[np.float64]) -> float
 
 
 def interrupt(run: Trainer, at: int) -> None:
-    """Let a SIGINT come while the step `at` of a run, that is still to begin, is under way: it is its last."""
+    """Send SIGINT during step `at` of a run that has not begun: this step is its last."""
     step = run._step
 
     def stopping(share: float) -> float:

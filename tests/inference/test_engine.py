@@ -1,4 +1,4 @@
-"""The engine against the equations: every cell, every instruction set this machine has, and numpy."""
+"""Compare the engine with the equations: every cell, every instruction set of this machine, and numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
 from tests.helpers.commands import ROOT
 from tests.helpers.engines import BACKENDS, ISAS
-from tests.helpers.models import CELLS, Weights, chance, equations, random_weights, real_ids, surprises
+from tests.helpers.models import CELLS, Weights, chance, equations, losses, random_weights, real_ids
 
 
 def make(config: ModelConfig, weights: Weights, backend: str, **options: Any) -> Engine:
@@ -29,7 +29,7 @@ def make(config: ModelConfig, weights: Weights, backend: str, **options: Any) ->
 
 
 def logits_of(engine: Engine, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(T, B, V) after each of ids (T, B), from the zero state."""
+    """Return the logits (T, B, V) after each of the ids (T, B), beginning with the zero state."""
     state, logits = engine.zero_state(ids.shape[1]), []
     for symbols in ids:
         out, state = engine.step(symbols, state)
@@ -41,7 +41,7 @@ def logits_of(engine: Engine, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_logits_are_those_of_the_equations_over_ten_thousand_characters_of_real_text(cell: Cell) -> None:
+def test_logits_equal_the_equations_on_ten_thousand_characters_of_text(cell: Cell) -> None:
     text, vocabulary = real_ids(10_000)
     ids = text.reshape(25, 400).T
     config = ModelConfig(len(vocabulary), hidden=43, layers=2, embedding=19, cell=cell)
@@ -53,7 +53,7 @@ def test_logits_are_those_of_the_equations_over_ten_thousand_characters_of_real_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
-def test_logits_are_those_of_the_equations_in_one_stream_of_a_large_model(cell: Cell) -> None:
+def test_logits_equal_the_equations_for_one_stream_of_a_large_model(cell: Cell) -> None:
     text, vocabulary = real_ids(10_000)
     config = ModelConfig(len(vocabulary), hidden=512, layers=2, embedding=128, cell=cell)
     weights = random_weights(config)
@@ -65,7 +65,7 @@ def test_logits_are_those_of_the_equations_in_one_stream_of_a_large_model(cell: 
 @pytest.mark.parametrize(
     ("vocabulary", "hidden", "layers", "embedding"), [(1, 1, 1, 1), (2, 3, 3, 5), (16, 16, 1, 16), (70, 33, 1, 2)]
 )
-def test_shapes_at_the_edges_of_the_blocks(
+def test_shapes_that_do_not_fill_a_block_are_computed_correctly(
     cell: Cell, vocabulary: int, hidden: int, layers: int, embedding: int
 ) -> None:
     config = ModelConfig(vocabulary, hidden, layers, embedding, cell)
@@ -79,7 +79,7 @@ def test_shapes_at_the_edges_of_the_blocks(
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_vocabulary_too_large_for_the_table_of_input_products(cell: Cell) -> None:
+def test_a_vocabulary_too_large_for_the_input_table_is_computed_correctly(cell: Cell) -> None:
     config = ModelConfig(20_000, hidden=30, layers=2, embedding=9, cell=cell)
     weights = random_weights(config)
     ids = np.random.default_rng(1).integers(0, 20_000, (4, 7))
@@ -90,7 +90,7 @@ def test_a_vocabulary_too_large_for_the_table_of_input_products(cell: Cell) -> N
 
 @pytest.mark.fault("R83")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_swapped_pair_of_gates_is_seen(backend: str) -> None:
+def test_a_swapped_pair_of_gates_is_detected(backend: str) -> None:
     config = ModelConfig(20, hidden=24, layers=1, embedding=8)
     weights = random_weights(config)
     swapped = dict(weights)
@@ -104,7 +104,7 @@ def test_a_swapped_pair_of_gates_is_seen(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cell", ["rnn", "gru"])
-def test_tanh_and_sigmoid_are_good_to_2e_7_from_end_to_end(cell: Cell, backend: str) -> None:
+def test_the_error_of_tanh_and_sigmoid_is_below_2e_7(cell: Cell, backend: str) -> None:
     x = np.linspace(-30, 30, 5000, dtype=np.float32)
     config = ModelConfig(len(x), hidden=1, embedding=1, cell=cell)
     weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
@@ -122,18 +122,18 @@ def test_tanh_and_sigmoid_are_good_to_2e_7_from_end_to_end(cell: Cell, backend: 
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("vocabulary", [9, 20_000])  # the first layer's input from its table, and multiplied
-def test_a_boundary_zeroes_the_state_of_its_text_alone_before_it_is_read(cell: Cell, vocabulary: int) -> None:
+@pytest.mark.parametrize("vocabulary", [9, 20_000])  # the first layer uses a table of products, or multiplies
+def test_a_boundary_resets_the_state_of_its_own_stream_only(cell: Cell, vocabulary: int) -> None:
     config = ModelConfig(vocabulary, hidden=30, layers=2, embedding=9, cell=cell, boundary=4)
     weights = random_weights(config)
-    draws = np.random.default_rng(1)
-    ids = draws.integers(0, 9, (40, 29))
-    begin = draws.uniform(-0.9, 0.9, config.state_shape(29)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, 9, (40, 29))
+    begin = rng.uniform(-0.9, 0.9, config.state_shape(29)).astype(np.float32)
     logits, state = equations(config, weights, ids, begin.astype(np.float64))
     for backend in BACKENDS:
         engine = make(config, weights, backend)
         nats, _ = engine.score(ids, begin)
-        assert np.abs(nats - surprises(logits[:-1], ids[1:])).max() < 2e-5, backend
+        assert np.abs(nats - losses(logits[:-1], ids[1:])).max() < 2e-5, backend
         assert np.abs(engine.advance(ids, begin) - state).max() < 1e-5, backend
         carried = make(replace(config, boundary=None), weights, backend).score(ids, begin)[0]
         assert np.abs(carried - nats).max() > 1e-3, backend  # negative control
@@ -142,24 +142,24 @@ def test_a_boundary_zeroes_the_state_of_its_text_alone_before_it_is_read(cell: C
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_what_follows_a_boundary_is_the_same_bits_whatever_stood_before(cell: Cell, isa: str, precision: str) -> None:
+def test_the_text_before_a_boundary_changes_no_bit_after_it(cell: Cell, isa: str, precision: str) -> None:
     config = ModelConfig(30, hidden=400, layers=2, embedding=8, cell=cell, boundary=0)
     weights = random_weights(config)
-    weights["projection.bias"][0] = 1.0  # drawn now and then
+    weights["projection.bias"][0] = 1.0  # the boundary is sampled several times
     engine = make(config, weights, isa, precision=precision, threads=2)
-    draws = np.random.default_rng(1)
-    states = draws.uniform(-0.9, 0.9, config.state_shape(3)).astype(np.float32)
-    for _ in range(3):  # one thread, two, the better
+    rng = np.random.default_rng(1)
+    states = rng.uniform(-0.9, 0.9, config.state_shape(3)).astype(np.float32)
+    for _ in range(3):  # the thread tuner tries one thread, then two, then takes the faster
         begun, zero = (engine.step([0, 5, 0], state)[1] for state in (states, engine.zero_state(3)))
         assert np.array_equal(begun[:, :, [0, 2]], zero[:, :, [0, 2]])
         assert not np.array_equal(begun[:, :, 1], zero[:, :, 1])
         assert np.array_equal(begun[:, :, 1], engine.step([5], states[:, :, 1:2])[1][:, :, 0])
-    for streams in ([0], [0, 1, 2]):  # drawn in the engine, and the same symbols read: the same state
+    for streams in ([0], [0, 1, 2]):  # reading the generated symbols must give the state of generating them
         count = len(streams)
         begin = np.ascontiguousarray(states[:, :, :count])
-        drawn, state = engine.generate([1, 2, 3][:count], begin, 200, SamplingRule(1.0), seed=3, streams=streams)
-        assert (drawn == 0).any(axis=0).all()
-        read = np.concatenate([[[1, 2, 3][:count]], drawn[:-1]])
+        generated, state = engine.generate([1, 2, 3][:count], begin, 200, SamplingRule(1.0), seed=3, streams=streams)
+        assert (generated == 0).any(axis=0).all()
+        read = np.concatenate([[[1, 2, 3][:count]], generated[:-1]])
         assert np.array_equal(engine.advance(read, begin), state)
 
 
@@ -167,7 +167,7 @@ def test_what_follows_a_boundary_is_the_same_bits_whatever_stood_before(cell: Ce
 
 
 def rounded(config: ModelConfig, weights: Weights) -> Weights:
-    """The weights that an int8 engine multiplies with: each row to 127 steps of its largest."""
+    """Return the weights as an int8 engine uses them: each row rounded to 1/127 of its largest absolute value."""
 
     def to_steps(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         scale = np.abs(matrix).max(axis=1, keepdims=True) / 127
@@ -180,16 +180,16 @@ def rounded(config: ModelConfig, weights: Weights) -> Weights:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_int8_is_the_equations_with_rounded_weights_and_rounded_h(cell: Cell, isa: str) -> None:
+def test_int8_equals_the_equations_with_rounded_weights_and_rounded_h(cell: Cell, isa: str) -> None:
     config = ModelConfig(21, hidden=35, layers=1, embedding=9, cell=cell)
     weights = random_weights(config)
     engine = make(config, weights, isa, precision="int8")
-    draws = np.random.default_rng(1)
-    state = draws.uniform(-0.9, 0.9, config.state_shape(9)).astype(np.float32)
-    ids = draws.integers(0, 21, 9)
+    rng = np.random.default_rng(1)
+    state = rng.uniform(-0.9, 0.9, config.state_shape(9)).astype(np.float32)
+    ids = rng.integers(0, 21, 9)
     after = state.astype(np.float64)
     after[0, 0] = np.rint(after[0, 0] * 127) / 127
-    if cell != "gru":  # whose old h goes on exactly
+    if cell != "gru":  # a GRU also uses the previous h without rounding
         _, expected = equations(config, rounded(config, weights), ids[None], after)
         assert np.abs(engine.step(ids, state)[1] - expected).max() < 1e-6
     logits, new = engine.step(ids, state)
@@ -199,7 +199,7 @@ def test_int8_is_the_equations_with_rounded_weights_and_rounded_h(cell: Cell, is
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_int8_is_near_the_equations_on_every_instruction_set(cell: Cell) -> None:
+def test_int8_is_close_to_the_equations_on_every_instruction_set(cell: Cell) -> None:
     text, vocabulary = real_ids(10_000)
     ids = text[:2000].reshape(10, 200).T
     config = ModelConfig(len(vocabulary), hidden=43, layers=2, embedding=19, cell=cell)
@@ -210,13 +210,13 @@ def test_int8_is_near_the_equations_on_every_instruction_set(cell: Cell) -> None
         assert 1e-6 < np.abs(found - expected).max() < 0.05, isa
 
 
-# ---- what must not change a result ----
+# ---- choices that must not change a result ----
 
 
 @pytest.mark.fault("R82")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_text_read_in_parts_leaves_the_same_state_as_in_one(cell: Cell, backend: str) -> None:
+def test_reading_a_text_in_parts_gives_the_same_state(cell: Cell, backend: str) -> None:
     config = ModelConfig(20, hidden=24, layers=2, embedding=8, cell=cell)
     engine = make(config, random_weights(config), backend)
     ids = np.random.default_rng(1).integers(0, 20, (50, 3))
@@ -226,7 +226,7 @@ def test_a_text_read_in_parts_leaves_the_same_state_as_in_one(cell: Cell, backen
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("isa", ISAS)
-def test_a_text_is_the_same_bits_alone_and_in_any_batch(isa: str, precision: str) -> None:
+def test_a_sequence_gives_the_same_bits_alone_and_in_a_batch(isa: str, precision: str) -> None:
     config = ModelConfig(50, hidden=40, layers=2, embedding=8)
     engine = make(config, random_weights(config), isa, precision=precision)
     ids = np.random.default_rng(1).integers(0, 50, (30, 150))
@@ -246,7 +246,7 @@ def test_the_number_of_threads_changes_no_bit(precision: Any) -> None:
         assert f"{threads} thread" in engine.description
         state = engine.zero_state(3)
         blocks: list[Any] = []
-        for position in range(0, 60, 6):  # the first calls try one thread, two and all in turn
+        for position in range(0, 60, 6):  # the first calls of the thread tuner try one thread, two and all
             symbols, state = engine.generate(
                 [1, 2, 3] if not blocks else blocks[-1][-1], state, 6, SamplingRule(1.0), seed=7, position=position
             )
@@ -257,7 +257,7 @@ def test_the_number_of_threads_changes_no_bit(precision: Any) -> None:
         assert np.array_equal(state, results[0][1])
 
 
-def test_a_call_leaves_the_state_it_was_given_alone() -> None:
+def test_a_call_does_not_change_the_state_it_was_given() -> None:
     config = ModelConfig(20, hidden=24, embedding=8)
     for backend in BACKENDS:
         engine = make(config, random_weights(config), backend)
@@ -273,7 +273,7 @@ def test_a_call_leaves_the_state_it_was_given_alone() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_scores_are_the_surprises_of_the_equations(cell: Cell, backend: str) -> None:
+def test_scores_equal_the_loss_of_the_equations(cell: Cell, backend: str) -> None:
     text, vocabulary = real_ids(10_000)
     ids = text[:3000].reshape(30, 100).T
     config = ModelConfig(len(vocabulary), hidden=20, layers=1, embedding=6, cell=cell)
@@ -282,14 +282,14 @@ def test_scores_are_the_surprises_of_the_equations(cell: Cell, backend: str) -> 
     logits, state = equations(config, weights, ids[:-1], np.zeros(config.state_shape(30)))
     engine = make(config, weights, backend)
     nats, found = engine.score(ids, engine.zero_state(30))
-    assert np.abs(nats - surprises(logits, ids[1:])).max() < 2e-5
+    assert np.abs(nats - losses(logits, ids[1:])).max() < 2e-5
     assert np.abs(found - state).max() < 1e-5
 
 
 @pytest.mark.fault("R81")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("vocabulary", [1, 2, 65, 3000])
-def test_a_model_that_knows_nothing_scores_exactly_log_v(vocabulary: int, backend: str) -> None:
+def test_a_model_with_zero_weights_scores_exactly_log_v(vocabulary: int, backend: str) -> None:
     config = ModelConfig(vocabulary, hidden=3, embedding=2)
     weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
     engine = make(config, weights, backend)
@@ -297,12 +297,12 @@ def test_a_model_that_knows_nothing_scores_exactly_log_v(vocabulary: int, backen
     assert np.abs(nats - np.log(vocabulary)).max() < 1e-14
 
 
-# ---- drawing ----
+# ---- sampling ----
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 3.0])
-def test_the_native_draw_is_that_of_numpy_for_the_same_logits(isa: str, temperature: float) -> None:
+def test_native_sampling_equals_numpy_sampling_for_the_same_logits(isa: str, temperature: float) -> None:
     config = ModelConfig(70, hidden=30, embedding=8)
     weights = random_weights(config)
     weights["projection.weight"] *= 30
@@ -322,7 +322,7 @@ def test_the_native_draw_is_that_of_numpy_for_the_same_logits(isa: str, temperat
 @pytest.mark.fault("R75")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_drawn_symbols_follow_the_softmax(temperature: float, backend: str) -> None:
+def test_sampled_symbols_follow_the_softmax(temperature: float, backend: str) -> None:
     logits = np.linspace(-2, 2, 17, dtype=np.float32)
     config = ModelConfig(17, hidden=1, embedding=1)
     weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
@@ -335,14 +335,14 @@ def test_drawn_symbols_follow_the_softmax(temperature: float, backend: str) -> N
     softmax = np.exp(logits.astype(float) / temperature)
     observed = np.bincount(symbols.ravel(), minlength=17)
     assert chance(observed, softmax) > 1e-4
-    assert chance(observed[::-1], softmax) < 1e-9  # a wrong distribution is seen
+    assert chance(observed[::-1], softmax) < 1e-9  # negative control: the reversed distribution does not fit
 
 
 @pytest.mark.fault("R73")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-9, 1.0, 1e9, 1e308])
 @pytest.mark.parametrize("size", [1.0, 1e4, 1e38])
-def test_extreme_logits_and_temperatures_draw_a_symbol_that_can_be(
+def test_extreme_logits_and_temperatures_sample_a_possible_symbol(
     size: float, temperature: float, backend: str
 ) -> None:
     config = ModelConfig(5, hidden=1, embedding=1)
@@ -364,7 +364,7 @@ def test_extreme_logits_and_temperatures_draw_a_symbol_that_can_be(
 @pytest.mark.fault("R58")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_weights_out_of_all_proportion_are_told_and_never_drawn_from(cell: Cell, backend: str) -> None:
+def test_weights_that_overflow_are_an_error_and_are_not_sampled_from(cell: Cell, backend: str) -> None:
     config = ModelConfig(7, hidden=18, layers=2, embedding=4, cell=cell)
     for size in (1e30, 3e38):
         weights = random_weights(config)
@@ -379,12 +379,12 @@ def test_weights_out_of_all_proportion_are_told_and_never_drawn_from(cell: Cell,
                 engine.generate([0, 1], engine.zero_state(2), 50, SamplingRule(1.0), seed=1)
 
 
-# ---- what is asked of it wrongly ----
+# ---- invalid arguments ----
 
 
 @pytest.mark.fault("R32")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_malformed_state_is_told_with_both_shapes(backend: str) -> None:
+def test_the_error_for_a_malformed_state_names_both_shapes(backend: str) -> None:
     config = ModelConfig(7, hidden=8, layers=2, embedding=4)
     engine = make(config, random_weights(config), backend)
     good = engine.zero_state(3)
@@ -400,7 +400,7 @@ def test_a_malformed_state_is_told_with_both_shapes(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_malformed_ids_are_told(backend: str) -> None:
+def test_malformed_ids_and_options_are_refused(backend: str) -> None:
     config = ModelConfig(7, hidden=8, embedding=4)
     engine = make(config, random_weights(config), backend)
     for ids in ([7], [-1], [2**40], [1.0], [], [[1]], 1, ["a"]):
@@ -426,7 +426,7 @@ def test_malformed_ids_are_told(backend: str) -> None:
             engine.generate([1], engine.zero_state(1), **options)
 
 
-def test_weights_that_are_not_the_configs_are_named() -> None:
+def test_weights_that_do_not_match_the_config_are_named() -> None:
     config = ModelConfig(7, hidden=8, embedding=4)
     weights = random_weights(config)
     lacking = {name: array for name, array in weights.items() if name != "projection.bias"}
@@ -436,7 +436,7 @@ def test_weights_that_are_not_the_configs_are_named() -> None:
         Engine(config, {**weights, "embedding.weight": weights["embedding.weight"].T})
 
 
-def test_without_a_compiler_numpy_does_the_work_and_int8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_native_library_numpy_is_used_and_int8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "library", lambda: None)
     config = ModelConfig(7, hidden=8, embedding=4)
     weights = random_weights(config)
@@ -489,10 +489,11 @@ from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
 config = ModelConfig(90, hidden=512, layers=1, embedding=16)
 engine = Engine(config, random_weights(config), threads=2)
-draw = lambda: [engine.generate([1], engine.zero_state(), 20, SamplingRule(1.0), seed=7)[0].tolist() for _ in range(4)]
-first = draw()
+rule = SamplingRule(1.0)
+sample = lambda: [engine.generate([1], engine.zero_state(), 20, rule, seed=7)[0].tolist() for _ in range(4)]
+first = sample()
 child = os.fork()
-same = draw() == first
+same = sample() == first
 del engine
 if child == 0:
     os._exit(0 if same else 1)
@@ -501,22 +502,22 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)
     assert subprocess.run([sys.executable, "-c", program], timeout=30, cwd=ROOT).returncode == 0
 
 
-def test_two_threads_of_python_may_share_an_engine() -> None:
+def test_two_python_threads_may_share_an_engine() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     config = ModelConfig(30, hidden=64, embedding=16)
     engine = Engine(config, random_weights(config))
 
-    def draw(seed: int) -> Any:
+    def sample(seed: int) -> Any:
         return engine.generate([1], engine.zero_state(), 200, SamplingRule(1.0), seed=seed)[0].tolist()
 
-    alone = [draw(seed) for seed in range(8)]
+    alone = [sample(seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(draw, range(8))) == alone
+        assert list(pool.map(sample, range(8))) == alone
 
 
-def test_the_reference_drops_nothing() -> None:
-    """The oracle of this file against torch's own layer."""
+def test_the_reference_equations_equal_the_layers_of_torch() -> None:
+    """Compare the reference of this file with the layers of torch."""
     torch = pytest.importorskip("torch")
     config = ModelConfig(11, hidden=6, layers=2, embedding=5)
     layers: list[tuple[Cell, Any]] = [("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU)]

@@ -1,4 +1,4 @@
-"""Scores of texts: every transition once, against the equations."""
+"""Compare the scores of texts with the equations: every transition counts once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from charlstm.errors import CorpusError
 from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
 from charlstm.training.network import Network, Scorer
-from tests.helpers.models import CELLS, equations, random_weights, real_ids, surprises
+from tests.helpers.models import CELLS, equations, losses, random_weights, real_ids
 
 Ids = np.ndarray[Any, Any]
 
 
 def naive(config: ModelConfig, weights: Any, ids: Ids) -> float:
-    """Bits per character by a loop in float64."""
+    """Return the bits per character of the equations in float64."""
     logits, _ = equations(config, weights, ids[:-1, None], np.zeros(config.state_shape(1)))
-    return float(surprises(logits, ids[1:, None]).mean() / math.log(2))
+    return float(losses(logits, ids[1:, None]).mean() / math.log(2))
 
 
 def sharp(config: ModelConfig) -> Any:
@@ -31,7 +31,7 @@ def sharp(config: ModelConfig) -> Any:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_network_in_training_scores_as_the_engine_does(cell: Cell) -> None:
+def test_a_network_in_training_scores_like_the_engine(cell: Cell) -> None:
     ids, vocabulary = real_ids(10_000)
     config = ModelConfig(len(vocabulary), hidden=24, embedding=8, cell=cell, boundary=int(vocabulary.lookup(" ")[0][0]))
     network = Network(config)
@@ -45,7 +45,7 @@ def test_a_network_in_training_scores_as_the_engine_does(cell: Cell) -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "numpy"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_real_text_scores_what_the_equations_give(cell: Cell, backend: Any) -> None:
+def test_the_score_of_a_text_equals_the_equations(cell: Cell, backend: Any) -> None:
     ids, vocabulary = real_ids(10_000)
     ids = ids[:4000]
     config = ModelConfig(len(vocabulary), hidden=24, embedding=8, cell=cell)
@@ -59,11 +59,11 @@ def test_a_real_text_scores_what_the_equations_give(cell: Cell, backend: Any) ->
     assert abs(streams.bits_per_char - expected) < 1e-5
     assert streams.protocol == "9 streams, each warmed up on 100 characters"
     cold = evaluation.evaluate(engine, ids, warm_up=0, streams=10)
-    assert abs(cold.bits_per_char - expected) > 1e-5  # so the warming up is what makes the difference
+    assert abs(cold.bits_per_char - expected) > 1e-5  # negative control: without warm-up the score differs
 
 
 def memoryless(config: ModelConfig) -> Any:
-    """Weights with which each surprise depends on the last symbol alone, so that one symbol warms up."""
+    """Return weights with which each loss depends on the last symbol only, so that one symbol is enough warm-up."""
     weights = sharp(config)
     weights["recurrence.weight_hh_l0"][:] = 0
     weights["recurrence.bias_ih_l0"][config.hidden : 2 * config.hidden] = -200  # the forget gate
@@ -72,7 +72,7 @@ def memoryless(config: ModelConfig) -> Any:
 
 @pytest.mark.fault("R79")
 @pytest.mark.fault("R80")
-def test_each_transition_counts_once_whatever_the_length_the_streams_and_the_chunks(
+def test_each_transition_counts_once_for_any_length_streams_and_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text, vocabulary = real_ids(10_000)
@@ -80,18 +80,18 @@ def test_each_transition_counts_once_whatever_the_length_the_streams_and_the_chu
     weights = memoryless(config)
     engine = Engine(config, weights, precision="fp32")
     logits, _ = equations(config, weights, text[:200, None], np.zeros(config.state_shape(1)))
-    nats = surprises(logits, text[1:201, None])[:, 0]
-    draws = np.random.default_rng(1)
+    nats = losses(logits, text[1:201, None])[:, 0]
+    rng = np.random.default_rng(1)
     for length in [*range(2, 40), 64, 65, 66, 199, 200]:
         for streams in (1, 2, 3, 5, 9):
-            monkeypatch.setattr(evaluation, "CHUNK", streams * int(draws.integers(1, 18)))
+            monkeypatch.setattr(evaluation, "CHUNK", streams * int(rng.integers(1, 18)))
             score = evaluation.evaluate(engine, text[:length], streams=streams, warm_up=1)
             assert (score.chars, score.transitions) == (length, length - 1)
             assert abs(score.nats_per_char - nats[: length - 1].mean()) < 1e-6, (length, streams)
 
 
 @pytest.mark.fault("R81")
-def test_the_three_units_are_one_surprise() -> None:
+def test_the_three_units_express_the_same_loss() -> None:
     config = ModelConfig(65, hidden=3, embedding=2)
     weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
     score = evaluation.evaluate(Engine(config, weights), np.arange(65))
@@ -107,7 +107,7 @@ def test_a_text_without_transition_is_refused(chars: int) -> None:
         evaluation.evaluate(Engine(config, random_weights(config)), np.zeros(chars, np.uint8))
 
 
-def test_how_a_text_is_cut_depends_on_its_length_alone() -> None:
+def test_the_score_does_not_depend_on_the_number_of_threads() -> None:
     text, vocabulary = real_ids(10_000)
     config = ModelConfig(len(vocabulary), hidden=8, embedding=4)
     weights = sharp(config)
@@ -118,12 +118,12 @@ def test_how_a_text_is_cut_depends_on_its_length_alone() -> None:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_what_is_scored_is_reported_up_to_the_last(exact: bool) -> None:
+def test_the_progress_of_scoring_is_reported_up_to_the_end(exact: bool) -> None:
     ids, vocabulary = real_ids(20_000)
     config = ModelConfig(len(vocabulary), hidden=8, embedding=4)
-    told: list[tuple[int, int | None]] = []
+    reports: list[tuple[int, int | None]] = []
     engine = Engine(config, random_weights(config), precision="fp32")
-    evaluation.evaluate(engine, ids, exact=exact, report=lambda *now: told.append(now))
-    assert len(told) > 3
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
-    assert {total for _, total in told} == {told[-1][0]}
+    evaluation.evaluate(engine, ids, exact=exact, report=lambda *now: reports.append(now))
+    assert len(reports) > 3
+    assert [done for done, _ in reports] == sorted({done for done, _ in reports})
+    assert {total for _, total in reports} == {reports[-1][0]}

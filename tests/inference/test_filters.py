@@ -1,4 +1,4 @@
-"""From logits to a symbol: filters against distributions worked by hand and their definitions, C against numpy."""
+"""Compare filters of logits with hand-worked examples and with their definitions, and C with numpy."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ RULES = {
 
 
 def walked(rule: SamplingRule, phases: Any, symbols: Any) -> Any:
-    """The states of the rule's automaton after symbols (T, B)."""
+    """Return the states of the rule's automaton after the symbols (T, B)."""
     for row in symbols:
         phases = phases if rule.transitions is None else rule.transitions[phases, row]
     return phases
 
 
-# ---- by hand ----
+# ---- hand-worked examples ----
 
 
 @pytest.mark.fault("R74")
@@ -53,18 +53,18 @@ def walked(rule: SamplingRule, phases: Any, symbols: Any) -> Any:
         ([8, 1, 4, 2], 2, [8, 0, 4, 0]),
         ([8, 1, 4, 2], 1, [8, 0, 0, 0]),
         ([8, 1, 4, 2], 9, [8, 1, 4, 2]),
-        ([1, 4, 4, 4], 2, [0, 4, 4, 0]),  # of a tie the first: exactly k survive
+        ([1, 4, 4, 4], 2, [0, 4, 4, 0]),  # of equal weights the first: exactly k are kept
         ([2, 2, 2, 2], 3, [2, 2, 2, 0]),
     ],
 )
-def test_top_k_keeps_exactly_the_k_largest(weights: list[float], k: int, kept: list[float]) -> None:
+def test_top_k_keeps_exactly_the_k_largest_probabilities(weights: list[float], k: int, kept: list[float]) -> None:
     assert filters.top_k(np.array(weights, float), k).tolist() == kept
 
 
 @pytest.mark.parametrize(
     ("p", "kept"),
     [
-        (0.0, [8, 0, 0, 0]),  # never none
+        (0.0, [8, 0, 0, 0]),  # at least one is kept
         (0.5, [8, 0, 0, 0]),  # 8/16 is enough
         (0.5001, [8, 0, 4, 0]),
         (0.75, [8, 0, 4, 0]),
@@ -73,12 +73,12 @@ def test_top_k_keeps_exactly_the_k_largest(weights: list[float], k: int, kept: l
         (0.94, [8, 1, 4, 3]),
     ],
 )
-def test_top_p_keeps_the_smallest_set_of_that_mass(p: float, kept: list[float]) -> None:
-    """16 sixteenths: 8, 4, 3 and 1."""
+def test_top_p_keeps_the_smallest_set_with_that_probability(p: float, kept: list[float]) -> None:
+    """The probabilities are 8, 1, 4 and 3 sixteenths."""
     assert filters.top_p(np.array([8.0, 1, 4, 3]), p).tolist() == kept
 
 
-def test_top_p_takes_the_first_of_a_tie() -> None:
+def test_top_p_keeps_the_first_of_equal_probabilities() -> None:
     assert filters.top_p(np.array([1.0, 1, 1, 1]), 0.5).tolist() == [1, 1, 0, 0]
 
 
@@ -86,8 +86,8 @@ def test_top_p_takes_the_first_of_a_tie() -> None:
     ("share", "kept"),
     [(0.0, [8, 1, 4, 3]), (0.125, [8, 1, 4, 3]), (0.2, [8, 0, 4, 3]), (0.5, [8, 0, 4, 0]), (1.0, [8, 0, 0, 0])],
 )
-def test_min_p_keeps_what_has_that_share_of_the_largest(share: float, kept: list[float]) -> None:
-    """Thresholds 0, 1, 1.6, 4 and 8."""
+def test_min_p_keeps_probabilities_of_at_least_that_share_of_the_largest(share: float, kept: list[float]) -> None:
+    """The thresholds are 0, 1, 1.6, 4 and 8."""
     assert filters.min_p(np.array([8.0, 1, 4, 3]), share).tolist() == kept
 
 
@@ -102,32 +102,32 @@ def test_min_p_keeps_what_has_that_share_of_the_largest(share: float, kept: list
         (0.9, [4, 2, 1, 1, 0]),
     ],
 )
-def test_typical_keeps_what_is_about_as_surprising_as_the_entropy(mass: float, kept: list[float]) -> None:
-    """4, 2, 1 and 1 eighths have 1, 2, 3 and 3 bits and an entropy of 1.75: they are 0.75, 0.25, 1.25 and 1.25 off it.
+def test_typical_keeps_symbols_whose_surprisal_is_close_to_the_entropy(mass: float, kept: list[float]) -> None:
+    """4, 2, 1 and 1 eighths have 1, 2, 3 and 3 bits and an entropy of 1.75: distances 0.75, 0.25, 1.25 and 1.25.
 
-    So the likeliest is the second to go in. What cannot be drawn stays so.
+    So the most likely symbol is the second to be kept. A symbol of probability 0 is never kept.
     """
     assert filters.typical(np.array([4.0, 2, 1, 1, 0]), mass).tolist() == kept
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0, 0.1])
-def test_typical_takes_the_likelier_of_a_tie_whatever_the_rounding(scale: float) -> None:
-    """1/2, 1/4 and 1/4 have 1, 2 and 2 bits and an entropy of 1.5: all are half a bit off it."""
+def test_typical_keeps_the_likelier_of_equal_distances_despite_rounding(scale: float) -> None:
+    """1/2, 1/4 and 1/4 have 1, 2 and 2 bits and an entropy of 1.5: all distances are half a bit."""
     assert np.count_nonzero(filters.typical(np.array([1.0, 2, 1]) * scale, 0.5)) == 1
     assert filters.typical(np.array([1.0, 2, 1]) * scale, 0.5)[1]
     assert np.flatnonzero(filters.typical(np.array([1.0, 2, 1]) * scale, 0.6)).tolist() == [0, 1]
 
 
-def test_the_penalty_divides_what_is_above_0_and_multiplies_what_is_below() -> None:
+def test_the_penalty_divides_positive_logits_and_multiplies_negative_ones() -> None:
     logits = np.array([[2.0, -2.0, 0.0, 3.0], [2.0, -2.0, 0.0, 3.0]])
-    recent = np.array([[3, 3], [1, -1], [0, 2], [1, 2]])  # a symbol that comes twice is penalised once
-    rule = SamplingRule(penalty=2.0, window=3)  # the 3 is too long ago
+    recent = np.array([[3, 3], [1, -1], [0, 2], [1, 2]])  # a symbol that occurs twice is penalised once
+    rule = SamplingRule(penalty=2.0, window=3)  # the symbol 3 is before the window
     assert filters.adjusted(logits, rule, recent).tolist() == [[1, -4, 0, 3], [2, -2, 0, 3]]
     assert filters.adjusted(logits, SamplingRule(penalty=2.0, window=4), recent)[1].tolist() == [2, -2, 0, 1.5]
 
 
 def test_the_parts_of_a_rule_apply_in_the_stated_order() -> None:
-    """8, 4, 2, 1 and 1 sixteenths. What is not allowed is gone before masses are counted, and so on."""
+    """The probabilities are 8, 4, 2, 1 and 1 sixteenths; each filter sees only what the earlier ones keep."""
     logits = np.log([8.0, 4, 2, 1, 1])
 
     def kept(**rule: Any) -> list[int]:
@@ -138,8 +138,8 @@ def test_the_parts_of_a_rule_apply_in_the_stated_order() -> None:
     assert kept(top_p=0.6, allowed=np.array([False, True, True, True, True])) == [1, 2]  # 6 of 8
     assert kept(top_p=0.6, temperature=0.5) == [0]  # 64 of 86
     assert kept(top_p=0.9, min_p=0.25) == [0, 1, 2]
-    assert kept(top_p=0.72, min_p=0.25) == [0, 1]  # min-p first would leave 14, and 0.72 of them is less than 12
-    assert kept(top_p=0.85, min_p=0.25) == [0, 1, 2]  # 14 of 16; of what min-p leaves, 12 of 14 were enough
+    assert kept(top_p=0.72, min_p=0.25) == [0, 1]  # if min-p came first: 14 are kept, and 0.72 × 14 < 12
+    assert kept(top_p=0.85, min_p=0.25) == [0, 1, 2]  # 14 of 16; if min-p came first, 12 of 14 would be enough
     assert kept(typical=0.2) == [1]  # 2 bits; the entropy is 1.875
     assert kept(typical=0.2, min_p=0.5) == [0]  # 2/3 and 1/3: 0.58 and 1.58 bits, the entropy is 0.92
     rule = SamplingRule(penalty=4.0, window=1, top_k=1)
@@ -147,23 +147,23 @@ def test_the_parts_of_a_rule_apply_in_the_stated_order() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_are_told_even_where_they_are_not_allowed(bad: float) -> None:
+def test_nan_or_infinite_logits_are_an_error_even_if_not_allowed(bad: float) -> None:
     with pytest.raises(FloatingPointError):
         filters.filtered(np.array([0.0, bad]), SamplingRule(allowed=np.array([True, False])))
 
 
-# ---- by definition ----
+# ---- definitions ----
 
 whole_weights = st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any)
 
 
 @given(whole_weights, st.integers(0, 16))
-def test_top_p_is_the_smallest_of_all_sets_with_that_mass(weights: list[int], sixteenths: int) -> None:
-    """All subsets are tried; whole numbers and a binary fraction, so that no rounding decides."""
+def test_top_p_is_the_smallest_of_all_sets_with_that_probability(weights: list[int], sixteenths: int) -> None:
+    """Try all subsets; integers and a binary fraction avoid any rounding."""
     sets = [s for n in range(1, len(weights) + 1) for s in itertools.combinations(range(len(weights)), n)]
     enough = [s for s in sets if 16 * sum(weights[k] for k in s) >= sixteenths * sum(weights)]
     smallest = [s for s in enough if len(s) == len(enough[0])]
-    best = max(smallest, key=lambda s: sum(weights[k] for k in s))  # of the likeliest, and the first such
+    best = max(smallest, key=lambda s: sum(weights[k] for k in s))  # the first of the most likely sets
     found = filters.top_p(np.array(weights, float), sixteenths / 16)
     assert np.flatnonzero(found).tolist() == [k for k in best if weights[k]]
 
@@ -192,7 +192,7 @@ def test_typical_is_the_head_of_the_list_by_distance_from_the_entropy(weights: l
     assert np.flatnonzero(found).tolist() == sorted(kept)
 
 
-def test_each_text_of_a_batch_is_filtered_by_itself() -> None:
+def test_each_text_of_a_batch_is_filtered_separately() -> None:
     logits = np.random.default_rng(1).normal(0, 2, (9, 30)).astype(np.float32)
     recent = np.random.default_rng(2).integers(-1, 30, (40, 9))
     for rule in RULES.values():
@@ -207,7 +207,7 @@ def test_each_text_of_a_batch_is_filtered_by_itself() -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_the_native_draw_is_that_of_numpy_by_every_rule(rule: SamplingRule, isa: str) -> None:
+def test_native_sampling_equals_numpy_sampling_for_every_rule(rule: SamplingRule, isa: str) -> None:
     config = ModelConfig(70, hidden=30, embedding=8)
     weights = random_weights(config)
     weights["projection.weight"] *= 30
@@ -236,8 +236,8 @@ def test_the_native_draw_is_that_of_numpy_by_every_rule(rule: SamplingRule, isa:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_text_drawn_natively_is_that_of_numpy_from_end_to_end(cell: Cell, isa: str) -> None:
-    """The logits of the two differ by rounding: so a symbol may differ where two are as likely, and then all go on."""
+def test_a_whole_text_sampled_natively_equals_the_text_of_numpy(cell: Cell, isa: str) -> None:
+    """Logits of C and numpy differ by rounding, which changes a symbol only between two nearly equal logits."""
     config = ModelConfig(40, hidden=21, layers=2, embedding=6, cell=cell)
     weights = random_weights(config)
     weights["projection.weight"] *= 10
@@ -252,7 +252,7 @@ def test_a_text_drawn_natively_is_that_of_numpy_from_end_to_end(cell: Cell, isa:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule: SamplingRule, isa: str) -> None:
+def test_a_text_sampled_in_blocks_or_in_a_batch_is_the_same_for_every_rule(rule: SamplingRule, isa: str) -> None:
     config = ModelConfig(70, hidden=200, layers=2, embedding=8)
     weights = random_weights(config)
     weights["projection.weight"] *= 10
@@ -276,7 +276,7 @@ def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule:
     assert np.array_equal(symbols[1:, 0], whole[:, 1])
 
 
-# ---- what is drawn ----
+# ---- sampled symbols ----
 
 
 @pytest.mark.fault("R75")
@@ -295,8 +295,8 @@ def test_a_text_drawn_in_blocks_or_beside_others_is_the_same_by_every_rule(rule:
     ],
     ids=["top-k", "top-p", "min-p", "typical", "penalty", "allowed", "automaton", "all"],
 )
-def test_drawn_symbols_follow_the_filtered_distribution(rule: SamplingRule, backend: str) -> None:
-    """χ² over what can be drawn; what cannot is never seen; and the distribution of another rule does not fit."""
+def test_sampled_symbols_follow_the_filtered_distribution(rule: SamplingRule, backend: str) -> None:
+    """Apply a χ² test; a symbol of probability 0 never occurs, and the unfiltered distribution does not fit."""
     logits = np.linspace(-2, 2, 17)[np.random.default_rng(3).permutation(17)]
     recent = np.array([4, 11, 8])
     engine = biased(logits, backend)

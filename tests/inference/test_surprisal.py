@@ -1,4 +1,4 @@
-"""Scores of lines and characters, and two models compared: against the equations, looped over each line in float64."""
+"""Compare scores of lines and characters, and the comparison of two models, with the equations in float64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from charlstm.errors import CorpusError, UnknownSymbols
 from charlstm.inference import surprisal
 from charlstm.model import Model
 from charlstm.text.vocabulary import Vocabulary
-from tests.helpers.models import CELLS, equations, random_weights, surprises
+from tests.helpers.models import CELLS, equations, losses, random_weights
 
 SYMBOLS = "\n abcdefgh"
 TEXT = "abc def\n\nh\n" + "had a bad cafe\n" * 3 + "a" * 90 + "\nbe dead"
@@ -29,14 +29,14 @@ def sharp_model(cell: Cell = "lstm", seed: int = 0, symbols: str = SYMBOLS) -> M
 
 
 def naive(model: Model, text: str) -> np.ndarray[Any, Any]:
-    """Bits of each character but the first."""
+    """Return the bits of each character except the first."""
     ids = model.vocabulary.encode(text)
     logits, _ = equations(model.config, model.weights, ids[:-1, None], np.zeros(model.config.state_shape(1)))
-    return surprises(logits, ids[1:, None])[:, 0] / math.log(2)
+    return losses(logits, ids[1:, None])[:, 0] / math.log(2)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_each_line_scores_what_the_equations_give_it_after_a_line_break(cell: Cell) -> None:
+def test_the_score_of_each_line_equals_the_equations_after_a_line_break(cell: Cell) -> None:
     model = sharp_model(cell)
     scores = list(model.score_lines(TEXT))
     assert "".join(score.text for score in scores) == TEXT
@@ -60,7 +60,7 @@ def test_carried_lines_add_up_to_the_score_of_the_whole_text() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.data())
-def test_no_score_depends_on_how_the_text_comes_in_parts_or_which_lines_are_beside_it(data: st.DataObject) -> None:
+def test_no_score_depends_on_the_parts_of_the_text_or_on_the_other_lines_of_a_batch(data: st.DataObject) -> None:
     text = data.draw(st.text(SYMBOLS, min_size=1, max_size=200))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -76,9 +76,9 @@ def test_no_score_depends_on_how_the_text_comes_in_parts_or_which_lines_are_besi
         assert alone.bits == pytest.approx(score.bits, abs=1e-5)
 
 
-def test_many_lines_of_all_lengths_score_what_each_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    draws = np.random.default_rng(3)
-    text = "".join("".join(draws.choice(list(SYMBOLS[1:]), size)) + "\n" for size in draws.integers(0, 60, 150))
+def test_many_lines_of_different_lengths_score_the_same_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    text = "".join("".join(rng.choice(list(SYMBOLS[1:]), size)) + "\n" for size in rng.integers(0, 60, 150))
     model = sharp_model()
     expected = [naive(model, "\n" + line).sum() for line in text.splitlines(keepends=True)]
     for side, steps, few in ((1024, 8, 256), (1, 7, 1), (7, 1, 20), (50, 100, 1)):
@@ -89,7 +89,7 @@ def test_many_lines_of_all_lengths_score_what_each_scores_alone(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8])
-def test_what_lines_begin_with_in_common_is_read_once_and_changes_no_score(
+def test_a_common_prefix_of_lines_is_read_once_and_changes_no_score(
     monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     monkeypatch.setattr(surprisal, "STEPS", steps)
@@ -99,20 +99,23 @@ def test_what_lines_begin_with_in_common_is_read_once_and_changes_no_score(
     engine, read = model.scorer, []
 
     class Counting:
-        config, zero_state = engine.config, staticmethod(engine.zero_state)
+        config = engine.config
+        zero_state, advance = staticmethod(engine.zero_state), staticmethod(engine.advance)
 
         def score(self, ids: Any, state: Any) -> Any:
             read.append(ids.shape[1] * (len(ids) - 1))
             return engine.score(ids, state)
 
-    texts = [np.array(model.vocabulary.encode("\n" + line)) for line in whole]
-    sums = surprisal._score_lines(Counting(), texts)  # type: ignore[arg-type]
+    sums = surprisal.line_sums(
+        Counting(),
+        [np.array(model.vocabulary.encode("\n" + line)) for line in whole],
+    )
     assert list(sums / math.log(2)) == pytest.approx([naive(model, "\n" + line).sum() for line in whole], abs=1e-5)
-    if steps == 1:  # once for each beginning together with the symbol after it
+    if steps == 1:  # once for each prefix
         assert sum(read) == len({line[:end] for line in whole for end in range(1, len(line) + 1)})
 
 
-def test_the_lines_of_a_part_are_scored_before_the_next_part_is_asked_for() -> None:
+def test_the_lines_of_a_part_are_scored_before_the_next_part_is_read() -> None:
     asked = []
 
     def parts() -> Any:
@@ -124,14 +127,14 @@ def test_the_lines_of_a_part_are_scored_before_the_next_part_is_asked_for() -> N
     assert seen == [("ab\n", 1), ("cd\n", 2), ("ef\n", 2), ("g", 3)]
 
 
-def test_a_line_of_which_nothing_is_scored_has_no_bits() -> None:
+def test_a_line_without_scored_characters_has_0_bits() -> None:
     first, second = sharp_model().score_lines("\nab", carry=True)
     assert (first.chars, first.bits, first.bits_per_char) == (0, 0, 0)
     assert second.chars == 2
     assert list(sharp_model().score_lines("")) == []
 
 
-def test_each_character_scores_what_the_equations_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_score_of_each_character_equals_the_equations(monkeypatch: pytest.MonkeyPatch) -> None:
     model = sharp_model()
     expected = naive(model, TEXT)
     for chunk in (4096, 5):
@@ -144,7 +147,7 @@ def test_each_character_scores_what_the_equations_give_it(monkeypatch: pytest.Mo
     assert math.fsum(score.bits for score in scores) / whole.transitions == pytest.approx(whole.bits_per_char)
 
 
-def test_the_likeliest_are_those_of_the_distribution_at_that_place() -> None:
+def test_the_most_likely_symbols_follow_the_distribution_at_that_position() -> None:
     model = sharp_model()
     ids = model.vocabulary.encode(TEXT)
     logits, _ = equations(model.config, model.weights, ids[:-1, None], np.zeros(model.config.state_shape(1)))
@@ -163,7 +166,7 @@ def test_the_likeliest_are_those_of_the_distribution_at_that_place() -> None:
 
 
 @pytest.mark.fault("R71")
-def test_characters_that_are_not_known_are_refused_skipped_or_replaced_and_counted() -> None:
+def test_unknown_characters_are_refused_skipped_or_replaced_and_counted() -> None:
     model = sharp_model()
     with pytest.raises(UnknownSymbols, match=r"'x' × 1.*choose unknown"):
         list(model.score_lines("abxc\nx"))
@@ -178,10 +181,10 @@ def test_characters_that_are_not_known_are_refused_skipped_or_replaced_and_count
     assert model.evaluate("abc", unknown="skip").unknown == 0
 
 
-def test_a_comparison_is_the_two_scores_and_their_paired_difference() -> None:
+def test_a_comparison_holds_both_scores_and_their_paired_difference() -> None:
     ours, theirs = sharp_model(seed=1), sharp_model(seed=2)
-    draws = np.random.default_rng(5)
-    text = "".join(draws.choice(list(SYMBOLS), 3456))
+    rng = np.random.default_rng(5)
+    text = "".join(rng.choice(list(SYMBOLS), 3456))
     found = ours.compare(theirs, text)
     a, b = naive(ours, text), naive(theirs, text)
     assert found.ours.bits_per_char == pytest.approx(a.mean(), abs=1e-5)
@@ -196,20 +199,20 @@ def test_a_comparison_is_the_two_scores_and_their_paired_difference() -> None:
     assert ours.compare(theirs, text[:1500]).difference.standard_error is None
 
 
-def test_the_standard_error_is_that_of_many_texts_of_neighbours_that_depend_on_each_other() -> None:
-    draws = np.random.default_rng(8)
+def test_the_standard_error_allows_for_dependent_neighbours() -> None:
+    rng = np.random.default_rng(8)
 
-    def text() -> np.ndarray[Any, Any]:  # runs of 20 equal values, so 20 times fewer than it seems
-        return np.repeat(draws.normal(size=1000), 20)
+    def text() -> np.ndarray[Any, Any]:  # runs of 20 equal values: the effective size is 1/20
+        return np.repeat(rng.normal(size=1000), 20)
 
     found = [surprisal.difference(text(), np.zeros(20_000)) for _ in range(200)]
     spread = np.std([one.bits_per_char for one in found])
     errors = np.mean([one.standard_error or math.nan for one in found])
     assert errors == pytest.approx(spread, rel=0.2)
-    assert errors > 3 * draws.normal(size=20_000).std() / math.sqrt(20_000)  # what it would be if they were independent
+    assert errors > 3 * rng.normal(size=20_000).std() / math.sqrt(20_000)  # the error if values were independent
 
 
-def test_models_of_different_vocabularies_are_compared_on_what_both_know() -> None:
+def test_models_of_different_vocabularies_are_compared_on_their_common_symbols() -> None:
     ours, theirs = sharp_model(), sharp_model(symbols="\n abcdefgx")
     with pytest.raises(UnknownSymbols, match="'x'"):
         ours.compare(theirs, "abxch")

@@ -46,7 +46,7 @@ def test_the_package_keeps_its_import_contracts() -> None:
         ("training/events.py", "from tqdm import tqdm", "Training imports no package that writes to a terminal"),
     ],
 )
-def test_an_import_against_a_contract_is_reported(project: Path, module: str, line: str, contract: str) -> None:
+def test_an_import_that_violates_a_contract_is_reported(project: Path, module: str, line: str, contract: str) -> None:
     file = project / "charlstm" / module
     before = file.read_text(encoding="utf-8") if file.exists() else None
     try:

@@ -64,12 +64,12 @@ def test_every_block_of_the_cookbook_runs(tmp_path: Path) -> None:
     assert len((tmp_path / "desk" / "page-2.txt").read_text()) == 300
 
 
-def test_a_block_that_fails_is_found_out(tmp_path: Path) -> None:
+def test_a_block_that_fails_is_detected(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="charlstm: nowhere"):
         cook(tmp_path, "set -eu\ncharlstm eval nowhere -c nowhere | cat\n", tiny=True)
 
 
-def test_the_tunes_of_the_script_have_full_bars_and_others_are_left_out(tmp_path: Path) -> None:
+def test_the_script_keeps_tunes_with_full_bars_only(tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.split("## How do I generate music?")[1], re.DOTALL | re.MULTILINE)
     make, keep = (block.split("charlstm")[0] for block in blocks)
     cook(tmp_path, f"set -eu\n{make}{keep}awk -f full-bars.awk tunes.abc > good.abc\n", tiny=True)
@@ -81,7 +81,7 @@ def test_the_tunes_of_the_script_have_full_bars_and_others_are_left_out(tmp_path
 
 
 @pytest.mark.slow
-def test_the_recipes_do_what_the_cookbook_says(tmp_path: Path) -> None:
+def test_the_recipes_give_the_results_that_the_cookbook_shows(tmp_path: Path) -> None:
     out = cook(tmp_path, SCRIPT, tiny=False)
     desk = tmp_path / "desk"
     bits = [int(found) for found in re.findall(r" (\d+) bits$", out, re.MULTILINE)]

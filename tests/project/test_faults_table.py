@@ -42,7 +42,7 @@ def test_every_test_that_the_page_names_exists() -> None:
     assert not missing
 
 
-def test_a_missing_mark_a_new_mark_and_a_row_without_tests_change_the_page() -> None:
+def test_the_page_changes_with_a_missing_mark_a_new_mark_and_a_row_without_tests() -> None:
     source = (
         '@pytest.mark.fault("R1", "R2")\ndef test_a() -> None: ...\n\n@pytest.mark.slow\ndef test_b() -> None: ...\n'
     )

@@ -31,13 +31,13 @@ def loaded_by(code: str) -> set[str]:
 
 
 @pytest.mark.fault("R88")
-def test_help_and_version_load_nothing_heavy() -> None:
+def test_help_and_version_load_no_heavy_package() -> None:
     code = "from charlstm.cli.main import run; run(['--version']); run(['train', '--help']); run(['sample', '--help'])"
     assert loaded_by(code) & HEAVY == set()
 
 
 @pytest.mark.fault("R88")
-def test_completion_works_and_loads_nothing_heavy() -> None:
+def test_completion_works_and_loads_no_heavy_package() -> None:
     variables: dict[str, Any] = {
         "_CHARLSTM_COMPLETE": "complete_bash",
         "COMP_WORDS": "charlstm sample --te",
@@ -50,7 +50,7 @@ def test_completion_works_and_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.fault("R88")
-def test_sample_eval_and_info_load_numpy_and_nothing_heavier(tmp_path: Path) -> None:
+def test_sample_eval_and_info_load_numpy_and_no_heavy_package(tmp_path: Path) -> None:
     model = model_file(tmp_path / "m")
     (tmp_path / "text").write_text("abc" * 99)
     calls = (["sample", "-n", "5", "-c"], ["eval", str(tmp_path / "text"), "-c"], ["info"], ["verify"])
@@ -59,7 +59,7 @@ def test_sample_eval_and_info_load_numpy_and_nothing_heavier(tmp_path: Path) -> 
 
 
 @pytest.mark.fault("R88")
-def test_a_training_does_not_load_the_compiler_of_torch(tmp_path: Path) -> None:
+def test_training_does_not_load_the_compiler_of_torch(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abc" * 99)
     train = ["train", str(tmp_path / "text"), "--steps", "2", "--hidden", "4", "-o", str(tmp_path / "run"), "-q"]
     found = modules_loaded_by(f"from charlstm.cli.main import run; assert run({train}) == 0")
@@ -67,14 +67,14 @@ def test_a_training_does_not_load_the_compiler_of_torch(tmp_path: Path) -> None:
     assert "torch._dynamo" not in found, "it takes longer to import than all of torch"
 
 
-def test_the_package_itself_loads_nothing() -> None:
+def test_importing_the_package_loads_no_other_module() -> None:
     assert loaded_by("import charlstm; charlstm.__version__") - loaded_by("pass") - sys.stdlib_module_names == {
         "charlstm"
     }
 
 
 @pytest.mark.fault("R91")
-def test_every_public_name_is_there_and_is_where_the_type_checker_looks_for_it() -> None:
+def test_every_public_name_exists_where_the_type_checker_finds_it() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     declared = {}

@@ -135,7 +135,7 @@ def test_the_readme_lists_every_folder_of_the_package() -> None:
 
 
 @pytest.mark.fault("R91")
-def test_the_command_lines_document_is_what_help_prints() -> None:
+def test_the_document_of_the_command_line_equals_the_output_of_help() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "refresh.py"))["page"]
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page(text) == text, "python docs/refresh.py brings it up to date"
@@ -162,7 +162,7 @@ def test_options_and_commands_in_the_documents_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_of_the_documents_lead_somewhere(document: Path) -> None:
+def test_links_in_the_documents_have_targets(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
 

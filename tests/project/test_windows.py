@@ -59,7 +59,7 @@ def test_all_tests_can_be_collected_on_windows() -> None:
 @pytest.mark.parametrize(
     "line", ["import fcntl", "import resource", "import signal; signal.SIGKILL", "import os; os.fork"]
 )
-def test_a_test_file_that_needs_a_posix_module_is_noticed(tmp_path: Path, line: str) -> None:
+def test_a_test_file_that_needs_a_posix_module_is_reported(tmp_path: Path, line: str) -> None:
     file = tmp_path / "test_posix.py"
     file.write_text(f"{line}\n\ndef test_nothing() -> None: ...\n")
     done = collect(file)
