@@ -1,18 +1,17 @@
-"""Coverage-guided fuzzing of what reads files from strangers. Only success and a CharlstmError of one line are allowed.
+"""Fuzz the readers of untrusted files, guided by coverage. Allowed results: success, or a CharlstmError of one line.
 
     pip install -e '.[fuzz]'
     python bench/fuzz.py checkpoint              # ten minutes or a million executions, whichever comes first
     python bench/fuzz.py corpus -max_total_time=60
-    python bench/fuzz.py corpus kept             # begins with the inputs in the folder `kept`, and keeps new ones there
-    python bench/fuzz.py state crash-0123abcd    # once, with what a run has found
+    python bench/fuzz.py corpus kept             # read inputs from the directory `kept`, and add new ones
+    python bench/fuzz.py state crash-0123abcd    # run one input that a run has found
 
-Further arguments are libFuzzer's. What crashes is kept as `crash-…` in the current folder. Atheris counts the branches
-of charlstm's Python and looks into its comparisons, so that inputs are kept that reach new code.
+Further arguments are those of libFuzzer. An input that crashes is stored as `crash-…` in the current directory. Atheris
+observes the branches and comparisons of charlstm's Python code, and keeps inputs that reach new code.
 
-Each input begins with a byte that says how the rest is used. For a checkpoint: as it is, with the header's length made
-right, or with the length and the sha256 made right, without which no mutant of the metadata would get behind the
-digest. Half of its mutations are of bytes, half of the header's values. For a corpus: the encoding, a block's size,
-and whether the bytes are compressed first.
+The first byte of an input selects how the rest is used. For a checkpoint: unchanged, with a corrected length of the
+header, or with a corrected length and sha256, so that mutants of the metadata pass the digest. Half of the mutations
+change bytes, the other half values of the header. For a corpus: the encoding, the size of a block, and compression.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ try:
 except ImportError:
     sys.exit("bench/fuzz.py needs atheris: pip install -e '.[fuzz]'")
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tests.helpers
 with atheris.instrument_imports(include=["charlstm"]):
     from charlstm import checkpoint
     from charlstm.checkpoint import Checkpoint
@@ -56,14 +55,13 @@ ENCODINGS = ("utf-8", "utf-8", "utf-8", "utf-16", "latin-1", "utf-7", "gb18030",
 WORDS = """__metadata__ charlstm sha256 dtype shape data_offsets F64 F32 I64 U32 U8 model/ optim/ state/ rng/
     format_version model vocabulary kind symbols step training facts cell lstm peephole gru hidden layers embedding
     vocab_size null true NaN Infinity 1e999 9007199254740993 -1 \\ud800"""
-UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # of categories of characters, in a message
-SEEN = (
-    "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\u200c\u200d"  # though in Cf
-)
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of characters that a message must not contain
+# Of category Cf, but visible:
+SEEN = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\u200c\u200d"
 
 
 def small() -> Checkpoint:
-    """The smallest checkpoint with every kind of tensor."""
+    """Return the smallest checkpoint with every kind of tensor."""
     model = ModelConfig(2, hidden=1, layers=1, embedding=1)
     weights = {name: np.ones(shape, np.float32) for name, shape in model.shapes().items()}
     tensors: dict[str, np.ndarray[Any, Any]] = {
@@ -75,7 +73,7 @@ def small() -> Checkpoint:
 
 
 def repaired(data: bytes, with_digest: bool) -> bytes:
-    """`data` as header and body with the header's length in front; its sha256, by the format's description, too."""
+    """Return header and body after the length of the header; with `with_digest`, correct the documented sha256, too."""
     text, _, body = data[8:].partition(b"\n")
     if with_digest:
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -91,24 +89,24 @@ def repaired(data: bytes, with_digest: bool) -> bytes:
 
 
 def mutate_checkpoint(data: bytes, max_size: int, seed: int) -> bytes:
-    """libFuzzer's mutation of the bytes, or one of the header's values."""
-    draw = random.Random(seed)
-    if draw.random() < 0.5:
+    """Return a mutation by libFuzzer of the bytes, or a mutation of a value of the header."""
+    rng = random.Random(seed)
+    if rng.random() < 0.5:
         return bytes(atheris.Mutate(data, max_size))
     text, _, body = data[9:].partition(b"\n")
     with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         header = json.loads(text)
-        if draw.random() < 0.5:
+        if rng.random() < 0.5:
             document = json.loads(header["__metadata__"]["charlstm"])
-            header["__metadata__"]["charlstm"] = json.dumps(mutate_value(document, draw))
+            header["__metadata__"]["charlstm"] = json.dumps(mutate_value(document, rng))
         else:
-            header = mutate_value(header, draw)
+            header = mutate_value(header, rng)
         return (b"\2" + bytes(8) + json.dumps(header).encode() + b"\n" + body)[:max_size]
     return bytes(atheris.Mutate(data, max_size))
 
 
 def origin(error: BaseException) -> tuple[str, int]:
-    """The file and line at which the first of a chain of errors was raised."""
+    """Return the file and the line at which the first of a chain of errors was raised."""
     while error.__cause__ is not None:
         error = error.__cause__
     (*_, (frame, line)) = traceback.walk_tb(error.__traceback__)
@@ -116,13 +114,13 @@ def origin(error: BaseException) -> tuple[str, int]:
 
 
 class Target:
-    """A file in memory, written anew for each input, and what is to be done with it."""
+    """A file that is rewritten for each input, and a method for each kind of file that reads it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "input"
         self.model = Model(small().model, small().vocabulary, small().weights)
         self.counts = {"read": 0, "refused": 0}
-        self.places: set[tuple[str, int]] = set()  # lines of charlstm at which inputs were refused
+        self.places: set[tuple[str, int]] = set()  # lines of charlstm that refused inputs
 
     def run(self, read: Callable[[bytes], object], data: bytes) -> None:
         try:
@@ -143,7 +141,7 @@ class Target:
         found = checkpoint.load(self.path, training=True)
         assert {name: array.shape for name, array in found.weights.items()} == found.model.shapes()
         assert len(found.vocabulary) == found.model.vocab_size
-        checkpoint.save(self.path, found)  # what was accepted can be written and read again
+        checkpoint.save(self.path, found)  # an accepted checkpoint can be saved and loaded
         checkpoint.load(self.path)
 
     def corpus(self, data: bytes) -> None:
@@ -164,7 +162,7 @@ class Target:
 
 
 def seeds(kind: str, folder: Path) -> list[bytes]:
-    """Inputs to begin with."""
+    """Return the initial inputs."""
     path = folder / "seed"
     if kind == "checkpoint":
         checkpoint.save(path, small())
@@ -187,11 +185,11 @@ def main() -> None:
         sys.exit(__doc__)
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=shared, prefix="charlstm-fuzz-") as folder:
-        child = os.fork()  # libFuzzer ends its process at once, and nothing would be tidied up
+        child = os.fork()  # libFuzzer ends its process without any cleanup
         if not child:
             fuzz(kind, arguments, Path(folder))
             os._exit(0)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child, who then sums up
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child, which then prints its summary
         _, status = os.waitpid(child, 0)
     sys.exit(os.waitstatus_to_exitcode(status))
 
