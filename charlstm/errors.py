@@ -80,7 +80,30 @@ class ResumeError(CharlstmError):
 
 
 class DivergenceError(CharlstmError):
-    """A loss or gradient that is NaN or infinite. The step is not applied: weights and files are unchanged."""
+    """A loss or gradient that is NaN or infinite. The step is not applied: weights and files are unchanged.
+
+    Args:
+        *message: as in `CharlstmError`.
+        step: the training step, or None outside of training.
+        loss: in nats per symbol, if it is known.
+        grad_norm: the global norm of the gradient, if it is known.
+        value, allowed: as in `CharlstmError`.
+
+    Attributes:
+        step, loss, grad_norm: as given.
+    """
+
+    def __init__(
+        self,
+        *message: str,
+        step: int | None = None,
+        loss: float | None = None,
+        grad_norm: float | None = None,
+        value: object = None,
+        allowed: str | None = None,
+    ) -> None:
+        super().__init__(*message, value=value, allowed=allowed)
+        self.step, self.loss, self.grad_norm = step, loss, grad_norm
 
 
 class DownloadError(CharlstmError):

@@ -46,6 +46,7 @@ FLAGS = {  # the flags of the options that have a short form, or a flag that dif
     "null": ("--null", "-0"),
     "output": ("--output", "-o"),
     "quiet": ("--quiet", "-q"),
+    "run": ("--output", "-o"),  # the parameter of the library
     "seconds": ("--time",),
     "temperature": ("--temp", "-t"),
     "unbuffered": ("--unbuffered", "-u"),

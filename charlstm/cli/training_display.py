@@ -12,7 +12,7 @@ from charlstm.cli.progress_bar import progress_bar
 from charlstm.config import UNITS
 from charlstm.terminal import escape
 from charlstm.text.documents import quote_boundary
-from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
+from charlstm.training.events import CheckpointSaved, Event, Progress, Started, Stopped, Validated, Warned, to_json
 
 LINE_SECONDS = 30.0  # the longest time between two lines of a log
 SAMPLE_ROWS = 4
@@ -78,7 +78,7 @@ class Lines(Watcher):
         elif isinstance(event, Validated):
             speed = f"  {_speed(self._progress, self._unit)}" if self._progress else ""
             self._print(validation_line(event, self._unit) + speed)
-        elif isinstance(event, Saved):
+        elif isinstance(event, CheckpointSaved):
             print_status(f"saved step {event.step} to {escape(str(event.path))}")
         elif isinstance(event, Stopped):
             _print_outcome(event, self._arguments, self._unit)

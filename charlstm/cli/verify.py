@@ -15,13 +15,12 @@ def verify(path: CheckpointArgument = None, checkpoint: CheckpointOption = None)
     """Check that a checkpoint, or every checkpoint of a run, is valid; exit with status 1 if not."""
     from charlstm import checkpoint as files
     from charlstm import runs
-    from charlstm.training import run_dir
+    from charlstm.training.run_dir import RunDir
 
     chosen = checkpoint_of(path, checkpoint)
     checked = [runs.resolve(chosen)]
     if chosen is None or chosen.is_dir():
-        run = checked[0].parent
-        checked = [file for file in (run / runs.BEST, run / runs.LAST, *run_dir.kept_files(run)) if file.exists()]
+        checked = RunDir(checked[0].parent).model_files()
     raise_problems([problem for file in checked for problem in files.verify(file)])
     for file in checked:
         write_stdout(f"{escape(str(file))}: valid\n")

@@ -1,15 +1,20 @@
-"""Events of a training run. The training loop yields them; the command line renders them or writes them as JSON."""
+"""The events of a run. The training loop yields them; the command line renders them or writes them as JSON.
+
+The unit of all `chars` is the symbol of the text: a character, or a byte of a text that was read as bytes.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True)
 class Started:
-    """Before the first step: all that was decided."""
+    """Before the first step: everything that was decided about the run."""
+
+    name: ClassVar[str] = "started"
 
     run: Path
     cell: str
@@ -21,55 +26,61 @@ class Started:
     chars: int  # in the whole text
     train_chars: int
     held_out_chars: int
-    valid_chars: int  # of those, from their start, that each validation scores
+    valid_chars: int  # of the held-out symbols, from their start, scored by each validation
     vocab_size: int
     batch_size: int
     seq_len: int
     lr: float
     device: str
     threads: int
-    kernels: str  # which fast path trains: 'native (avx512)', 'cudnn', 'torch' …
-    budget: str  # as a person says it: '240 s', '5,000 steps', '3 epochs'
+    kernels: str  # implementation of the recurrence: "native (avx512)", "cudnn", "torch", …
+    budget: str  # in words: "240 s", "5,000 steps", "3 epochs"
     seed: int
-    resumed_step: int = 0  # 0 for a fresh run
-    patience: int | None = None  # validations without a better one that end the run before its budget
-    keep: int = 0  # validations whose weights are kept
-    valid: tuple[str, ...] = ()  # names of the validation text, where it is one of its own
-    base: str | None = None  # the checkpoint that the first weights came from; None for fresh ones
-    boundary: str | None = None  # what stands between the documents of the text; None where it is one
-    unit: Literal["char", "byte"] = "char"  # what all `chars` here and in the other events count
+    resumed_step: int = 0  # 0 for a new run
+    patience: int | None = None  # validations without a better one after which the run ends
+    keep: int = 0  # number of validations whose weights are kept
+    valid: tuple[str, ...] = ()  # sources of the separate validation text, if there is one
+    base: str | None = None  # the checkpoint that is fine-tuned; None for random initial weights
+    boundary: str | None = None  # the boundary between the documents of the text; None for a single document
+    unit: Literal["char", "byte"] = "char"  # of all `chars` here and in the other events
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After a training step; at most some ten a second."""
+    """After a training step; at most about ten per second."""
+
+    name: ClassVar[str] = "progress"
 
     step: int
     share: float  # of the budget, 0 to 1
     train_bits_per_char: float  # smoothed
     chars_per_second: float
     chars_seen: int
-    seconds: float  # spent training, over all sittings
+    seconds: float  # spent training, in all processes of the run
     seconds_left: float
     lr: float
 
 
 @dataclass(frozen=True)
 class Validated:
-    """After the validation part was scored, state carried, each transition once."""
+    """After the validation text was scored, each transition once, with carried state."""
+
+    name: ClassVar[str] = "validated"
 
     step: int
     seconds: float
     valid_bits_per_char: float
     valid_nats_per_char: float
     train_bits_per_char: float
-    best: bool  # strictly better than every one before
-    sample: str  # a few lines drawn from the model as it is now; may be empty
+    best: bool  # strictly better than every validation before
+    sample: str  # a few lines sampled with the current weights; may be empty
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A checkpoint of this step is on the disk, durably."""
+class CheckpointSaved:
+    """A checkpoint of this step is stored durably."""
+
+    name: ClassVar[str] = "saved"
 
     step: int
     path: Path
@@ -77,31 +88,38 @@ class Saved:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something that the user should know and that the run survives."""
+    """A problem that the user should know about and that does not stop the run."""
+
+    name: ClassVar[str] = "warned"
 
     step: int
     message: str
+
+
+StopReason = Literal["finished", "interrupted", "patience", "already-finished"]
 
 
 @dataclass(frozen=True)
 class Stopped:
     """The last event of every run."""
 
+    name: ClassVar[str] = "stopped"
+
     step: int
     seconds: float
-    reason: Literal["finished", "interrupted", "patience", "already-finished"]
+    reason: StopReason
     best_valid_bits_per_char: float | None
     best: Path
     last: Path
-    signal: int | None = None  # SIGINT or SIGTERM, where reason is 'interrupted'
-    no_better: int = 0  # validations since the best one; as many as --patience allows, where reason is 'patience'
-    step_seconds: float = 0.0  # of this sitting, spent in training steps: the rest went to validating, drawing, saving
+    signal: int | None = None  # the number of the signal if the reason is "interrupted"
+    no_better: int = 0  # validations since the best one; equals `patience` if that is the reason
+    step_seconds: float = 0.0  # spent in training steps by this process; the rest is validation, sampling and saving
 
 
-Event = Started | Progress | Validated | Saved | Warned | Stopped
+Event = Started | Progress | Validated | CheckpointSaved | Warned | Stopped
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """One JSON object: the event's name in lower case, then its fields; paths as text."""
+    """Return an event as a JSON object: its name as "event", then its fields, with paths as text."""
     values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(event).items()}
-    return {"event": type(event).__name__.lower(), **values}
+    return {"event": event.name, **values}

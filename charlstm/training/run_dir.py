@@ -1,8 +1,8 @@
-"""A run's folder: its name, its lock, and the files in it.
+"""The directory of a run: its name, its lock, and its files.
 
-`best.safetensors` holds the weights with the best validation, `last.safetensors` those of the last save with everything
-needed to go on, `step-000123.safetensors` the weights of step 123 where such are kept, `config.toml` the options as
-`--config` reads them, `metrics.jsonl` the events.
+`best.safetensors` holds the weights with the best validation, `last.safetensors` the whole state at the last save,
+from which the run can be resumed, `step-000123.safetensors` the weights of step 123 if they are kept, `config.toml` the
+options in the form that `train --config` reads, and `metrics.jsonl` the events.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from charlstm import atomicfile, checkpoint, runs
 from charlstm.atomicfile import FolderLock
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import TrainingOptions, to_toml
-from charlstm.errors import CheckpointError, RunBusy
+from charlstm.errors import CheckpointError, Field, RunBusy
 from charlstm.runs import BEST, LAST
 from charlstm.terminal import escape
 from charlstm.training import events
@@ -28,86 +28,138 @@ METRICS, SETTINGS = "metrics.jsonl", "config.toml"
 
 
 def fresh(names: tuple[str, ...], root: Path = runs.ROOT) -> Path:
-    """A folder under `root` that does not exist, named after the text: shakespeare, shakespeare-2, …"""
+    """Return a directory under `root` that does not exist, named after the text: shakespeare, shakespeare-2, ….
+
+    Args:
+        names: the sources of the text; the first names the directory.
+        root: the directory that contains the run directories.
+    """
     stem = Path(names[0]).name.removesuffix(".gz").rsplit(".", 1)[0] if names and names[0] != "-" else "stdin"
     stem = re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:100] or "run"
-    taken = (root / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1_000_000))
-    return next(folder for folder in taken if not folder.exists())
+    candidates = (root / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1_000_000))
+    return next(folder for folder in candidates if not folder.exists())
 
 
-def lock(run: Path) -> FolderLock:
-    """Make the folder, and be the only one who trains there until the lock is closed.
+class RunDir:
+    """The directory of one run.
 
-    Raises:
-        RunBusy: another process trains there.
-        CheckpointError: the folder cannot be made or written.
+    Args:
+        path: the directory; it is created when it is locked or written to.
+
+    Attributes:
+        path: the directory.
+        best: the file with the best weights.
+        last: the file with the state of the last save.
     """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        return FolderLock(run)
-    except BlockingIOError as error:
-        raise RunBusy(f"{escape(str(run))}: {error}") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot train into {escape(str(run))}: {error.strerror}") from error
 
+    def __init__(self, path: Path) -> None:
+        self.path, self.best, self.last = path, path / BEST, path / LAST
+        self._lock: FolderLock | None = None
 
-def check_free(run: Path) -> None:
-    """Raises CheckpointError where the folder holds a model."""
-    if held := [file.name for file in (run / BEST, run / LAST, *kept_files(run)) if file.exists()]:
-        raise CheckpointError(
-            f"{escape(str(run))} holds a model already ({', '.join(held)}): "
-            "go on with it by --resume, or choose another folder with -o"
-        )
+    @property
+    def is_locked(self) -> bool:
+        """Whether this object holds the lock of the directory."""
+        return self._lock is not None
 
+    def lock(self) -> None:
+        """Create the directory and lock it until `unlock`, so that no other process trains there.
 
-def kept(step: int) -> str:
-    """The name of the file that keeps the weights of a step."""
-    return f"step-{step:06d}.safetensors"
+        Raises:
+            RunBusy: another process trains there.
+            CheckpointError: the directory cannot be created or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.path)
+        except BlockingIOError as error:
+            raise RunBusy(f"{escape(str(self.path))}: {error}") from error
+        except OSError as error:
+            raise CheckpointError(f"cannot train into {escape(str(self.path))}: {error.strerror}") from error
 
+    def unlock(self) -> None:
+        """Release the lock; without effect if there is none."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
-def kept_files(run: Path) -> list[Path]:
-    """All files of such a name."""
-    return sorted(run.glob("step-*.safetensors"))
+    def check_free(self) -> None:
+        """Check that the directory holds no model.
 
+        Raises:
+            CheckpointError: it holds one, which training would replace.
+        """
+        if held := [file.name for file in self.model_files()]:
+            raise CheckpointError(
+                f"{escape(str(self.path))} already holds a model ({', '.join(held)}): resume its run with ",
+                Field("resume"),
+                ", or choose another directory with ",
+                Field("run"),
+            )
 
-def forget(run: Path, step: int) -> None:
-    """Remove the weights that were kept of a step. A file that cannot be removed stays, and so does a link."""
-    file = run / kept(step)
-    with contextlib.suppress(OSError):
-        if not file.is_symlink():
-            file.unlink()
+    def model_files(self) -> list[Path]:
+        """Return the checkpoints in the directory: the best, the last and those of single steps."""
+        return [file for file in (self.best, self.last, *self.kept_files()) if file.exists()]
 
+    def kept_files(self) -> list[Path]:
+        """Return the files that hold the weights of a step, in order."""
+        return sorted(self.path.glob("step-*.safetensors"))
 
-def save(run: Path, name: str, saved: Checkpoint) -> Path:
-    """Write a checkpoint atomically and durably, in a folder that is made again if somebody has removed it.
+    def kept_file(self, step: int) -> Path:
+        """Return the file for the weights of a step."""
+        return self.path / f"step-{step:06d}.safetensors"
 
-    Raises:
-        CheckpointError: it could not be written; what was there before is untouched.
-    """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write into {escape(str(run))}: {error.strerror}") from error
-    checkpoint.save(run / name, saved)
-    return run / name
+    def forget(self, step: int) -> None:
+        """Remove the weights of a step. A file that cannot be removed stays, and so does a symbolic link."""
+        file = self.kept_file(step)
+        with contextlib.suppress(OSError):
+            if not file.is_symlink():
+                file.unlink()
 
+    def save(self, file: Path, saved: Checkpoint) -> None:
+        """Write a checkpoint atomically and durably. The directory is created again if it was removed.
 
-def write_settings(run: Path, options: TrainingOptions, **others: str | None) -> str | None:
-    """Keep the options for a reader and for --config; where that fails, a complaint: a full disk costs no run."""
-    try:
-        atomicfile.replace(run / SETTINGS, [to_toml(options, **others).encode()])
-    except OSError as error:
-        return f"{escape(str(run / SETTINGS))}: {error.strerror}; training goes on"
-    return None
+        Args:
+            file: a file of this directory.
+            saved: what to write.
+
+        Raises:
+            CheckpointError: it could not be written; the file is unchanged.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot write into {escape(str(self.path))}: {error.strerror}") from error
+        checkpoint.save(file, saved)
+
+    def write_settings(self, options: TrainingOptions, **others: str | None) -> str | None:
+        """Write the options, for the user and for `train --config`.
+
+        Args:
+            options: those of the run.
+            **others: settings that are not training options, such as `valid="dev.txt"`; None is left out.
+
+        Returns:
+            A warning if the file could not be written: a full disk must not stop the run.
+        """
+        file = self.path / SETTINGS
+        try:
+            atomicfile.replace(file, [to_toml(options, **others).encode()])
+        except OSError as error:
+            return _not_written(file, error)
+        return None
 
 
 class Metrics:
-    """The run's log of events, a JSON object a line. A disk that is full costs the log, not the run."""
+    """The log of a run: one JSON object per line and event. If the disk is full, the log ends and the run continues.
 
-    def __init__(self, run: Path) -> None:
-        self._path = run / METRICS
+    Args:
+        run: the directory of the run.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        self._path = run.path / METRICS
         self._file: FileIO | None = None
-        self._complained = False
+        self._has_warned = False
 
     def __enter__(self) -> Metrics:
         return self
@@ -116,21 +168,29 @@ class Metrics:
         if self._file is not None:
             self._file.close()
 
-    def note(self, event: Event) -> str | None:
-        """Write one line; the first time that this fails, a complaint to show."""
+    def write(self, event: Event) -> str | None:
+        """Append one event.
+
+        Returns:
+            A warning the first time that this fails.
+        """
         line = (json.dumps(events.to_json(event), ensure_ascii=False) + "\n").encode()
         try:
             if self._file is None:
                 self._file = self._path.open("a+b", buffering=0)
                 if self._file.tell() and self._file.seek(-1, os.SEEK_END) >= 0 and self._file.read(1) != b"\n":
-                    line = b"\n" + line  # where a full disk or a loss of power has cut a line short
+                    line = b"\n" + line  # a full disk or a loss of power truncated the last line
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
             if self._file is not None:
                 self._file.close()
                 self._file = None
-            complaint = None if self._complained else f"{escape(str(self._path))}: {error.strerror}; training goes on"
-            self._complained = True
-            return complaint
+            warning = None if self._has_warned else _not_written(self._path, error)
+            self._has_warned = True
+            return warning
         return None
+
+
+def _not_written(file: Path, error: OSError) -> str:
+    return f"{escape(str(file))}: {error.strerror}; training continues"

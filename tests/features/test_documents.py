@@ -263,7 +263,7 @@ def test_valid_chars_selects_the_first_whole_documents(chars: int, scored: str) 
     text = charlstm.read(["names"], boundary="\n")
     options = TrainingOptions(**{**ONCE, "valid_share": 0.2, "valid_chars": chars})
     training = Trainer.start(text, "run", options)
-    validated = text.vocabulary.decode(training._valid_ids)
+    validated = text.vocabulary.decode(training.valid_ids)
     list(training.events())
     model = charlstm.load("run")
     assert validated == model.vocabulary.decode(model.validation_part()) == scored
@@ -276,7 +276,7 @@ def test_training_on_one_document_warns_that_there_is_no_validation_part() -> No
     Path("t").write_text("some words and more " * 20)
     training = Trainer.start(charlstm.read(["t"], documents=True), "run", TrainingOptions(**ONCE))
     warned = [event.message for event in training.events() if isinstance(event, Warned)]
-    assert any("one document" in message and "--valid" in message for message in warned)
+    assert any("one document" in message and "separate validation text" in message for message in warned)
 
 
 def test_fine_tuning_keeps_the_boundary_or_adds_one() -> None:

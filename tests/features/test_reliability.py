@@ -32,10 +32,13 @@ from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule, distribution
 from charlstm.runs import BEST, LAST
 from charlstm.text import corpus
-from charlstm.training import trainer
-from charlstm.training.events import Event, Progress, Saved, Stopped, Validated, Warned
+from charlstm.training import divergence
+from charlstm.training.divergence import DivergenceGuard
+from charlstm.training.events import CheckpointSaved, Event, Progress, Stopped, Validated, Warned
 from charlstm.training.run_dir import METRICS, SETTINGS
+from charlstm.training.state import Step
 from charlstm.training.trainer import Trainer
+from charlstm.training.validation import ValidationSchedule
 from tests.helpers.checkpoint_files import (
     DAMAGED_ENTRIES,
     DAMAGED_HEADERS,
@@ -275,7 +278,7 @@ def test_a_loss_of_nan_is_shown_as_nan_everywhere(capfd: pytest.CaptureFixture[s
 def test_extreme_weights_continue_training_or_end_with_a_clear_error(text: Path, cell: str, size: float) -> None:
     run = run_of(text, "run", cell=cell, layers=2, steps=5, on_divergence="stop")
     with torch.no_grad():
-        for parameter in run._network.parameters():
+        for parameter in run.state.network.parameters():
             parameter.copy_(torch.where(torch.arange(parameter.numel()).view_as(parameter) % 3 > 0, size, -size))
     with contextlib.suppress(DivergenceError):
         list(run.events())
@@ -286,41 +289,42 @@ def test_extreme_weights_continue_training_or_end_with_a_clear_error(text: Path,
 @pytest.mark.fault("R59")
 def test_best_is_kept_through_a_rollback(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([3.0, 2.0, 2.5, 2.2, 1.9])
-    monkeypatch.setattr(trainer, "GOOD_STEPS", 4)
+    monkeypatch.setattr(divergence, "GOOD_STEPS", 4)
     monkeypatch.setattr(
         evaluation, "evaluate", lambda *_: evaluation.Score(9, 8, value := next(values), value, 0.0, "canned")
     )
-    monkeypatch.setattr(Trainer, "_validation_due", lambda self, _: self._tally.step in (3, 6, 9))
+    monkeypatch.setattr(ValidationSchedule, "due", lambda _, step, _seconds: step in (3, 6, 9))
     run = run_of(text, "run", steps=10)
-    step = run._step
+    step = run.state.step
 
-    def poisoned(share: float) -> float:
-        rate = step(share)
-        if run._tally.step == 7 and not run._tally.rollbacks:  # back to 4, where the value of 6 was not known
-            run._unseen[-1] = (torch.tensor(math.nan), torch.tensor(1.0))
-        return rate
+    def poisoned(share: float) -> Step:
+        done = step(share)
+        if run.state.counters.step == 7 and not run.state.counters.rollbacks:  # back to 4
+            return done._replace(loss=torch.tensor(math.nan))
+        return done
 
-    run._step = poisoned  # type: ignore[method-assign]
+    run.state.step = poisoned  # type: ignore[method-assign]
     events = list(run.events())
     best = [(event.step, event.best) for event in events if isinstance(event, Validated)]
     assert best == [(3, True), (6, True), (6, False), (9, False), (10, True)]
     assert sum(isinstance(event, Warned) for event in events) == 1
-    assert [event.step for event in events if isinstance(event, Saved) and event.path.name == BEST] == [3, 6, 10]
+    saves = [event for event in events if isinstance(event, CheckpointSaved)]
+    assert [event.step for event in saves if event.path.name == BEST] == [3, 6, 10]
 
 
 def test_a_state_with_a_rising_loss_is_not_used_for_a_rollback(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "GOOD_STEPS", 10)
+    monkeypatch.setattr(divergence, "GOOD_STEPS", 10)
     run = run_of(text, "run", steps=60)
-    observe, spike = run._tally.observe, {48: 6.0, 49: 6.0, 50: 6.0, 51: 60.0}
+    observe, spike = run.state.counters.observe, {48: 6.0, 49: 6.0, 50: 6.0, 51: 60.0}
 
     def jolted(nats: float) -> None:
-        observe(nats if run._tally.rollbacks else spike.get(run._tally.step, nats))
+        observe(nats if run.state.counters.rollbacks else spike.get(run.state.counters.step, nats))
 
-    monkeypatch.setattr(run._tally, "observe", jolted)
+    monkeypatch.setattr(run.state.counters, "observe", jolted)
     events = list(run.events())
     (warning,) = [event.message for event in events if isinstance(event, Warned)]
     assert "step 51 diverged" in warning
-    assert "back to step 40," in warning  # 50 was already raised
+    assert "returned to step 40 " in warning  # 50 was already raised
 
 
 def test_a_truncated_line_of_the_log_does_not_damage_the_next_line(text: Path) -> None:
@@ -580,12 +584,14 @@ def test_on_a_gpu_two_runs_and_a_resumed_run_end_with_the_same_bytes(
 def test_on_a_gpu_the_finite_check_does_not_block_a_step(text: Path) -> None:
     run = run_of(text, "run", steps=100, device="cuda")
     for _ in range(3):  # the first steps allocate
-        run._step(0.5)
+        run.state.step(0.5)
     torch.cuda.synchronize()
+    guard = DivergenceGuard("stop")
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(5):
-            run._step(0.5)
+            step = run.state.step(0.5)
+            guard.add(step.loss, step.grad_norm)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert run._trouble() is None
+    assert guard.check(run.state.counters) is None

@@ -21,6 +21,7 @@ from charlstm.text import datasets
 from charlstm.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # it needs torch
+    from charlstm.training.state import Step
     from charlstm.training.trainer import Trainer
 
 CELLS: tuple[Cell, ...] = ("lstm", "peephole", "coupled", "gru", "rnn")
@@ -97,11 +98,11 @@ def chance(observed: NDArray[np.integer], weights: NDArray[np.float64]) -> float
 
 def interrupt(run: Trainer, at: int) -> None:
     """Send SIGINT during step `at` of a run that has not begun: this step is its last."""
-    step = run._step
+    step = run.state.step
 
-    def stopping(share: float) -> float:
-        if run._tally.step + 1 == at:
+    def stopping(share: float) -> Step:
+        if run.state.counters.step + 1 == at:
             signal.raise_signal(signal.SIGINT)
         return step(share)
 
-    run._step = stopping  # type: ignore[method-assign]
+    run.state.step = stopping  # type: ignore[method-assign]

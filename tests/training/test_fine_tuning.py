@@ -55,7 +55,7 @@ def test_known_characters_keep_their_rows_and_the_vocabulary_is_that_of_both_tex
     symbols = run.corpus.vocabulary.symbols
     assert symbols == "".join(sorted({*OLD, *NEW}))
     assert run.corpus.vocabulary.decode(run.corpus.ids) == NEW
-    ours = run._network.weights()
+    ours = run.state.network.weights()
     for name, array in base.weights.items():
         if name in ("embedding.weight", "projection.weight", "projection.bias"):
             for k, symbol in enumerate(base.vocabulary.symbols):
@@ -72,10 +72,10 @@ def test_before_the_first_step_it_foresees_as_its_model_did_and_a_new_character_
     base: Model, new: corpus.Corpus
 ) -> None:
     run = begin(base, new)
-    symbols, config = run.corpus.vocabulary.symbols, run._network.config
+    symbols, config = run.corpus.vocabulary.symbols, run.state.network.config
     text, zero = OLD[:80], np.zeros(config.state_shape(1))
     theirs, _ = equations(base.config, base.weights, base.vocabulary.encode(text)[:, None], zero)
-    ours, _ = equations(config, run._network.weights(), run.corpus.vocabulary.encode(text)[:, None], zero)
+    ours, _ = equations(config, run.state.network.weights(), run.corpus.vocabulary.encode(text)[:, None], zero)
     assert ours[..., columns(base, symbols)] == pytest.approx(theirs, abs=1e-12)
     shares = np.exp(ours) / np.exp(ours).sum(axis=-1, keepdims=True)
     fresh = [k for k, symbol in enumerate(symbols) if symbol not in base.vocabulary.symbols]
@@ -102,7 +102,7 @@ def test_a_text_of_known_characters_keeps_the_vocabulary_and_every_weight(base: 
     Path("cats.txt").write_text("a cat and a cat. " * 20)
     run = begin(base, corpus.read(["cats.txt"]))
     assert run.corpus.vocabulary == base.vocabulary
-    assert all(np.array_equal(array, base.weights[name]) for name, array in run._network.weights().items())
+    assert all(np.array_equal(array, base.weights[name]) for name, array in run.state.network.weights().items())
 
 
 def test_the_shape_is_the_models_and_another_is_refused_naming_both(base: Model, new: corpus.Corpus) -> None:
@@ -110,7 +110,7 @@ def test_the_shape_is_the_models_and_another_is_refused_naming_both(base: Model,
     assert [getattr(run.options, name) for name in SHAPE] == [*SHAPE.values()]
     with pytest.raises(UsageError, match=r"cell lstm \(saved: gru\), hidden 64 \(saved: 12\), layers 1"):
         begin(base, new, "other", cell="lstm", hidden=64, layers=1)
-    with pytest.raises(UsageError, match="--forget-bias"):
+    with pytest.raises(UsageError, match="forget_bias"):
         begin(base, new, "other", forget_bias=2.0)
     assert not Path("other").exists()
 
@@ -140,9 +140,9 @@ def test_resume_takes_nothing_from_another_model(base: Model, new: corpus.Corpus
     list(begin(base, new).events())
     other = charlstm.train(corpus.read(["old.txt"]), "other", **SMALL, **SHAPE, steps=3)
     list(Trainer.resume(new, "run", {"steps": 31}, from_=base).events())
-    with pytest.raises(ResumeError, match=r"began with base/best\.safetensors, not with other/best\.safetensors"):
+    with pytest.raises(ResumeError, match=r"was started with base/best\.safetensors, not with other/best\.safetensors"):
         Trainer.resume(new, "run", {"steps": 32}, from_=other)
-    with pytest.raises(ResumeError, match="began with fresh weights"):
+    with pytest.raises(ResumeError, match="was started with random weights"):
         Trainer.resume(corpus.read(["old.txt"]), "other", {"steps": 4}, from_=base)
 
 
@@ -230,7 +230,7 @@ def test_what_a_model_was_fine_tuned_from_is_shown(
         (("--from", "base", "--forget-bias", "0"), 2, "--forget-bias"),
         (("--from", "nothing"), 1, "nothing: no such checkpoint"),
         (("--from", "old.txt"), 1, "old.txt is not a safetensors file, or is truncated"),
-        (("--from", "base", "-o", "base"), 1, "base holds a model already"),
+        (("--from", "base", "-o", "base"), 1, "base already holds a model"),
     ],
 )
 def test_what_cannot_be_fine_tuned_is_one_line(
@@ -245,5 +245,5 @@ def test_what_cannot_be_fine_tuned_is_one_line(
 
 
 def test_the_base_is_not_overwritten_by_a_fresh_start(base: Model, new: corpus.Corpus) -> None:
-    with pytest.raises(CheckpointError, match="holds a model already"):
+    with pytest.raises(CheckpointError, match="already holds a model"):
         begin(base, new, "base")

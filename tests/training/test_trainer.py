@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -12,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 import charlstm
 from charlstm import checkpoint
 from charlstm.cells import GATES
-from charlstm.config import TrainingOptions
+from charlstm.config import TrainingOptions, setting_of
 from charlstm.errors import (
     CharlstmError,
     CheckpointError,
@@ -37,11 +37,13 @@ from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
 from charlstm.runs import BEST, LAST
 from charlstm.text import corpus
-from charlstm.training import hardware, trainer
-from charlstm.training.counters import Tally
-from charlstm.training.events import Event, Progress, Saved, Started, Stopped, Validated, Warned, to_json
+from charlstm.training import divergence, hardware, trainer
+from charlstm.training.counters import Counters
+from charlstm.training.events import CheckpointSaved, Event, Progress, Started, Stopped, Validated, Warned, to_json
 from charlstm.training.run_dir import METRICS
+from charlstm.training.state import Step
 from charlstm.training.trainer import Trainer
+from charlstm.training.validation import ValidationSchedule
 from tests.helpers.models import interrupt
 
 TEXT = "".join(f"{k} green bottles hanging on the wall, and if {k % 7} green bottles should fall; " for k in range(60))
@@ -142,15 +144,15 @@ def test_resuming_without_one_part_of_the_state_is_noticed(
 SCRIPT = """
 import json, os, signal, sys
 from charlstm.text import corpus
-from charlstm.config import TrainingOptions
-from charlstm.training.events import Saved
+from charlstm.config import TrainingOptions, setting_of
+from charlstm.training.events import CheckpointSaved
 from charlstm.training.trainer import Trainer
 text, run, options = sys.argv[1:]
 given = corpus.read([text])
 saves = 0
 for event in Trainer.start(given, run, TrainingOptions(**json.loads(options))).events():
-    saves += isinstance(event, Saved)
-    if saves == 1 and isinstance(event, Saved):
+    saves += isinstance(event, CheckpointSaved)
+    if saves == 1 and isinstance(event, CheckpointSaved):
         os.kill(os.getpid(), signal.SIGTERM)
 assert event.reason == "interrupted", event
 list(Trainer.resume(given, run).events())
@@ -193,7 +195,7 @@ def test_another_text_is_refused_on_resume_unless_allowed(text: corpus.Corpus, t
     straight(text, tmp_path / "run", steps=5)
     (tmp_path / "other.txt").write_text(TEXT.replace("3 green", "4 green"))
     other = corpus.read([tmp_path / "other.txt"])
-    with pytest.raises(ResumeError, match=f"{text.sha256[:16]}.*{other.sha256[:16]}.*--allow-new-corpus"):
+    with pytest.raises(ResumeError, match=f"{text.sha256[:16]}.*{other.sha256[:16]}.*allow_new_corpus"):
         Trainer.resume(other, tmp_path / "run", {"steps": 6})
     events = finish(Trainer.resume(other, tmp_path / "run", {"steps": 6}, allow_new_corpus=True))
     assert isinstance(events[-1], Stopped)
@@ -206,7 +208,7 @@ def test_another_text_is_refused_on_resume_unless_allowed(text: corpus.Corpus, t
 @pytest.mark.fault("R38")
 def test_another_shape_is_refused_on_resume_naming_both_values(text: corpus.Corpus, tmp_path: Path) -> None:
     straight(text, tmp_path / "run", steps=5)
-    with pytest.raises(ResumeError, match=r"--hidden 64 \(saved: 12\), --cell gru|--cell gru .*--hidden 64"):
+    with pytest.raises(ResumeError, match=r"cell gru \(saved: lstm\), hidden 64 \(saved: 12\)"):
         Trainer.resume(text, tmp_path / "run", {"hidden": 64, "cell": "gru"})
 
 
@@ -239,7 +241,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused_and_told_who(text: corpu
     with pytest.raises(RunBusy, match=str(os.getpid())):
         Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
     finish(first)
-    with pytest.raises(CheckpointError, match="--resume"):
+    with pytest.raises(CheckpointError, match="resume"):
         Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
 
 
@@ -256,9 +258,9 @@ class _Poisoned:
     def __init__(self, run: Trainer, what: str, at: int) -> None:
         self.run, self.what, self.at, self.calls = run, what, at, 0
         if what == "gradient":
-            run._network.projection.bias.register_hook(self.gradient)
+            run.state.network.projection.bias.register_hook(self.gradient)
         else:
-            run._network.register_forward_hook(self.logits)  # type: ignore[arg-type]
+            run.state.network.register_forward_hook(self.logits)  # type: ignore[arg-type]
 
     def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
         self.calls += 1
@@ -279,16 +281,16 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_files(
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20, on_divergence="stop"))
     _Poisoned(run, what, at=7)
     before: dict[str, np.ndarray[Any, Any]] = {}
-    step = run._step
+    step = run.state.step
 
-    def watched(share: float) -> float:
-        before.update(run._network.weights())
+    def watched(share: float) -> Step:
+        before.update(run.state.network.weights())
         return step(share)
 
-    run._step = watched  # type: ignore[method-assign]
+    run.state.step = watched  # type: ignore[method-assign]
     with pytest.raises(DivergenceError, match=r"step 7: .*(nan|inf)"):
         list(run.events())
-    after = run._network.weights()
+    after = run.state.network.weights()
     assert all(np.array_equal(before[name], after[name]) for name in after)
     assert not (tmp_path / "run" / LAST).exists() or checkpoint.load(tmp_path / "run" / LAST).step < 7
 
@@ -299,19 +301,19 @@ def test_without_the_finite_check_one_step_ruins_the_weights(text: corpus.Corpus
     """Negative control of the test above: every gradient is said to be finite."""
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20, on_divergence="stop"))
     _Poisoned(run, what, at=7)
-    step = run._optimizer.step
-    run._optimizer.step = lambda share, norm, factor: step(share, torch.ones_like(norm), factor)  # type: ignore[method-assign]
+    step = run.state.optimizer.step
+    run.state.optimizer.step = lambda share, norm, factor: step(share, torch.ones_like(norm), factor)  # type: ignore[method-assign]
     with pytest.raises(DivergenceError):
         list(run.events())
-    assert not all(np.isfinite(array).all() for array in run._network.weights().values())
+    assert not all(np.isfinite(array).all() for array in run.state.network.weights().values())
 
 
 def test_a_finite_step_after_which_weights_stay_would_be_noticed(text: corpus.Corpus, tmp_path: Path) -> None:
     """Negative control of the test above: an ordinary step does move every weight that it can."""
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
-    before = run._network.weights()
+    before = run.state.network.weights()
     list(run.events())
-    after = run._network.weights()
+    after = run.state.network.weights()
     assert not any(np.array_equal(before[name], after[name]) for name in after)
 
 
@@ -319,13 +321,13 @@ def test_a_finite_step_after_which_weights_stay_would_be_noticed(text: corpus.Co
 def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(
     text: corpus.Corpus, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "GOOD_STEPS", 5)
+    monkeypatch.setattr(divergence, "GOOD_STEPS", 5)
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
     _Poisoned(run, what, at=8)
     events = finish(run)
     (warning,) = [event for event in events if isinstance(event, Warned)]
     assert warning.message.startswith("step 8 diverged")
-    assert "back to step 5, the rate halved (1 of at most 3 times)" in warning.message
+    assert "returned to step 5 with half the learning rate (rollback 1 of at most 3)" in warning.message
     assert isinstance(events[-1], Stopped)
     assert (events[-1].reason, events[-1].step) == ("finished", 20)
     saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
@@ -335,24 +337,24 @@ def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(
 
 def test_a_run_that_cannot_but_diverge_gives_up_after_three_times(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
-    run._network.projection.bias.register_hook(lambda gradient: gradient * math.nan)
+    run.state.network.projection.bias.register_hook(lambda gradient: gradient * math.nan)
     seen: list[Event] = []
-    with pytest.raises(DivergenceError, match="--lr"):
+    with pytest.raises(DivergenceError, match="lower lr or clip"):
         seen.extend(run.events())
     assert not (tmp_path / "run" / LAST).exists()
 
 
 def test_a_spike_of_the_loss_is_met_like_a_divergence(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=400))
-    step = run._step
+    step = run.state.step
 
-    def jolted(share: float) -> float:
-        if run._tally.step == 300 and run._tally.rollbacks == 0:
+    def jolted(share: float) -> Step:
+        if run.state.counters.step == 300 and run.state.counters.rollbacks == 0:
             with torch.no_grad():
-                run._network.projection.weight.mul_(-30)
+                run.state.network.projection.weight.mul_(-30)
         return step(share)
 
-    run._step = jolted  # type: ignore[method-assign]
+    run.state.step = jolted  # type: ignore[method-assign]
     events = finish(run)
     assert [event.step for event in events if isinstance(event, Warned)] != []
     assert isinstance(events[-1], Stopped)
@@ -377,7 +379,7 @@ def test_best_is_replaced_only_by_a_strictly_better_finite_value(
     monkeypatch.setattr(
         evaluation, "evaluate", lambda *_: evaluation.Score(9, 8, value := next(values), value, 0.0, "canned")
     )
-    monkeypatch.setattr(Trainer, "_validation_due", lambda self, _: self._tally.step % 5 == 0)
+    monkeypatch.setattr(ValidationSchedule, "due", lambda _, step, _seconds: step % 5 == 0)
     events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=40)))
     best = [event.best for event in events if isinstance(event, Validated)]
     assert best == [True, False, True, False, False, True, False, False]
@@ -392,7 +394,7 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def give(*values: float) -> None:
         coming = iter(values)
-        monkeypatch.setattr(Trainer, "_validation_due", lambda self, _: self._tally.step % 5 == 0)
+        monkeypatch.setattr(ValidationSchedule, "due", lambda _, step, _seconds: step % 5 == 0)
         monkeypatch.setattr(
             evaluation, "evaluate", lambda *_: evaluation.Score(9, 8, value := next(coming), value, 0.0, "canned")
         )
@@ -433,7 +435,7 @@ def test_a_resumed_run_has_the_patience_of_the_straight_one(
 
 def test_patience_needs_something_to_validate_on(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("abcabcabc")
-    with pytest.raises(UsageError, match="--patience"):
+    with pytest.raises(UsageError, match="patience counts validations"):
         Trainer.start(
             corpus.read([tmp_path / "short.txt"]), tmp_path / "run", TrainingOptions(hidden=4, steps=3, patience=1)
         )
@@ -444,7 +446,7 @@ def test_patience_survives_a_rollback(
 ) -> None:
     """What is known of the files is not rolled back with the weights: three worse ones are three."""
     canned(3.0, 3.1, 3.2, 3.3)
-    monkeypatch.setattr(trainer, "GOOD_STEPS", 1000)
+    monkeypatch.setattr(divergence, "GOOD_STEPS", 1000)
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=100, patience=3, keep=2))
     _Poisoned(run, "loss", at=12)
     events = finish(run)
@@ -471,7 +473,7 @@ def test_the_latest_validations_are_kept_and_what_is_not_ours_is_never_removed(
         if isinstance(event, Started):
             for name in theirs:
                 (run / name).write_text("mine")
-        elif isinstance(event, Saved):
+        elif isinstance(event, CheckpointSaved):
             made[event.path.name] = {*kept(run)} - {*theirs}
     assert made["step-000015.safetensors"] == {f"step-0000{step}.safetensors" for step in ("05", "10", "15")}
     assert kept(run) == sorted([*theirs, "step-000025.safetensors", "step-000030.safetensors"])
@@ -514,8 +516,8 @@ def test_a_checkpoint_from_before_an_option_existed_is_resumed(text: corpus.Corp
     finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, **options})), stop_at=11)
     saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
     assert saved.training is not None
-    for part, kind in (("options", TrainingOptions), ("tally", Tally)):
-        later = [field.name for field in fields(kind) if field.metadata.get("later")]
+    for part, kind in (("options", TrainingOptions), ("tally", Counters)):
+        later = [field.name for field in dataclasses.fields(kind) if setting_of(field).later]
         assert later
         for name in later:
             saved.training[part].pop(name, None)  # one that is None was left out
@@ -557,7 +559,7 @@ def test_a_save_that_fails_in_mid_run_is_a_warning_and_tried_again(
     events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=9)))
     warned = [event.step for event in events if isinstance(event, Warned) and "will try again" in event.message]
     assert warned == [1, 3]
-    assert [event.step for event in events if isinstance(event, Saved)][:2] == [2, 4]
+    assert [event.step for event in events if isinstance(event, CheckpointSaved)][:2] == [2, 4]
 
 
 @pytest.mark.fault("R7")
@@ -600,14 +602,14 @@ def test_the_second_interrupt_acts_at_once_and_leaves_a_whole_checkpoint(text: c
 
     def watch() -> None:
         for event in run.events():
-            if isinstance(event, Saved):
+            if isinstance(event, CheckpointSaved):
                 signal.raise_signal(signal.SIGINT)
                 signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         watch()
     assert checkpoint.load(tmp_path / "run" / BEST).step >= 1
-    assert run._lock is None
+    assert not run.directory.is_locked
 
 
 @pytest.mark.fault("R46")
@@ -701,18 +703,18 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(text: corpus.
 def test_a_step_that_runs_out_of_memory_ends_in_one_line(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))
 
-    def hungry(_share: float) -> float:
+    def hungry(_share: float) -> Step:
         torch.empty(2**60)
-        return 0.0
+        raise AssertionError("no machine has so much memory")
 
-    run._step = hungry  # type: ignore[method-assign]
+    run.state.step = hungry  # type: ignore[method-assign]
     with pytest.raises(CharlstmError, match=r"not enough memory .*batch_size"):
         list(run.events())
 
 
 def test_events_become_json(text: corpus.Corpus, tmp_path: Path) -> None:
     for event in finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))):
-        assert json.loads(json.dumps(to_json(event)))["event"] == type(event).__name__.lower()
+        assert json.loads(json.dumps(to_json(event)))["event"] == event.name
     lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
     assert [line["event"] for line in lines] == ["started", "validated", "stopped"]
 
@@ -742,53 +744,69 @@ def test_a_validation_scores_the_first_characters_of_the_part_held_out_and_eval_
 
 def test_the_rate_warms_up_and_falls_to_nothing(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, "steps": 5, "lr": 2.0, "warmup": 0.2}))
-    rates = [run._optimizer.rate(share) for share in (0, 0.1, 0.2, 0.6, 1)]
+    rates = [run.state.optimizer.rate(share) for share in (0, 0.1, 0.2, 0.6, 1)]
     assert rates == pytest.approx([0.04, 1.02, 2, 1.5, 0])
     constant = Trainer.start(text, tmp_path / "other", TrainingOptions(**{**SMALL, "steps": 5, "lr": 2.0, "warmup": 1}))
-    assert constant._optimizer.rate(1) == 2
+    assert constant.state.optimizer.rate(1) == 2
 
 
-def test_a_validation_is_foreseen_before_there_was_one(
-    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_options_chosen_from_an_estimated_speed_are_chosen_again_when_the_speed_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**SMALL, "seconds": 10.0, "batch_size": 4, "seq_len": 5, "validations": 1000}
-    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**options))
-    clock = trainer.Clock(0.0)
-    monkeypatch.setattr(clock, "seconds", lambda: 1.0)
-    assert run._validation_seconds() == 0
-    assert run._validation_due(1.0), "nothing is known yet"
-    run._valid_ids, run._steps_here, run._step_seconds = run.corpus.ids[:200], 3, 0.6
-    assert run._validation_seconds() == pytest.approx(0.2 * 200 / 20 * 0.2)
-    assert not run._validation_due(1.0)
-    assert run._share(clock) == pytest.approx((1 + 0.4) / 10), "the last one's time is kept back"
-    run._step_seconds = 600.0
-    assert run._share(clock) == pytest.approx((1 + 5) / 10), "but never more than half"
-    run._validation_took = 0.01
-    assert run._validation_due(1.0)
-    run._validation_took = 0.2
-    assert [run._validation_due(seconds) for seconds in (6.6, 6.7)] == [False, True], "a twentieth with the last one"
-    run._validation_took = 0.6
-    assert not run._validation_due(10.0), "the last one alone takes more"
+    """The estimate is that nothing will be read; then forty steps read the text more than 30 times."""
+    (tmp_path / "short.txt").write_text("abc" * 8)
+    short = corpus.read([tmp_path / "short.txt"])
+    monkeypatch.setattr(hardware, "speed", lambda _: 1.0)
+    options = {**SMALL, "seq_len": 6, "dropout": None, "seconds": 1e6}
 
+    def begin(name: str, **given: Any) -> Trainer:
+        run = Trainer.start(short, tmp_path / name, TrainingOptions(**{**options, **given}))
+        run.budget = dataclasses.replace(run.budget, seconds=None, steps=40)
+        return run
 
-def test_what_rests_on_the_machines_speed_is_chosen_again_once_it_is_known(
-    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer.hardware, "speed", lambda _: 1.0)  # nothing will be read, it seems
-    monkeypatch.setattr(Trainer, "_share", lambda self, _: self._tally.step / 40)  # but forty steps are made
-    monkeypatch.setattr(Trainer, "_validation_due", lambda *_: False)
-    options = {**SMALL, "dropout": None, "seconds": 1e6}
     for given, expected in (({}, (0.5, 0.1)), ({"dropout": 0.2}, (0.2, 0.1)), ({"weight_decay": 0.0}, (0.5, 0.0))):
-        run = Trainer.start(text, tmp_path / str(given), TrainingOptions(**{**options, **given}))
-        run._train_chars = 20  # of which each step reads some
-        before = run.options
+        run = begin(str(given), **given)
+        before = run.state.options
         assert (before.dropout, before.weight_decay) == (given.get("dropout", 0.0), given.get("weight_decay", 0.02))
-        (told,) = [event.message for event in run.events() if isinstance(event, Warned)]
-        assert "epochs will be read" in told
-        assert (run.options.dropout, run.options.weight_decay) == expected
-        assert run._optimizer.weight_decay == expected[1]
+        (warning,) = [event.message for event in run.events() if isinstance(event, Warned)]
+        assert "42.9 epochs will be read" in warning
+        assert (run.state.options.dropout, run.state.options.weight_decay) == expected
+        assert run.state.optimizer.weight_decay == expected[1]
         saved = checkpoint.load(tmp_path / str(given) / LAST, training=True)
         assert saved.training is not None
         assert saved.training["options"]["weight_decay"] == expected[1]
-    both = Trainer.start(text, tmp_path / "both", TrainingOptions(**{**options, "dropout": 0.2, "weight_decay": 0.5}))
+    both = begin("both", dropout=0.2, weight_decay=0.5)
     assert not [event for event in both.events() if isinstance(event, Warned)]
+
+
+@pytest.mark.parametrize("ending", ["finished", "abandoned"])
+def test_the_settings_of_the_process_are_restored_after_a_run(text: corpus.Corpus, tmp_path: Path, ending: str) -> None:
+    """Also if the caller stops iterating. Settings of the C allocator cannot be read; `run_settings` resets them."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=5, threads=threads + 1))
+    assert torch.get_num_threads() == threads, "a constructor changes nothing"
+    events = run.events()
+    started = next(events)
+    assert isinstance(started, Started)
+    assert started.threads == torch.get_num_threads() == threads + 1  # negative control: the run does change it
+    if ending == "abandoned":
+        events.close()  # type: ignore[attr-defined]
+    else:
+        assert isinstance(list(events)[-1], Stopped)
+        assert checkpoint.load(tmp_path / "run" / LAST).facts["threads"] == threads + 1
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (threads, precision)
+    assert not run.directory.is_locked
+
+
+def test_a_divergence_carries_its_step_loss_and_gradient_norm(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20, on_divergence="stop"))
+    _Poisoned(run, "gradient", at=7)
+    with pytest.raises(DivergenceError) as raised:
+        list(run.events())
+    error = raised.value
+    assert error.step == 7
+    assert error.loss is not None
+    assert math.isfinite(error.loss)
+    assert error.grad_norm is not None
+    assert not math.isfinite(error.grad_norm)
+    assert error.fields == ("lr", "clip")

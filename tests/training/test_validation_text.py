@@ -91,15 +91,18 @@ def test_resume_checks_the_text_and_ends_in_the_same_bytes() -> None:
     run = Trainer.start(text, "run", TrainingOptions(**SMALL, steps=30), valid=dev)
     interrupt(run, 13)
     list(run.events())
-    with pytest.raises(ResumeError, match=r"validated on dev\.txt of sha256 \w{16}…, not on a part of its text"):
+    with pytest.raises(
+        ResumeError,
+        match=r"validation text of this run is dev\.txt with sha256 \w{16}…, not the held-out part of its text",
+    ):
         Trainer.resume(text, "run")
-    with pytest.raises(ResumeError, match=r"dev\.txt of sha256 .* not on end\.txt of sha256"):
+    with pytest.raises(ResumeError, match=r"dev\.txt with sha256 .* not end\.txt with sha256"):
         Trainer.resume(text, "run", valid=corpus.read(["end.txt"]))
     list(Trainer.resume(text, "run", valid=dev).events())
     for name in (BEST, LAST):
         assert Path("run", name).read_bytes() == Path("straight", name).read_bytes()
     events("text.txt", "plain")
-    with pytest.raises(ResumeError, match=r"a part of its text, not on dev\.txt"):
+    with pytest.raises(ResumeError, match=r"the held-out part of its text, not dev\.txt"):
         Trainer.resume(text, "plain", {"steps": 31}, valid=dev)
 
 
@@ -127,9 +130,9 @@ def test_nothing_is_held_out_where_nothing_shall_be(share: float) -> None:
 
 
 def test_what_contradicts_itself_or_cannot_be_scored_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--valid-share 0\.2 .*--valid"):
+    with pytest.raises(UsageError, match=r"valid_share 0\.2 and valid are mutually exclusive"):
         events("text.txt", "run", "dev.txt", valid_share=0.2)
-    with pytest.raises(UsageError, match="--patience"):
+    with pytest.raises(UsageError, match="patience"):
         events("text.txt", "run", valid_share=0, patience=3)
     Path("dev.txt").write_text("x")
     with pytest.raises(CorpusError, match="no transition to score"):
@@ -157,7 +160,7 @@ def test_the_option_is_told_kept_and_asked_for_again(run: Callable[..., Done]) -
     assert Path("again", LAST).read_bytes() == Path("run", LAST).read_bytes()
     done = run("train", "text.txt", "-o", "run", "--resume", "--steps", "8")
     assert (done.status, done.err.count("\n")) == (1, 1)
-    assert "validated on dev.txt" in done.err
+    assert "validation text of this run is dev.txt" in done.err
     assert run("train", "text.txt", "--valid", "dev.txt", "-o", "run", "--resume", "--steps", "8", "-q").status == 0
 
 

@@ -18,7 +18,7 @@ from charlstm.config import TrainingOptions
 from charlstm.errors import CharlstmError
 from charlstm.runs import LAST
 from charlstm.text import corpus
-from charlstm.training import records
+from charlstm.training import resume
 from charlstm.training.trainer import Trainer
 from tests.helpers.commands import here
 from tests.helpers.faults import mutate_value
@@ -67,7 +67,7 @@ BAD: dict[str, tuple[str, Any, str]] = {  # what is changed, to what (a function
     "a step below 0": ("training/tally/step", -1, "step is -1"),
     "a step of float": ("training/tally/step", 4.0, "step is 4.0"),
     "a step that is true": ("training/tally/rollbacks", True, "rollbacks is True"),
-    "another step than the checkpoint's": ("training/tally/step", 5, "step 5 in its tally is 4"),
+    "another step than the checkpoint's": ("training/tally/step", 5, "step is 5 in its counters and 4 in"),
     "a weight below 0": ("training/tally/weight", -0.0102, "weight is"),
     "a best value of text": ("training/tally/best_nats", "\x1b[2J", "best_nats is"),
     "a step that is null": ("training/tally/step", None, "step is None"),
@@ -78,27 +78,27 @@ BAD: dict[str, tuple[str, Any, str]] = {  # what is changed, to what (a function
     "a cursor below 0": ("training/cursor", -1, "cursor is -1"),
     "seconds of text": ("training/seconds", "1", "seconds is 1"),
     "a list of seconds": ("training/seconds", [1], "seconds is"),
-    "no text": ("facts/corpus", 3, "which text"),
-    "no sha256": ("facts/corpus/sha256", None, "which text"),
-    "a validation text of text": ("facts/corpus/validation", "dev", "validated on"),
-    "a validation text without names": ("facts/corpus/validation", {"sha256": "0", "names": 1}, "validated on"),
-    "a validation text that drives": ("facts/corpus/validation", {"sha256": "0", "names": ["\x1b[2J"]}, "x1b[2J of"),
-    "a base of text": ("facts/base", "\x1b[2J", "which weights"),
-    "no length": ("facts/corpus/chars", "many", "which text"),
+    "no text": ("facts/corpus", 3, "the training text"),
+    "no sha256": ("facts/corpus/sha256", None, "the training text"),
+    "a validation text of text": ("facts/corpus/validation", "dev", "the validation text"),
+    "a validation text without names": ("facts/corpus/validation", {"sha256": "0", "names": 1}, "the validation text"),
+    "a validation text that drives": ("facts/corpus/validation", {"sha256": "0", "names": ["\x1b[2J"]}, "x1b[2J with"),
+    "a base of text": ("facts/base", "\x1b[2J", "which weights the run started with"),
+    "no length": ("facts/corpus/chars", "many", "the training text"),
     "moments that are too short": (f"tensors/{MEAN}", lambda array: array[:3], "projection.bias is"),
     "moments of another type": (f"tensors/{MEAN}", lambda array: array.astype(np.float64), "projection.bias is"),
-    "moments that are no numbers": (f"tensors/{MEAN}", lambda array: array * np.nan, "not finite"),
+    "moments that are no numbers": (f"tensors/{MEAN}", lambda array: array * np.nan, "NaN or infinite"),
     "squares below 0": (f"tensors/{SQUARE}", lambda array: -1 - array, "negative squares"),
     "no moments": (f"tensors/{MEAN}", None, MEAN),
     "no carried state": ("tensors/state/carried", None, "state/carried is not"),
     "a carried state of another type": ("tensors/state/carried", lambda a: a.astype("f8"), "state/carried is not"),
     "a carried state of another shape": ("tensors/state/carried", lambda a: a[..., :2], "state/carried is not"),
-    "a carried state that is no number": ("tensors/state/carried", lambda array: array * np.inf, "not finite"),
+    "a carried state that is no number": ("tensors/state/carried", lambda array: array * np.inf, "NaN or infinite"),
     "no generator": ("tensors/rng/mask", None, "rng/mask"),
     "a generator that is too short": ("tensors/rng/generator", lambda array: array[:5], "RNG state"),
-    "a generator of another type": ("tensors/rng/generator", lambda a: a.astype(np.int32), "whole"),
-    "a generator beyond its end": ("tensors/rng/generator", generator(300, 624), "no state of a generator"),
-    "a generator at its end": ("tensors/rng/generator", generator(0, 0), "no state of a generator"),
+    "a generator of another type": ("tensors/rng/generator", lambda a: a.astype(np.int32), "RNG state"),
+    "a generator beyond its end": ("tensors/rng/generator", generator(300, 624), "not the state of a random generator"),
+    "a generator at its end": ("tensors/rng/generator", generator(0, 0), "not the state of a random generator"),
 }  # fmt: skip
 
 
@@ -139,16 +139,17 @@ def test_a_record_that_no_training_wrote_is_refused_in_one_line(
 
 def test_what_is_refused_is_what_was_changed(saved: Checkpoint) -> None:
     """Negative control: nothing is wrong with the original."""
-    assert records.options_of(saved).hidden == 4
+    assert resume.TrainingRecord.of(saved).options.hidden == 4
 
 
 def test_surroundings_of_any_shape_are_told_safely(saved: Checkpoint) -> None:
     damaged: list[Any] = [3, None, [], {"torch": {"a": ["\x1b[2J" * 99]}}, {"\x1b": 1}]
     for versions in damaged:
         facts = {"corpus": saved.facts["corpus"], "versions": versions, "threads": "\x1b[2J"}
-        found = records.surroundings_of(dataclasses.replace(saved, facts=facts))
-        assert all(value.isprintable() and len(value) < 300 for value in found.values())
-        assert found["threads"] == "\\x1b[2J"
+        found = resume.changes_of_environment(dataclasses.replace(saved, facts=facts), {"torch": "2", "threads": "1"})
+        assert all(warning.isprintable() and len(warning) < 500 for warning in found)
+        assert len(found) == 2
+        assert found[1].startswith("threads was \\x1b[2J when")
 
 
 @pytest.mark.fault("R30")

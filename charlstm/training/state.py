@@ -1,0 +1,149 @@
+"""The state of a run: everything that a training step changes, and its conversion to and from a checkpoint.
+
+Letters: B batch (number of streams), T time (symbols of a window), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from charlstm.checkpoint import Checkpoint
+from charlstm.config import ModelConfig, TrainingConfig
+from charlstm.terminal import escape
+from charlstm.text.corpus import Symbols
+from charlstm.text.vocabulary import Vocabulary
+from charlstm.training.counters import Counters
+from charlstm.training.network import Network
+from charlstm.training.optimizer import Optimizer
+from charlstm.training.resume import TrainingRecord, invalid_state
+from charlstm.training.streams import Streams
+
+
+class Step(NamedTuple):
+    """The result of a training step; the tensors are scalars that may still be computed on the device."""
+
+    lr: float
+    loss: Tensor  # nats per symbol
+    grad_norm: Tensor  # before clipping
+
+
+class TrainingState:
+    """Network, optimizer, streams, carried state, random generators and counters of a run.
+
+    Args:
+        model: the shape of the network.
+        options: those of the run.
+        train_ids: (N,) symbols of the training part.
+        device: the device that trains.
+
+    Attributes:
+        options: those of the run; `dropout` and `reset` may change between steps.
+        carried: (L, S, B, H) recurrent state after the last window.
+        generator: random numbers of initial weights and resets.
+        mask_generator: random numbers of dropout, on the device.
+    """
+
+    def __init__(self, model: ModelConfig, options: TrainingConfig, train_ids: Symbols, device: torch.device) -> None:
+        """Create the state before the first step; the weights are not initialised."""
+        self.options = options
+        self.device = device
+        self.network = Network(model).to(device)
+        self.optimizer = Optimizer(self.network, options)
+        self.streams = Streams(train_ids, options.batch_size, options.seq_len)
+        self.carried = self.network.zero_state(options.batch_size)
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.mask_generator = torch.Generator(device).manual_seed(options.seed)
+        self.counters = Counters()
+
+    def step(self, share: float) -> Step:
+        """Train on one window of every stream: forward, backward, update.
+
+        A loss or gradient that is NaN or infinite changes no weight.
+
+        Args:
+            share: the share of the budget that is spent, which sets the learning rate.
+        """
+        inputs, targets, fresh = self.streams.next()  # (T, B), (T, B), (B,)
+        restart = torch.from_numpy(fresh) | (torch.rand(len(fresh), generator=self.generator) < self.options.reset)
+        self.carried *= (~restart).to(self.device, torch.float32, non_blocking=True)[:, None]
+        ids = torch.from_numpy(inputs).to(self.device, non_blocking=True)
+        wanted = torch.from_numpy(targets).to(self.device, non_blocking=True)
+        logits, carried = self.network(ids, self.carried, self.options.dropout, self.mask_generator)  # (T, B, V)
+        loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+        loss.backward()
+        grad_norm = self.optimizer.clip()
+        lr = self.optimizer.step(share, grad_norm, 0.5**self.counters.rollbacks)
+        self.carried = carried.detach()
+        self.counters.step += 1
+        self.counters.chars_seen += ids.numel()
+        return Step(lr, loss.detach(), grad_norm)
+
+    def to_checkpoint(self, vocabulary: Vocabulary, facts: Mapping[str, Any]) -> Checkpoint:
+        """Return a copy of the weights, without the rest of the state.
+
+        Args:
+            vocabulary: that of the text.
+            facts: recorded in the checkpoint.
+        """
+        return Checkpoint(
+            model=self.network.config,
+            vocabulary=vocabulary,
+            weights=self.network.weights(),
+            step=self.counters.step,
+            facts=facts,
+        )
+
+    def to_resumable(self, vocabulary: Vocabulary, facts: Mapping[str, Any], seconds: float | None) -> Checkpoint:
+        """Return a copy of the whole state, from which the run can be resumed.
+
+        Args:
+            vocabulary: that of the text.
+            facts: recorded in the checkpoint.
+            seconds: time spent so far if the budget is a time, else None: the bytes must not depend on the clock.
+        """
+        record = TrainingRecord(self.options, self.counters, self.streams.cursor, seconds)
+        live = {
+            **self.optimizer.tensors(),
+            "state/carried": self.carried,
+            "rng/generator": self.generator.get_state(),
+            "rng/mask": self.mask_generator.get_state(),
+        }
+        return Checkpoint(
+            model=self.network.config,
+            vocabulary=vocabulary,
+            weights=self.network.weights(),
+            step=self.counters.step,
+            training=record.to_json(),
+            tensors={name: tensor.detach().cpu().numpy().copy() for name, tensor in live.items()},
+            facts=facts,
+        )
+
+    def restore(self, saved: Checkpoint, *, same_text: bool = True) -> None:
+        """Take the state of a checkpoint.
+
+        Args:
+            saved: from `to_resumable`, or a file that `resume.check` accepts.
+            same_text: False keeps the streams at the start and the carried state zero: both belong to one text.
+
+        Raises:
+            ResumeError: a part is missing or does not fit.
+        """
+        record = TrainingRecord.of(saved)
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in saved.tensors.items()}
+        try:
+            self.network.load_weights(saved.weights)
+            self.optimizer.load(tensors, saved.step)
+            self.generator.set_state(tensors["rng/generator"])
+            self.mask_generator.set_state(tensors["rng/mask"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise invalid_state(escape(str(error))[:200]) from error
+        self.counters = record.counters
+        if same_text:
+            self.carried = tensors["state/carried"].to(self.device)
+            self.streams.seek(record.cursor)
