@@ -655,10 +655,5 @@ def requires(name: str, other: str) -> UsageError:
     return UsageError(Field(name), " requires ", Field(other))
 
 
-def flag(name: str) -> str:
-    """Return the option of the command line that sets a field: '--' and 'seq-len' for 'seq_len'."""
-    return "--" + name.replace("_", "-")
-
-
 def _show(value: object) -> str:
     return ascii(value)[:60]

@@ -2,7 +2,7 @@
 
 `best.safetensors` holds the weights with the best validation, `last.safetensors` the whole state at the last save,
 from which the run can be resumed, `step-000123.safetensors` the weights of step 123 if they are kept, `config.toml` the
-options in the form that `train --config` reads, and `metrics.jsonl` the events.
+options in the form of a configuration file, and `metrics.jsonl` the events.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class RunDir:
         checkpoint.save(file, saved)
 
     def write_settings(self, options: TrainingOptions, **others: str | None) -> str | None:
-        """Write the options, for the user and for `train --config`.
+        """Write the options, for the user and for a later run to read as its configuration file.
 
         Args:
             options: those of the run.

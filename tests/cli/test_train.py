@@ -217,7 +217,7 @@ def test_a_larger_budget_goes_on_with_a_finished_run(train: Train) -> None:
     [
         (("--resume", "--hidden", "9"), "--hidden 9 (saved: 8)"),
         (("--resume", "--cell", "gru"), "--cell gru (saved: lstm)"),
-        ((), "holds a model already"),
+        ((), "already holds a model"),
     ],
 )
 def test_what_would_harm_a_run_is_refused(arguments: tuple[str, ...], said: str, train: Train) -> None:
@@ -266,7 +266,7 @@ def test_a_rollback_is_told_and_then_the_run_goes_on_or_ends_in_an_error(train: 
     done = train("-o", "run", "--lr", "1e20", "--steps", "50", "--quiet")
     assert done.out == b""
     assert all(line.startswith("charlstm: ") for line in done.err.splitlines())
-    assert "back to step" in done.err
+    assert "returned to step" in done.err
 
 
 def test_a_run_out_of_patience_says_so_and_ends_well(train: Train) -> None:

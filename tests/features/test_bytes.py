@@ -487,7 +487,7 @@ def test_a_run_of_bytes_is_not_resumed_with_characters(tmp_path: Path) -> None:
     text, run = tmp_path / "t.txt", tmp_path / "run"
     text.write_text("some words " * 30)
     list(Trainer.start(charlstm.read([text], symbols="bytes"), run, TrainingOptions(**ONCE)).events())  # type: ignore[arg-type]
-    with pytest.raises(ResumeError, match="--symbols bytes"):
+    with pytest.raises(ResumeError, match="symbols bytes"):
         Trainer.resume(charlstm.read([text]), run, {"steps": 9})
 
 
