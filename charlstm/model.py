@@ -140,7 +140,7 @@ class Model:
         context: Context | None = None,
         **options: Unpack[SamplingKeywords],
     ) -> str:
-        """Generate a text.
+        r"""Generate a text.
 
         Args:
             prime: the text to continue.
@@ -149,7 +149,7 @@ class Model:
             temperature: divides the logits; 0 always takes the most probable character.
             seed: the same seed gives the same text; None uses a random seed.
             context: the context that the prime continues; None starts a new text.
-            **options: other fields of `charlstm.SamplingConfig`, such as `top_p=0.9`, `stop=("\\n\\n",)`, `best_of=8`.
+            **options: other fields of `charlstm.SamplingConfig`, such as `top_p=0.9`, `stop=("\n\n",)`, `best_of=8`.
 
         Returns:
             The text without the prime.

@@ -30,7 +30,7 @@ def load() -> Loaded:
     """Load the library, once in a process.
 
     Returns:
-        The library and `loaded`, or None and why there is none. A library that cannot be loaded raises nothing.
+        The library and `loaded`, or None and the reason. A library that cannot be loaded raises nothing.
     """
     spec = importlib.util.find_spec("charlstm._core")
     if spec is None or spec.origin is None:

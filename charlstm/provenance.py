@@ -1,8 +1,8 @@
 """What a checkpoint records of its origin: the texts that a model was trained on, and the model that it was tuned from.
 
-A checkpoint stores these records as JSON objects among its facts. A file from a stranger may hold anything there, and
-its model can be used all the same. Therefore reading a record never fails: an entry that is missing or has a wrong type
-is None (or empty), and whoever needs that entry raises an error that says so. All strings are unescaped: use
+A checkpoint stores these records as JSON objects among its facts. An untrusted file may hold anything there, and
+its model can still be used. Therefore reading a record never fails: an entry that is missing or has a wrong type
+is None (or empty), and code that needs the entry reports it as missing. All strings are unescaped: use
 `terminal.escape` before you print one.
 """
 

@@ -66,7 +66,7 @@ HEAD = """\
 @DEFINITIONS@
 typedef struct {
     int32_t c[CHARLSTM_LAYERS][CHARLSTM_HIDDEN]; /* cell state, Q16; of a GRU the hidden state, Q15 */
-    int8_t h[CHARLSTM_LAYERS][(CHARLSTM_HIDDEN + 3) / 4 * 4]; /* hidden activations, 127 stands for 1; then zeros */
+    int8_t h[CHARLSTM_LAYERS][(CHARLSTM_HIDDEN + 3) / 4 * 4]; /* hidden activations, 127 is 1; then zeros */
     uint32_t seed, sampled;                      /* of the random numbers; symbols sampled so far */
     union {
         int32_t logit[CHARLSTM_VOCABULARY];

@@ -5,7 +5,7 @@ so that the exported C gives the same result on every processor. This module rou
 integers as `engine.c.in`, many texts at once: it is the oracle of the C in the tests, and measures what the rounding
 costs in bits per character.
 
-Number formats (in Qn, the integer 2^n stands for 1): sums before a gate and logits Q11, gates Q15, cell state Q16,
+Number formats (in Qn, the integer 2^n represents 1): sums before a gate and logits Q11, gates Q15, cell state Q16,
 hidden activations 127.
 
 Letters: B batch, T time, V vocabulary, E embedding, H hidden, L layers, G gates of a cell.

@@ -174,8 +174,8 @@ class Engine:
                 blocks, each with its position, is the same as one that is generated in one call.
             streams: (B,) the number of the stream of each text; None numbers them 0, 1, …
             recent: (T, B) the symbols before the first sampled one, for the repeat penalty; `ids` is the last row. −1
-                means none. None stands for `ids` alone.
-            phases: (B,) the initial state of the automaton `rule.transitions` for each text; None stands for 0.
+                means no symbol. None means `ids` alone.
+            phases: (B,) the initial state of the automaton `rule.transitions` for each text; None means 0.
 
         Returns:
             The symbols (length, B); and the state, which does not include the last of them.

@@ -34,17 +34,20 @@ CHUNK = 4096  # symbols of all streams per call of the model; Ctrl-C takes effec
 
 
 class ScoringModel(Protocol):
-    """A model that can score: an `Engine`, or a network that is being trained. Methods and shapes as in `Engine`."""
+    """A model that can score: an `Engine`, or a network that is being trained."""
 
     config: ModelConfig
 
-    def zero_state(self, batch: int = 1) -> NDArray[np.float32]: ...
+    def zero_state(self, batch: int = 1) -> NDArray[np.float32]:
+        """Return the initial state (L, S, B, H) of `batch` texts, as `Engine.zero_state` does."""
 
-    def advance(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def advance(self, ids: NDArray[np.integer], state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Feed ids (T, B) and return the new state (L, S, B, H), as `Engine.advance` does."""
 
     def score(
         self, ids: NDArray[np.integer], state: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]: ...
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return the surprisals (T, B) in nats of all ids (T + 1, B) but the first, and the state, as in `Engine`."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def transitions_of(ids: Symbols) -> int:
     """Return the number of transitions of a text (N,), which is N − 1.
 
     Raises:
-        CorpusError: there is none.
+        CorpusError: the text has no transition.
     """
     if len(ids) < 2:
         raise CorpusError(f"a text of {len(ids)} symbols has no transition to score: give a text of 2 or more")

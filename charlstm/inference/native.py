@@ -52,7 +52,7 @@ class EngineRule(ctypes.Structure):
 
 
 def library() -> ctypes.CDLL | None:
-    """Return the compiled library with the engine's functions declared, or None if there is none that can be used."""
+    """Return the compiled library with the engine's functions declared, or None if no usable library exists."""
     engine = native_library.load().library
     if engine is None:
         return None

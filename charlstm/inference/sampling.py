@@ -189,7 +189,7 @@ class Sampler:
         temperature 1 without filters. An empty text is the worst.
 
         Args:
-            primes: groups of primes; None stands for one group of `config.prime`. All texts of a group are generated
+            primes: groups of primes; None means one group of `config.prime`. All texts of a group are generated
                 before the next group is requested. A text depends on the position of its prime, but not on the groups.
             context: the context that each prime continues; None starts new texts.
             scored: also compute the log-probabilities, which takes about as long as sampling.

@@ -1,4 +1,6 @@
-"""The recurrent layers over time, for training. `choose_path` selects one of four implementations, called paths:
+"""The recurrent layers over time, for training.
+
+`choose_path` selects one of four implementations, called paths:
 
 | path | what computes a layer | available for |
 |---|---|---|
@@ -111,7 +113,7 @@ class Recurrence(nn.Module):
         return x, torch.stack(finals)
 
     def _fresh(self, ids: Tensor) -> Tensor | None:
-        """Return the steps (T, B), bool, before which the state is set to zero; None if there are none."""
+        """Return the steps (T, B), bool, before which the state is set to zero; None if there are no such steps."""
         if self.config.boundary is None:
             return None
         fresh = ids == self.config.boundary

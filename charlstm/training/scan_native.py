@@ -106,6 +106,7 @@ class TrainingKernels:
         return int(size)
 
     def run(self, name: str, task: ctypes.Structure, dtype: torch.dtype) -> None:
+        """Call the C function `recurrence_{name}` with a task, in the variant for the element type `dtype`."""
         call = getattr(self._library, f"recurrence_{name}")
         call(ctypes.byref(task), self.variant, dtype == torch.float64, _openmp_pool())
 

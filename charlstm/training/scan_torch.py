@@ -62,7 +62,7 @@ def forward(
         weight: (G·H, H), recurrent.
         bias: (G·H,), or for the GRU (4·H,): the last H belong to the input part of n.
         peephole: (3, H) or None.
-        fresh: (T, B), bool: the steps before which the state is set to zero; None if there are none.
+        fresh: (T, B), bool: the steps before which the state is set to zero; None if there are no such steps.
 
     Returns:
         The outputs (T, B, H), the last state (S, B, H), and the tensors that `backward` needs.
