@@ -46,9 +46,9 @@ warnings.filterwarnings("ignore", message="TF32")  # of torch, at the switching 
 
 
 def weights_of(config: ModelConfig) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     bound = config.hidden**-0.5
-    return {name: draws.uniform(-bound, bound, shape).astype(np.float32) for name, shape in config.shapes().items()}
+    return {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in config.shapes().items()}
 
 
 # ---- the sides ----
@@ -84,7 +84,7 @@ class Torch:
 
         return step
 
-    def drawer(self) -> Side:
+    def sampler(self) -> Side:
         """Return a side that samples B texts in parallel."""
         state, ids = None, torch.ones(1, B, dtype=torch.int64)
 
@@ -161,17 +161,17 @@ def onnx_stepper(model: Torch, config: ModelConfig, threads: int) -> Side | None
     return step
 
 
-def drawer(engine: Engine, length: int, texts: int = 1) -> Side:
+def sampler(engine: Engine, length: int, texts: int = 1) -> Side:
     """Return a side that samples `length` more symbols of each text per call."""
     state, ids, position = engine.zero_state(texts), np.ones(texts, np.int32), 0
 
-    def draw() -> int:
+    def sample() -> int:
         nonlocal state, ids, position
         symbols, state = engine.generate(ids, state, length, SamplingRule(0.8), seed=1, position=position)
         ids, position = symbols[-1], position + length
         return length * texts
 
-    return draw
+    return sample
 
 
 def stepper(engine: Engine) -> Side:
@@ -247,8 +247,8 @@ def speed(seconds: float, threads: int) -> None:
         for precision in precisions:
             engine = Engine(config, weights, precision=precision, threads=threads)
             sides[f"native {precision}, step"] = stepper(engine)
-            sides[f"native {precision}, text, 1"] = drawer(engine, 1)
-            sides[f"native {precision}, text"] = drawer(engine, 25)
+            sides[f"native {precision}, text, 1"] = sampler(engine, 1)
+            sides[f"native {precision}, text"] = sampler(engine, 25)
         results = measure(sides, seconds, 5)
         best = min(median for name, (median, _) in results.items() if name.startswith(("torch", "onnx")))
         size = 4 * (config.parameters() - V * E - 4 * hidden * E)  # the first layer's input product is a table
@@ -269,16 +269,16 @@ def throughput(seconds: float, threads: int) -> None:
         config = ModelConfig(V, hidden, layers, E)
         weights = weights_of(config)
         model = Torch(config, weights)
-        drawing: dict[str, Side] = {f"torch, {B}": model.drawer(), f"torch, {B}, {WITHOUT_ONEDNN}": model.drawer()}
+        sampling: dict[str, Side] = {f"torch, {B}": model.sampler(), f"torch, {B}, {WITHOUT_ONEDNN}": model.sampler()}
         scoring: dict[str, Side] = {f"torch, {B}": model.scorer(64), f"torch, {B}, {WITHOUT_ONEDNN}": model.scorer(64)}
         for precision in ("fp32", "int8") if native.isas() else ("fp32",):
             engine = Engine(config, weights, precision=precision, threads=threads)
-            drawing[f"engine {precision}, 1"] = drawer(engine, 64)
-            drawing[f"engine {precision}, {B}"] = drawer(engine, 16, B)
+            sampling[f"engine {precision}, 1"] = sampler(engine, 64)
+            sampling[f"engine {precision}, {B}"] = sampler(engine, 16, B)
             scoring[f"engine {precision}, 1"] = scorer(engine, 64, 1)
             scoring[f"engine {precision}, {B}"] = scorer(engine, 64, B)
         print(f"{layers} x {hidden}")
-        for title, sides in (("drawing", drawing), ("scoring", scoring)):
+        for title, sides in (("sampling", sampling), ("scoring", scoring)):
             results = measure(sides, seconds, 5)
             best = min(median for name, (median, _) in results.items() if "engine" not in name)
             for name, (median, _) in results.items():
