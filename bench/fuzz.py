@@ -181,6 +181,9 @@ def seeds(kind: str, folder: Path) -> list[bytes]:
 
 def main() -> None:
     kind, *arguments = sys.argv[1:] or [""]
+    if kind in ("-h", "--help"):
+        print(__doc__)
+        return
     if kind not in ("checkpoint", "corpus", "state"):
         sys.exit(__doc__)
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

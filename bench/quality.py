@@ -1,13 +1,13 @@
-"""Measure the quality of a model after N seconds of a user's time: charlstm's defaults and two known recipes.
+"""Measure the quality of a model after N seconds: the defaults of charlstm, and two known recipes.
 
     python bench/quality.py TEXT --time 10s 60s --seeds 1 2 3      charlstm, medians and spread; options after `--`
     python bench/quality.py TEXT --time 60s --beside char-rnn      and char-rnn's defaults, as long
     python bench/quality.py TEXT --plot quality.png                the curve over time of all three
 
-Every figure is nats per character on all of the last tenth, state carried, each transition once. charlstm runs as its
-command; its seconds are those from the start of the process to its end, with the import of torch, the reading of the
-text, validation and saving. The others' seconds (`bench/rivals.py`) are those of their training steps alone, in their
-favour. `outside` is the share of charlstm's run in which it does not train.
+Every figure is nats per character on the whole last tenth of the text; the state is carried, and each transition counts
+once. charlstm runs as a command: its seconds are those from the start of the process to its end, and include importing
+torch, reading the text, validation and saving. The seconds of the other recipes (`bench/rivals.py`) include their
+training steps only, to their advantage. `outside` is the share of charlstm's run that is not training.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from charlstm import __version__
 from charlstm.config import parse_duration
 from charlstm.text import corpus
 
-CURVE_SECONDS = (2, 5, 10, 20, 40, 80, 150)  # of charlstm's own runs, each with its schedule
+CURVE_SECONDS = (2, 5, 10, 20, 40, 80, 150)  # budgets of separate runs of charlstm, each with its own schedule
 
 
 class Run(NamedTuple):
-    """One training by the command."""
+    """The result of one training by the command."""
 
     nats: float
     wall: float  # seconds from the start of the process to its end
@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
 
 def ours(text: str, budget: Sequence[str], seed: int, options: Sequence[str]) -> Run:
-    """`charlstm train` within a budget, given as options."""
+    """Run `charlstm train` with a budget, given as options."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "charlstm", "train", text, *budget, "--seed", str(seed)]
         command += ["-o", str(Path(folder, "run")), "--json", *options]
@@ -66,7 +66,7 @@ def ours(text: str, budget: Sequence[str], seed: int, options: Sequence[str]) ->
 
 
 def show(text: str, budgets: Sequence[str], seeds: Sequence[int], beside: str | None, options: Sequence[str]) -> None:
-    """A row a budget."""
+    """Print one row for each budget."""
     theirs = dict(rival(beside, text, [parse_duration(budget) for budget in budgets])) if beside else {}
     for budget in budgets:
         runs = [ours(text, ("--time", budget), seed, options) for seed in seeds]
@@ -82,7 +82,7 @@ def show(text: str, budgets: Sequence[str], seeds: Sequence[int], beside: str | 
 
 
 def rival(name: str, text: str, seconds: list[float], seed: int = 1) -> Iterator[tuple[float, float]]:
-    """Seconds and nats of one run of a known recipe."""
+    """Return seconds and nats per character of one run of a known recipe."""
     read = corpus.read([text])
     train, valid = (np.asarray(part) for part in read.split(0.1))
     if name == "char-rnn":

@@ -1,13 +1,12 @@
-"""Two recipes that people know, for `bench/quality.py` to run beside charlstm: their shapes, their steps, our data.
+"""Implement two well-known recipes that `bench/quality.py` compares with charlstm on the same data.
 
     char-rnn   the defaults of char-rnn (Karpathy 2015): 2 x 128 LSTM, RMSprop 2e-3 that decays by 0.97 an epoch from
                the tenth on, windows of 50, 50 streams, gradients clamped to 5, no dropout
     nanogpt    nanoGPT's recipe for a CPU: a transformer of 4 layers, 4 heads, width 128 (0.8 M parameters), 2,000 steps
                of 12 random windows of 64, AdamW 1e-3 with 100 steps of warm-up and a cosine down to 1e-4
 
-Both are written here with stock torch layers, as one would today; both train on the first nine tenths of the text and
-are scored on all of the last tenth, each transition once: char-rnn with its state carried, the transformer with as much
-context as its windows hold, half a window at least.
+Both use the standard layers of torch. Both train on the first nine tenths of the text and are scored on the whole last
+tenth, each transition once: char-rnn carries its state, and the transformer has a context of at least half a window.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Ids = NDArray[np.integer]
 
 
 class CharRnn(nn.Module):
-    """One-hot symbols into two layers of LSTM, as char-rnn has them."""
+    """Two layers of LSTM that receive one-hot symbols, as in char-rnn."""
 
     def __init__(self, vocabulary: int, hidden: int = 128, layers: int = 2) -> None:
         super().__init__()
@@ -41,13 +40,13 @@ class CharRnn(nn.Module):
                 nn.init.constant_(parameter[hidden : 2 * hidden], 1.0)
 
     def forward(self, ids: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Logits (T, B, V) after ids (T, B), and the state."""
+        """Return the logits (T, B, V) after each of the ids (T, B), and the state."""
         outputs, state = self.lstm(functional.one_hot(ids, self.vocabulary).float(), state)
         return self.projection(outputs), state
 
 
 def char_rnn(train: Ids, valid: Ids, vocabulary: int, seconds: list[float], seed: int) -> Iterator[Reading]:
-    """Train on until the last of `seconds`; a reading at each."""
+    """Train until the last of `seconds`, and return a reading at each of them."""
     torch.manual_seed(seed)
     batch, window = 50, 50
     length = (len(train) - 1) // batch
@@ -91,7 +90,7 @@ def _score_char_rnn(model: CharRnn, valid: Ids) -> float:
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each normalised before and added after."""
+    """Attention and a perceptron, each with a layer norm before it and a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -101,7 +100,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
+        """Return the block's output (B, T, C) for an input (B, T, C)."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.mix(self.norms[0](x)).chunk(3, -1)
         )
@@ -111,7 +110,7 @@ class Block(nn.Module):
 
 
 class Gpt(nn.Module):
-    """A decoder of GPT-2's kind with tied embeddings."""
+    """A decoder like GPT-2 with tied embeddings."""
 
     def __init__(self, vocabulary: int, layers: int = 4, heads: int = 4, width: int = 128, window: int = 64) -> None:
         super().__init__()
@@ -125,7 +124,7 @@ class Gpt(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if last else 0.02)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) after ids (B, T)."""
+        """Return the logits (B, T, V) after each of the ids (B, T)."""
         x = self.symbols(ids) + self.places.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -133,7 +132,7 @@ class Gpt(nn.Module):
 
 
 def nanogpt(train: Ids, valid: Ids, vocabulary: int, every: int, seed: int, steps: int = 2000) -> Iterator[Reading]:
-    """The recipe's run; a reading after each `every` steps."""
+    """Run the recipe, and return a reading after each `every` steps."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     text = torch.from_numpy(train.astype(np.int64))
@@ -171,7 +170,7 @@ def nanogpt(train: Ids, valid: Ids, vocabulary: int, every: int, seed: int, step
 
 @torch.no_grad()
 def _score_gpt(model: Gpt, valid: Ids) -> float:
-    """Windows that overlap by half: of each but the first, the second half is scored."""
+    """Return the loss over windows that overlap by half; only the second half of each later window is scored."""
     ids = torch.from_numpy(valid.astype(np.int64))
     half = model.window // 2
     first = min(model.window, len(ids) - 1)
@@ -191,7 +190,7 @@ def _surprises(model: Gpt, ids: Tensor) -> Tensor:
 
 
 class _Clock:
-    """Seconds of training: it stands still while something is scored."""
+    """A clock of training seconds that is paused during scoring."""
 
     def __init__(self) -> None:
         self._origin = time.perf_counter()

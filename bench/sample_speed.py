@@ -1,11 +1,11 @@
 """Measure the speed of sampling and scoring: the engine, stock torch, ONNX Runtime and the limit of the caches.
 
-    python bench/sample_speed.py                 all of it, some minutes
+    python bench/sample_speed.py                 all parts, in some minutes
     python bench/sample_speed.py --only speed    one part: speed, throughput or start
 
-Needs torch. ONNX Runtime (`pip install charlstm[bench]`) and the limit, which wants a C compiler, are left out where
-they are missing. Weights are random: the time does not depend on them. Sides take turns in one process, so that a
-drifting clock hits all alike.
+The script needs torch. ONNX Runtime (`pip install charlstm[bench]`) and the limit, which needs a C compiler, are
+omitted if they are not installed. Weights are random: the time does not depend on them. The sides take turns in one
+process, so that a change of the processor's clock affects all of them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from charlstm.text.vocabulary import Vocabulary
 
 SHAPES = [(1, 128), (1, 256), (2, 256), (1, 512), (2, 512), (2, 1024)]
 V, E, B = 65, 128, 64
-Side = Callable[[], int]  # does some characters, says how many
-WITHOUT_ONEDNN = "oneDNN off"  # in the name of a side that runs so
+Side = Callable[[], int]  # processes some characters and returns their number
+WITHOUT_ONEDNN = "oneDNN off"  # in the name of a side that runs without it
 
 torch.set_grad_enabled(False)
-warnings.filterwarnings("ignore", message="TF32")  # of torch, at the switching of oneDNN
+warnings.filterwarnings("ignore", message="TF32")  # a warning of torch when oneDNN is switched off
 
 
 def weights_of(config: ModelConfig) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
@@ -55,7 +55,7 @@ def weights_of(config: ModelConfig) -> dict[str, np.ndarray[Any, np.dtype[np.flo
 
 
 class Torch:
-    """What one writes with torch: embedding, nn.LSTM, linear."""
+    """The model in standard torch: embedding, nn.LSTM, linear."""
 
     def __init__(self, config: ModelConfig, weights: dict[str, Any]) -> None:
         self.embedding = nn.Embedding(config.vocab_size, config.embedding)
@@ -70,7 +70,7 @@ class Torch:
             module.load_state_dict(own)
 
     def __call__(self, ids: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        """(T, B) → (T, B, V)"""
+        """Return the logits (T, B, V) after ids (T, B), and the state."""
         output, state = self.lstm(self.embedding(ids), state)
         return self.projection(output), state
 
@@ -108,7 +108,7 @@ class Torch:
 
 
 def onnx_stepper(model: Torch, config: ModelConfig, threads: int) -> Side | None:
-    """The same as one graph for ONNX Runtime, state in and out."""
+    """Return a side that runs the same model as one graph in ONNX Runtime, with the state as input and output."""
     try:
         import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
@@ -117,7 +117,7 @@ def onnx_stepper(model: Torch, config: ModelConfig, threads: int) -> Side | None
     L, H = config.layers, config.hidden
 
     def gates(name: str) -> np.ndarray[Any, Any]:
-        """i, f, g, o → i, o, f, c, ONNX's order."""
+        """Reorder the gates from i, f, g, o to the order of ONNX: i, o, f, c."""
         i, f, g, o = np.split(dict(model.lstm.named_parameters())[name].numpy(), 4)
         return np.concatenate([i, o, f, g])[None]
 
@@ -156,7 +156,7 @@ def onnx_stepper(model: Torch, config: ModelConfig, threads: int) -> Side | None
         feed.update(zip(states, new, strict=True))
         return 1
 
-    expected, _ = model(torch.ones(1, 1, dtype=torch.int64), None)  # nothing is timed before it is shown right
+    expected, _ = model(torch.ones(1, 1, dtype=torch.int64), None)  # the results are compared before anything is timed
     assert np.abs(session.run(None, feed)[0] - expected.numpy()).max() < 1e-4
     return step
 
@@ -199,7 +199,7 @@ def scorer(engine: Engine, length: int, texts: int) -> Side:
 
 
 def measure(sides: dict[str, Side], seconds: float, rounds: int) -> dict[str, tuple[float, float]]:
-    """Median and 99th percentile of the microseconds a character of each side; the sides take turns."""
+    """Return median and 99th percentile of microseconds per character for each side; the sides take turns."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(rounds):
         for name, side in sides.items():
@@ -214,7 +214,7 @@ def measure(sides: dict[str, Side], seconds: float, rounds: int) -> dict[str, tu
 
 
 def bandwidth() -> Callable[[int, int], float] | None:
-    """(bytes, threads) → microseconds to read them once from wherever they stay when they are read over and over."""
+    """Return a function of bytes and threads: the microseconds of one of many repeated reads of that memory."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
@@ -303,7 +303,7 @@ for _ in range(int(sys.argv[2])):
 """
 
 
-# A child's peak begins at what its parent holds, so a parent that holds nothing starts it.
+# The peak of a child starts at the memory of its parent. Therefore a small parent starts it.
 STARTER = """
 import os, subprocess, sys, time
 began = time.perf_counter()
@@ -314,7 +314,7 @@ print(time.perf_counter() - began, usage.ru_maxrss, os.waitstatus_to_exitcode(st
 
 
 def process(command: list[str]) -> tuple[float, float]:
-    """Seconds from start to end, best of five, and the peak of its memory in MB."""
+    """Return the seconds from start to end, best of five, and the peak memory in MB."""
     times, peak = [], 0
     for _ in range(5):
         line = subprocess.check_output([sys.executable, "-S", "-c", STARTER, *command], text=True)

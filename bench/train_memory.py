@@ -1,13 +1,14 @@
-"""Peak memory of a training step, median of three processes of its own, against the formula of docs/training.md.
+"""Compare the peak memory of a training step, median of three new processes, with the formula of docs/training.md.
 
     python bench/train_memory.py
 
-Measured is how far the process's peak resident size (getrusage) grows over four steps, after a step of a tiny model has
-loaded all of torch that a step needs.
+The measurement is the growth of the peak resident size of a process (getrusage) over four steps, after a step of a tiny
+model has loaded the parts of torch that a step needs.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import resource
 import statistics
@@ -55,7 +56,7 @@ def peak(line: Connection, shape: Shape) -> None:
 
 
 def train(shape: Shape) -> None:
-    """Four steps."""
+    """Train a network of this shape for four steps."""
     cell, layers, hidden, batch, steps, vocabulary, dropout = shape
     network = Network(ModelConfig(vocabulary, hidden, layers, hidden, cell))
     network.initialise(generator := torch.Generator().manual_seed(1), 1.0)
@@ -70,7 +71,7 @@ def train(shape: Shape) -> None:
 
 
 def in_own_process(shape: Shape) -> int:
-    """What `peak` sends from a fresh process."""
+    """Return the number that `peak` sends from a new process."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     worker = spawn.Process(target=peak, args=(there, shape))
@@ -81,6 +82,8 @@ def in_own_process(shape: Shape) -> int:
 
 
 def main() -> None:
+    """Measure every shape and print a table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("cell      L     H    B    T     V  dropout   measured    formula   measured/formula")
     for shape in SHAPES:
         measured, expected = statistics.median(in_own_process(shape) for _ in range(3)), formula(shape)

@@ -1,4 +1,4 @@
-"""Whole optimizer steps of charlstm against torch's stock layers: parity first, then both sides in turn, medians.
+"""Measure optimizer steps of charlstm and of the standard layers of torch: parity first, then medians in turn.
 
     python bench/train_speed.py                 the shapes of the README's table
     python bench/train_speed.py --cells         every cell at 1 x 512, against torch's own where it has one
@@ -7,12 +7,12 @@
 
 Stock is nn.Embedding -> nn.LSTM (GRU, RNN) -> nn.Linear with the same fused AdamW and clipping; charlstm is the
 `Network` and `Optimizer` that `charlstm train` uses, on the path that it chooses. Both start from the same weights and
-must agree in loss and in every gradient before anything is timed. Each side steps in a process of its own, because
-charlstm changes how its process gives memory back; `--stock-keeps-pages` lets stock have that as well.
+must agree in loss and in every gradient before anything is timed. Each side runs in its own process, because charlstm
+changes how its process returns memory to the system; `--stock-keeps-pages` applies that to stock, too.
 
-`share` is how much of the machine's limit a step reaches: the arithmetic that it cannot do without (products with the
-recurrent, input and output matrices, forward and twice backward; the first layer's input is looked up) at the speed of
-the fastest 2048 x 2048 x 2048 product, torch's or ours, that was measured in the same run.
+`share` is the share of the machine's limit that a step reaches. The limit is the necessary arithmetic (products with
+the recurrent, input and output matrices, once forward and twice backward; the first layer uses a table) at the speed of
+the fastest 2048 x 2048 x 2048 product, of torch or of charlstm, that was measured in the same run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SWEEP = [(1, hidden, batch, 64) for hidden in (64, 128, 256, 512, 1024) for batc
 
 
 class Stock(nn.Module):
-    """What one writes with torch alone."""
+    """The model in standard torch."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Stock(nn.Module):
 
 
 class Side:
-    """A network with its optimizer, stepping on one batch."""
+    """A network and its optimizer, which make steps on one batch."""
 
     def __init__(self, network: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor, wanted: Tensor) -> None:
         self.network, self.run, self.ids, self.wanted = network, run, ids, wanted
@@ -80,7 +80,7 @@ class Side:
 
 
 def sides(cell: Cell, layers: int, hidden: int, batch: int, steps: int) -> list[Side]:
-    """Ours, and stock's where torch has the cell; with the same weights and the same batch."""
+    """Return our side and, if torch has the cell, the stock side, with equal weights and an equal batch."""
     config = ModelConfig(VOCABULARY, hidden, layers, hidden, cell)
     generator = torch.Generator().manual_seed(1)
     text = torch.randint(VOCABULARY, (steps + 1, batch), generator=generator)
@@ -96,7 +96,7 @@ def sides(cell: Cell, layers: int, hidden: int, batch: int, steps: int) -> list[
 
 
 def check(both: list[Side]) -> None:
-    """Loss and all gradients of the two sides, or the end of the benchmark."""
+    """Compare loss and all gradients of both sides; exit if they differ."""
     ours, theirs = both
     losses = [float(side.loss().detach()) for side in both]
     pairs = list(zip(ours.network.named_parameters(), theirs.network.parameters(), strict=True))
@@ -118,19 +118,19 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def work(orders: Connection, number: int, shape: Shape, keep: bool) -> None:
-    """A side's process: steps when it is told to, and answers with the seconds that it took."""
+    """Serve as the process of a side: make steps on request, and send their seconds."""
     if keep:
         scan_native.keep_pages()
     side = sides(*shape)[number]
     side.step()
     side.step()
     while orders.recv() == "step":
-        time.sleep(0.02)  # until the other side's threads no longer spin
+        time.sleep(0.02)  # until the threads of the other side have stopped spinning
         orders.send(seconds(side.step))
 
 
 def compare(jobs: list[tuple[Shape, int, bool]], budget: float) -> list[float]:
-    """Median seconds of a step of each job (shape, side, whether it keeps its pages), in turn, five rounds at least."""
+    """Return the median seconds of a step of each job (shape, side, keeps pages), in turn, in at least five rounds."""
     spawn = multiprocessing.get_context("spawn")
     lines, workers = [], []
     for shape, number, keep in jobs:
@@ -144,7 +144,7 @@ def compare(jobs: list[tuple[Shape, int, bool]], budget: float) -> list[float]:
         for line, taken in zip(lines, times, strict=True):
             line.send("step")
             taken.append(line.recv())
-        began = began or time.perf_counter()  # the first round waits for all to have started
+        began = began or time.perf_counter()  # the first round waits until all processes have started
     for line, worker in zip(lines, workers, strict=True):
         line.send("stop")
         worker.join()
@@ -152,7 +152,7 @@ def compare(jobs: list[tuple[Shape, int, bool]], budget: float) -> list[float]:
 
 
 def product_speed() -> float:
-    """Operations a second of the fastest product of two 2048 x 2048 matrices."""
+    """Return the operations per second of the fastest product of two 2048 x 2048 matrices."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     ways: list[Callable[[], object]] = [lambda: torch.mm(a, b), lambda: functional.linear(a, b)]
     if scan_native.NATIVE is not None:
@@ -165,13 +165,13 @@ def product_speed() -> float:
 
 
 def needed(cell: str, layers: int, hidden: int) -> int:
-    """Operations for a character: a product forward, and one each for the gradients of input and weight."""
+    """Return the operations per character: one product forward, and two for the gradients of input and weight."""
     matrix = len(GATES[cell]) * hidden * hidden
     return 3 * 2 * (matrix + (layers - 1) * 2 * matrix + hidden * VOCABULARY)
 
 
 def parts(side: Side, rounds: int = 5) -> str:
-    """Where the time of our step goes, in percent."""
+    """Print which operations the time of our step is spent in, in percent."""
     spent: dict[str, float] = {}
 
     def timed(name: str, call: Callable[..., object]) -> Callable[..., object]:
