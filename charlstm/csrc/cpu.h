@@ -1,16 +1,16 @@
 /* Instruction sets: which ones the compiler can produce (HAVE_…), the function attribute that asks for one (TARGET_…),
  * and whether the processor has it (has_…).
  *
- * A compiler that is too old for a set leaves out that set alone. -DCHARLSTM_OLD_COMPILER makes every compiler too old
- * for AVX-VNNI and AVX-512 VNNI; a test uses it.
+ * Code for a set is left out if the compiler is too old for that set. With -DCHARLSTM_OLD_COMPILER every compiler
+ * counts as too old for AVX-VNNI and AVX-512 VNNI; a test uses this macro.
  */
 #ifndef CHARLSTM_CPU_H
 #define CHARLSTM_CPU_H
 
 #if defined(CHARLSTM_OLD_COMPILER)
 #define COMPILER_HAS(gcc, clang) 0
-#elif defined(                                                                                                         \
-    __apple_build_version__) /* Apple counts its clang differently: version N is based on an LLVM from N − 4 on */
+/* Apple numbers its clang differently: version N is based on LLVM N − 4 or later. */
+#elif defined(__apple_build_version__)
 #define COMPILER_HAS(gcc, clang) (__clang_major__ >= (clang) + 4)
 #elif defined(__clang__)
 #define COMPILER_HAS(gcc, clang) (__clang_major__ >= (clang))
@@ -36,7 +36,7 @@ static inline int has_avx2(void)
 #define HAVE_AVX512 1
 #if defined(__clang__)
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
-#else /* GCC would otherwise keep to 256 bits in loops that it vectorises itself */
+#else /* without the last option GCC uses vectors of 256 bits in loops that it vectorises itself */
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,prefer-vector-width=512")))
 #endif
 
@@ -74,8 +74,8 @@ static inline int has_avx_vnni(void)
 #if defined(__ARM_FEATURE_DOTPROD)
 #define HAVE_NEON_DOTPROD 1
 #define TARGET_NEON_DOTPROD
-#elif !defined(__clang__) && COMPILER_HAS(8, 0) /* clang's header declares vdotq_s32 for the whole file or not at all  \
-                                                 */
+/* clang's header declares vdotq_s32 for the whole file or not at all. */
+#elif !defined(__clang__) && COMPILER_HAS(8, 0)
 #define HAVE_NEON_DOTPROD   1
 #define TARGET_NEON_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif

@@ -4,10 +4,10 @@
  *     engine_weights.c   the memory of a handle and the order of the weights in it
  *     engine_sampling.c  from logits to a surprisal or a symbol
  *
- * The time of one step is the time to read the weights once, so everything here serves that: weights are stored in the
- * order in which they are read, in 8 bits if the caller allows; the first layer's input product, which can only be one
- * of V values, is a table; the work of a layer is split over the threads by blocks of units, and a thread computes all
- * gates of its units, so that there is one barrier a layer and no other traffic.
+ * The time of one step is the time to read the weights once. So the weights are stored in the order in which they are
+ * read, in 8 bits if the caller allows it. The first layer's input product, which has only V possible values, is a
+ * table. The blocks of units of a layer are divided among the threads, and a thread computes all gates of its units, so
+ * that the threads exchange data only at one barrier per layer.
  *
  * Letters: V vocabulary, E embedding, H hidden, G gates, T steps, B batch.
  */
@@ -18,9 +18,9 @@
 #include <string.h>
 #include <time.h>
 
-#define SLICE_SECONDS       1e-3 /* of a job, between two choices of how many threads do it */
-#define APART_SLICE_SECONDS 8e-3 /* without barriers in it, where no thread waits for one that has lost its core */
-#define WORTH_BYTES         (96 << 10) /* of weights, read by each thread: below, its barriers cost more than it saves */
+#define SLICE_SECONDS       1e-3 /* duration of a slice of a job; the number of threads is chosen for each slice */
+#define APART_SLICE_SECONDS 8e-3 /* the same without barriers, where no thread waits for a suspended one */
+#define WORTH_BYTES         (96 << 10) /* of weights for each thread; with fewer, its barriers cost more than it saves */
 
 /* ---- the handle ---- */
 
@@ -47,7 +47,7 @@ engine *engine_create(const engine_options *o, const float *const *weights, int 
     *error = ENGINE_NO_MEMORY;
     engine *e = engine_allocate(o, isa, weights);
     if (!e) return NULL;
-    e->pool = pool_create(engine_threads(e, o->batch)); /* fewer threads than asked for are no error */
+    e->pool = pool_create(engine_threads(e, o->batch)); /* fewer threads than requested are not an error */
     *error = ENGINE_OK;
     return e;
 }
@@ -63,7 +63,7 @@ int engine_isa(const engine *e) { return e->options.isa; }
 
 /* ---- how many threads ---- */
 
-/* A thread is worth its barriers, some 0.2 µs each, where it takes over enough reading or arithmetic. */
+/* Another thread is used only if its part of the step takes longer than its barriers, about 0.2 µs each. */
 int engine_threads(const engine *e, int batch)
 {
     const size_t worth = e->step_bytes * (size_t)(batch < 8 ? 1 : batch / 4) / WORTH_BYTES;
@@ -85,18 +85,24 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* How many threads are fastest: 1, 2, 4 … or all that may be worth it? On a busy machine a thread that has lost its
- * core holds up all others at every barrier; only trying shows it. So the time of a step is kept for each count, the
- * best is used, and another is tried again when what its last trial lost is a 400th of the time that went by since.
+/* Choose the number of threads for the next slice: 1, 2, 4 …, or all that engine_threads allows. On a machine with
+ * other load a suspended thread delays all others at every barrier, and only a trial shows that. So the time of a step
+ * is recorded for each number of threads, and the fastest is used. Another number is tried again when the time that its
+ * last trial lost is at most a 400th of the time since then.
  *
- * Measured on two cores of an AMD EPYC with a load of about 5, one run of each, fp32, median µs a character with
- * this choice and with the fixed count of engine_threads: one sequence, 1 × 256: 24 and 1,803; 1 × 512: 116 and 1,929;
- * 2 × 512: 605 and 1,683. 64 sequences: 12.6 and 10.7; 47.9 and 33.7; 203 and 215. Without load: not measured. */
+ * Measured on two cores of an AMD EPYC with a load of about 5, one run each, fp32, median µs per character with this
+ * choice, and with the fixed number of engine_threads:
+ *
+ *     one sequence    1 × 256: 23.9 and 1,803    1 × 512: 116 and 1,929     2 × 512: 605 and 1,683
+ *     64 sequences    1 × 256: 12.6 and 10.7     1 × 512: 47.9 and 33.7     2 × 512: 203 and 215
+ *
+ * So the choice made one sequence faster, and 64 sequences were not faster in two of three models. An idle machine has
+ * not been measured. */
 static int choose_threads(const pace *pace, int most, double now)
 {
     int best = 0;
     for (int i = 0; 1 << i < 2 * most; i++) {
-        if (pace[i].step == 0) return i; /* not tried yet */
+        if (pace[i].step == 0) return i; /* not measured yet */
         if (pace[i].step < pace[best].step) best = i;
     }
     for (int i = 0; 1 << i < 2 * most; i++)
@@ -104,8 +110,8 @@ static int choose_threads(const pace *pace, int most, double now)
     return best;
 }
 
-/* One slice that met an interruption may not make the best count look bad for long: it counts four times what it was.
- */
+/* Record the time of a slice. An interruption of one slice must not exclude the fastest number of threads for long, so
+ * a new time counts as at most four times the previous one. */
 static void note_pace(pace *pace, int used, int most, double step, int steps, double now)
 {
     const double before = pace[used].step;
@@ -118,39 +124,39 @@ static void note_pace(pace *pace, int used, int most, double step, int steps, do
 
 /* ---- a step ---- */
 
-/* 8-bit activations from an index on; NULL in fp32, which has none. */
+/* The 8-bit activations from index `at` on; NULL in fp32, which does not use them. */
 static const uint8_t *from(const uint8_t *q, size_t at) { return q ? q + at : NULL; }
 
-/* z += block of m · x, for texts whose activations lie `stride` apart. */
+/* z += block of m · x, for sequences whose activations are `stride` elements apart. */
 static void multiply(const engine *e, const matrix *m, int block, const float *x, const uint8_t *q, size_t stride,
-                     float *z, int texts)
+                     float *z, int sequences)
 {
     const int R = block == m->blocks - 1 ? m->last_R : m->R;
     const char *w = (const char *)m->w + block * block_bytes(m);
     const size_t row = (size_t)block * m->R * GROUP;
     if (m->scale)
-        e->kernels->product8((const int8_t *)w, m->scale + row, m->offset + row, q, stride, m->K, z, texts, R);
-    else e->kernels->product32((const float *)w, x, stride, m->K, z, texts, R);
+        e->kernels->product8((const int8_t *)w, m->scale + row, m->offset + row, q, stride, m->K, z, sequences, R);
+    else e->kernels->product32((const float *)w, x, stride, m->K, z, sequences, R);
 }
 
-/* From `begin` on, before `end`. */
+/* The indices from `begin` to `end` − 1. */
 typedef struct {
     int begin, end;
 } range;
 
-static int is_among(int32_t symbol, const int32_t *ids, range texts)
+static int is_among(int32_t symbol, const int32_t *ids, range sequences)
 {
-    for (int b = texts.begin; b < texts.end; b++)
+    for (int b = sequences.begin; b < sequences.end; b++)
         if (ids[b] == symbol) return 1;
     return 0;
 }
 
-/* Units of these blocks, all layers: zeros for those of the texts that are to read the boundary. */
-static void reset_state(engine *e, int turn, const int32_t *ids, range blocks, range texts)
+/* Set the units of these blocks to zero, in all layers, for the sequences whose next symbol is the boundary. */
+static void reset_state(engine *e, int turn, const int32_t *ids, range blocks, range sequences)
 {
     const size_t units = (size_t)(blocks.end - blocks.begin) * GROUP;
     for (int l = 0; l < e->options.layers; l++)
-        for (int b = texts.begin; b < texts.end; b++) {
+        for (int b = sequences.begin; b < sequences.end; b++) {
             if (ids[b] != e->options.boundary) continue;
             const layer *y = &e->layers[l];
             const size_t at = (size_t)b * e->width + (size_t)blocks.begin * GROUP;
@@ -160,84 +166,85 @@ static void reset_state(engine *e, int turn, const int32_t *ids, range blocks, r
         }
 }
 
-/* These blocks of a layer for these texts: from h[turn] to h[!turn]. */
-static void run_layer(engine *e, int l, int turn, const int32_t *ids, range blocks, range all_texts)
+/* Compute these blocks of a layer for these sequences, from h[turn] to h[!turn]. */
+static void run_layer(engine *e, int l, int turn, const int32_t *ids, range blocks, range all_sequences)
 {
     const engine_options *o = &e->options;
     const size_t width = (size_t)e->width;
     layer *y = &e->layers[l];
     _Alignas(64) float z[BATCH_TILE * Z_STRIDE];
     for (int block = blocks.begin; block < blocks.end; block++)
-        for (int m = all_texts.begin; m < all_texts.end; m += BATCH_TILE) {
-            const int left = all_texts.end - m, texts = left < BATCH_TILE ? left : BATCH_TILE;
+        for (int m = all_sequences.begin; m < all_sequences.end; m += BATCH_TILE) {
+            const int left = all_sequences.end - m, sequences = left < BATCH_TILE ? left : BATCH_TILE;
             const size_t at = m * width, unit = at + (size_t)block * GROUP;
-            for (int i = 0; i < texts; i++)
+            for (int i = 0; i < sequences; i++)
                 memcpy(z + i * Z_STRIDE,
                        l == 0 && e->table ? e->table + ((size_t)ids[m + i] * (width / GROUP) + block) * Z_STRIDE
                                           : y->bias + (size_t)block * Z_STRIDE,
                        Z_STRIDE * 4);
-            if (l > 0) multiply(e, &y->input, block, y[-1].h[!turn] + at, from(y[-1].q[!turn], at), width, z, texts);
+            if (l > 0)
+                multiply(e, &y->input, block, y[-1].h[!turn] + at, from(y[-1].q[!turn], at), width, z, sequences);
             else if (!e->table)
-                for (int i = 0; i < texts; i++)
+                for (int i = 0; i < sequences; i++)
                     multiply(e, &y->input, block, e->embedding + (size_t)ids[m + i] * o->embedding, NULL, 0,
                              z + i * Z_STRIDE, 1);
             multiply(e, &y->hidden, block, y->h[turn] + at, from(y->q[turn], at), width,
-                     z + (o->cell == GRU ? GROUP : 0), texts);
-            e->kernels->cells(o->cell, texts, z, y->peephole + (size_t)block * 3 * GROUP, y->h[turn] + unit,
+                     z + (o->cell == GRU ? GROUP : 0), sequences);
+            e->kernels->cells(o->cell, sequences, z, y->peephole + (size_t)block * 3 * GROUP, y->h[turn] + unit,
                               y->c + unit, y->h[!turn] + unit, o->int8 ? y->q[!turn] + unit : NULL, width);
         }
 }
 
-/* These blocks of the logits of these texts, after h[turn] of the last layer. */
-static void project(engine *e, int turn, range blocks, range all_texts)
+/* Compute these blocks of the logits of these sequences from h[turn] of the last layer. */
+static void project(engine *e, int turn, range blocks, range all_sequences)
 {
     const layer *y = &e->layers[e->options.layers - 1];
     const size_t width = (size_t)e->width;
     const matrix *p = &e->projection;
     _Alignas(64) float z[BATCH_TILE * Z_STRIDE];
     for (int block = blocks.begin; block < blocks.end; block++)
-        for (int m = all_texts.begin; m < all_texts.end; m += BATCH_TILE) {
-            const int left = all_texts.end - m, texts = left < BATCH_TILE ? left : BATCH_TILE;
+        for (int m = all_sequences.begin; m < all_sequences.end; m += BATCH_TILE) {
+            const int left = all_sequences.end - m, sequences = left < BATCH_TILE ? left : BATCH_TILE;
             const int row = block * p->R * GROUP, rows = (block == p->blocks - 1 ? p->last_R : p->R) * GROUP;
-            for (int i = 0; i < texts; i++) memcpy(z + i * Z_STRIDE, e->projection_bias + row, rows * 4);
-            multiply(e, p, block, y->h[turn] + m * width, from(y->q[turn], m * width), width, z, texts);
-            for (int i = 0; i < texts; i++)
+            for (int i = 0; i < sequences; i++) memcpy(z + i * Z_STRIDE, e->projection_bias + row, rows * 4);
+            multiply(e, p, block, y->h[turn] + m * width, from(y->q[turn], m * width), width, z, sequences);
+            for (int i = 0; i < sequences; i++)
                 memcpy(e->logits + (size_t)(m + i) * e->padded + row, z + i * Z_STRIDE, rows * 4);
         }
 }
 
-/* ---- a job, and the threads that do it together ---- */
+/* ---- a job, and how threads share it ---- */
 
-/* The share of n pieces that one thread of `threads` does. */
+/* The part of n items that thread `index` of `threads` computes. */
 static range share(int n, int index, int threads)
 {
     return (range){(int)((int64_t)n * index / threads), (int)((int64_t)n * (index + 1) / threads)};
 }
 
-/* The slice's steps for these texts, with `others` threads in all that share the products; each of them meets the
- * others after every product. `own` are the texts of which this thread reads the logits. */
-static void take_steps(engine *e, int index, range texts, range own, int others)
+/* Compute the slice's steps for these sequences. `others` is the number of threads that share each product; they wait
+ * at a barrier after it. This thread reads the logits of the sequences `own`. */
+static void take_steps(engine *e, int index, range sequences, range own, int others)
 {
     const job *j = &e->job;
     const int B = j->batch, layers = e->options.layers, place = others > 1 ? index : 0;
     const range units = share(e->width / GROUP, place, others), symbols = share(e->projection.blocks, place, others);
-    int32_t symbol; /* a single text's: each thread draws it for itself, which spares a meeting */
-    uint8_t phase = B == 1 ? e->phases[0] : 0; /* likewise; those of several texts are their threads' own */
+    int32_t symbol;                            /* of a single sequence: each thread samples it, which saves a barrier */
+    uint8_t phase = B == 1 ? e->phases[0] : 0; /* likewise; with several sequences, e->phases is used */
     const int32_t *ids = NULL;
     for (int t = j->begin; t < j->end; t++) {
         const int turn = t % 2;
         if (j->kind != GENERATE || t == 0) ids = j->ids + (size_t)t * B;
         else if (t == j->begin) ids = j->symbols + (size_t)(t - 1) * B;
-        if (is_among(e->options.boundary, ids, texts)) {
-            reset_state(e, turn, ids, units, texts);
+        if (is_among(e->options.boundary, ids, sequences)) {
+            reset_state(e, turn, ids, units, sequences);
             pool_barrier(e->pool, others);
         }
         for (int l = 0; l < layers; l++) {
-            run_layer(e, l, turn, ids, units, texts);
+            run_layer(e, l, turn, ids, units, sequences);
             pool_barrier(e->pool, others);
         }
         if (j->kind == READ && !(j->logits && t == j->length - 1)) continue;
-        project(e, !turn, symbols, texts);
+        project(e, !turn, symbols, sequences);
         pool_barrier(e->pool, others);
         if (j->kind == SCORE)
             for (int b = own.begin; b < own.end; b++) j->nats[(size_t)t * B + b] = surprisal(e, b, ids[B + b]);
@@ -257,39 +264,41 @@ static void take_steps(engine *e, int index, range texts, range own, int others)
             ids = row;
         }
     }
-    if (j->kind == GENERATE && B == 1 && index == 0) e->phases[0] = phase; /* all have met since they read it */
+    if (j->kind == GENERATE && B == 1 && index == 0)
+        e->phases[0] = phase; /* all threads passed a barrier after reading it */
 }
 
-/* The next texts of the slice that nobody does yet: whole tiles, and fewer the less there is left, so that a thread
- * which lost its core for a while leaves the others little to wait for. Empty when all are taken. */
+/* Claim the next sequences of the slice, in whole tiles. Claims shrink towards the end, so that the others wait only
+ * briefly for a thread that was suspended. Empty when all sequences are claimed. */
 static range claim(engine *e)
 {
     const int B = e->job.batch;
     int begin = atomic_load(&e->claimed), size;
     do {
-        size = (B - begin) / (2 * e->job.threads) / MOST_TEXTS * MOST_TEXTS;
-        size = size > BATCH_TILE ? BATCH_TILE : size < MOST_TEXTS ? MOST_TEXTS : size;
+        size = (B - begin) / (2 * e->job.threads) / MOST_SEQUENCES * MOST_SEQUENCES;
+        size = size > BATCH_TILE ? BATCH_TILE : size < MOST_SEQUENCES ? MOST_SEQUENCES : size;
         if (size > B - begin) size = B - begin;
     } while (size > 0 && !atomic_compare_exchange_weak(&e->claimed, &begin, begin + size));
     return (range){begin, begin + size};
 }
 
-/* Whether the texts are enough to fill the tiles of all threads. */
-static int are_apart(const job *j) { return j->batch >= MOST_TEXTS * j->threads; }
+/* Whether there are enough sequences to fill a tile of each thread. */
+static int are_apart(const job *j) { return j->batch >= MOST_SEQUENCES * j->threads; }
 
-/* A thread's part of a job's slice. Either it takes texts, does all there is for them, and takes the next; or, where
- * the texts are too few for that, each does its share of every product for all texts, and they meet after each. Every
- * sum is the same in both, to the bit. */
+/* Do one thread's part of a slice. With enough sequences, the thread claims some, computes all their steps, and claims
+ * the next. With fewer, it computes its part of every product for all sequences, with a barrier after each product.
+ * Every sum is the same in both cases, to the bit. */
 static void work(void *argument, int index)
 {
     engine *e = argument;
     const int threads = e->job.threads, B = e->job.batch;
     if (are_apart(&e->job)) {
-        for (range texts = claim(e); texts.begin < texts.end; texts = claim(e)) take_steps(e, index, texts, texts, 1);
+        for (range sequences = claim(e); sequences.begin < sequences.end; sequences = claim(e))
+            take_steps(e, index, sequences, sequences, 1);
     } else take_steps(e, index, (range){0, B}, share(B, index, threads), threads);
 }
 
-/* The caller's state (layers, states, batch, hidden) into the layers' own h, c and q, and back. */
+/* Copy the caller's state (layers, states, batch, hidden) into h, c and q of the layers, or (`out`) back. */
 static void move_state(engine *e, float *state, int turn, int out)
 {
     const engine_options *o = &e->options;
@@ -309,7 +318,7 @@ static void move_state(engine *e, float *state, int turn, int out)
             }
 }
 
-/* The job in slices, each with the threads that seem best by then. */
+/* Run a job in slices, and choose the number of threads for each. */
 static void run_slices(engine *e)
 {
     job *j = &e->job;

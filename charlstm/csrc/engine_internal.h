@@ -1,7 +1,7 @@
-/* What the files of the engine share: the handle and the matrices in it.
+/* Definitions that the files of the engine share: the handle and the matrices in it.
  *
  * Letters: V vocabulary, E embedding, H hidden, G gates, K columns of a matrix. A group is 16 rows of a matrix; a block
- * is what one product call covers: the G gates of 16 units, or up to 64 rows of the projection.
+ * is the rows that one product call computes: the G gates of 16 units, or up to 64 rows of the projection.
  */
 #ifndef CHARLSTM_ENGINE_INTERNAL_H
 #define CHARLSTM_ENGINE_INTERNAL_H
@@ -14,81 +14,83 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BATCH_TILE   24 /* texts whose sums are kept at once: 6 kB of stack */
+#define BATCH_TILE   24 /* sequences whose sums are kept at the same time: 6 kB of stack */
 #define MOST_LAYERS  64
 #define MOST_THREADS 64
 
-/* A matrix in blocks of R groups of rows: fp32 [block][R][K][16], or int8 [block][R][K/4][16][4] with a scale a row. */
+/* A matrix in blocks of R groups of rows: fp32 [block][R][K][16], or int8 [block][R][K/4][16][4] with one scale per
+ * row. */
 typedef struct {
     void *w;
-    float *scale;    /* of a row, times 1/127 for the activation's; int8 only */
-    int32_t *offset; /* 128·Σw of a row: what the activations' offset adds to its sum; int8 only */
+    float *scale;    /* of each row, times 1/127 for the activation; int8 only */
+    int32_t *offset; /* 128·Σw of each row: the part of its sum that comes from the activations' offset; int8 only */
     int blocks, K, R, last_R;
 } matrix;
 
 typedef struct {
-    matrix input, hidden; /* input.w is NULL where the table stands for it */
+    matrix input, hidden; /* input.w is NULL if the table replaces it */
     float *bias;          /* [block][Z_STRIDE] */
     float *peephole;      /* [block][3][16] */
-    float *h[2], *c;      /* (batch, width): h in turn old and new */
+    float *h[2], *c;      /* (batch, width): old and new h, which swap at each step */
     uint8_t *q[2];        /* h in 8 bits */
 } layer;
 
 typedef struct {
     enum { READ, SCORE, GENERATE } kind;
     int batch, length, threads;
-    int begin, end; /* the slice of `length` steps that the threads are at */
+    int begin, end; /* the slice of the `length` steps that is being computed */
     const int32_t *ids;
     float *logits;
     double *nats;
     engine_rule rule;
-    int filters; /* whether the rule leaves symbols out by how likely they are */
+    int filters; /* whether the rule excludes symbols by their probability */
     uint64_t seed, position;
     const uint64_t *streams;
     int32_t *symbols;
 } job;
 
-/* A symbol that may still be drawn. */
+/* A symbol that the filters have not excluded. */
 typedef struct {
-    double key; /* what it is ranked by */
+    double key; /* candidates are ranked by it */
     double weight;
     int32_t symbol;
 } candidate;
 
-/* What is known of one number of threads, see choose_threads. */
+/* Measurements of one number of threads, see choose_threads. */
 typedef struct {
-    double step;  /* seconds that a step takes; 0: not tried yet */
-    double again; /* when to try it again, in seconds of the monotonic clock */
+    double step;  /* seconds per step; 0: not measured yet */
+    double again; /* time of the next trial, in seconds of the monotonic clock */
 } pace;
 
 struct engine {
-    void *memory; /* what calloc gave; the handle begins at its first cache line */
+    void *memory; /* returned by calloc; the handle begins at its first cache line */
     engine_options options;
     const kernels *kernels;
     int gates, states; /* of the cell */
     int width, padded; /* H and V, rounded up to groups */
-    size_t step_bytes; /* of weights that one step reads */
-    float *embedding;  /* (V, E) where there is no table */
+    size_t step_bytes; /* bytes of weights that one step reads */
+    float *embedding;  /* (V, E); NULL if there is a table */
     float *table;      /* [V][block][Z_STRIDE]: the first layer's input product and bias for each symbol */
     matrix projection;
-    float *projection_bias; /* (padded), −∞ beyond V: no such symbol is ever drawn */
+    float *projection_bias; /* (padded), −∞ beyond V, so that no such symbol is sampled */
     float *logits;          /* (batch, padded) */
-    float *adjusted;        /* (threads, padded): logits with what is not allowed at −∞, and penalised */
+    float *adjusted;        /* (threads, padded): penalised logits, with −∞ for excluded symbols */
     candidate *candidates;  /* (threads, padded) */
-    uint8_t *phases;        /* (batch): the state of each text's automaton */
-    double *weights; /* (batch or threads, padded): softmax of a text's logits, or each thread's own of one text's */
+    uint8_t *phases;        /* (batch): state of each sequence's automaton */
+    double *
+        weights; /* (batch or threads, padded): softmax of each sequence, or each thread's copy for a single sequence */
     layer layers[MOST_LAYERS];
 
     job job;
-    atomic_int not_finite; /* a text met logits that are no numbers */
+    atomic_int not_finite; /* logits of a sequence were NaN or infinite */
     pace pace[13][7];      /* [log2 batch][log2 threads] */
     thread_pool *pool;
-    _Alignas(64) atomic_int claimed; /* texts of the slice that a thread has taken */
+    _Alignas(64) atomic_int claimed; /* sequences of the slice that threads have claimed */
 };
 
-/* What a cell is made of. A slot is the place of a gate in z, the sums that engine_isa.h reads. Slots hold gates in
- * torch's order, but for the GRU, whose n has two sums: n, r, z from the input, then r, z, n from the hidden state one
- * slot on. */
+/* The gates and states of a cell. A slot is the position of a gate in z, the sums that engine_isa.h reads. The slots
+ * are in torch's order, except for the GRU, whose gate n has two sums: the slots are n, r, z of the input, and r, z, n
+ * of the hidden state from slot 1 on. */
 typedef struct {
     int gates, states;
     int input[4], hidden[4]; /* the gate of each slot */
@@ -98,10 +100,10 @@ typedef struct {
 
 extern const cell_layout cell_layouts[];
 
-/* A handle for options that have been checked, all but its thread pool, with a copy of the weights; NULL: no memory. */
+/* Allocate a handle for checked options, with a copy of the weights but without a thread pool; NULL: no memory. */
 engine *engine_allocate(const engine_options *options, int isa, const float *const *weights);
 
-/* Bytes from one block to the next. */
+/* Size of one block in bytes. */
 static inline size_t block_bytes(const matrix *m)
 {
     return (size_t)m->R * GROUP * (m->scale ? (size_t)(m->K + 3) / 4 * 4 : (size_t)m->K * 4);
@@ -109,15 +111,15 @@ static inline size_t block_bytes(const matrix *m)
 
 /* ---- engine_sampling.c ---- */
 
-/* Whether a rule's fields are in range and leave something to generate for each of `batch` texts. */
+/* Whether a rule's fields are in range and allow at least one symbol for each of `batch` sequences. */
 int is_rule(const engine *e, const engine_rule *rule, int batch);
 
-/* The surprisal of a symbol in nats under a text's logits; NaN where they are not finite. */
-double surprisal(const engine *e, int text, int32_t symbol);
+/* The surprisal of a symbol in nats under a sequence's logits; NaN if the logits are not finite. */
+double surprisal(const engine *e, int sequence, int32_t symbol);
 
-/* The symbol sampled for a text at step t, its automaton in state `phase`. Row `row` of the weights and row `thread` of
- * the candidates are this thread's alone. */
-int32_t sample(engine *e, int text, int row, int thread, int t, int phase);
+/* Sample the symbol of a sequence at step t, with its automaton in state `phase`. No other thread may use row `row` of
+ * the weights and row `thread` of the candidates. */
+int32_t sample(engine *e, int sequence, int row, int thread, int t, int phase);
 
 /* The state of an automaton after a symbol. */
 uint8_t phase_after(const engine *e, uint8_t phase, int32_t symbol);

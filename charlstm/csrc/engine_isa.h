@@ -1,23 +1,24 @@
-/* The arithmetic of engine.c for one instruction set. engine.c includes this file once for each, after defining
+/* The arithmetic of the engine for one instruction set. engine_kernels.c includes this file once for each, after
+ * defining
  *
- *     ISA          suffix of every name here
+ *     ISA          suffix of every name in this file
  *     TARGET       function attribute that lets the compiler use the set
  *     LANES        floats in a vector register
- *     REGISTERS    how many registers a product may use for its sums
- *     DOT          how bytes are multiplied: one of the DOT_… of engine.c
+ *     REGISTERS    number of registers that a product may use for its sums
+ *     DOT          how bytes are multiplied: one of DOT_… in engine_kernels.c
  *
- * All is written in vector types, so that the instances are one text; only the product of bytes and
- * the smaller of two numbers need intrinsics.
+ * The code uses vector types, so that the source is the same for all sets; only the product of bytes and the minimum of
+ * two numbers need intrinsics.
  *
  * Rows of weights are packed in groups of GROUP = 16: lane j of a vector belongs to row j, and step k multiplies column
  * k of all rows with the one activation x[k]. So nothing is summed across lanes, a sum stays in its register until it
- * is done, and it is added up in the order of k whatever the batch or the number of threads: the results are the same
- * bits. A group's columns follow one another in memory: what a tile of texts reads again lies in the first cache, and
- * all of the cache's sets have a share of it.
+ * is complete, and its terms are added in the order of k for any batch and any number of threads: the results are equal
+ * to the bit. The columns of a group are contiguous in memory, so the weights that a tile reads again are in the
+ * level-1 cache, spread over all of its sets.
  */
 
 #define NAME(x) JOIN(x, ISA)
-#define VECTORS (GROUP / LANES) /* registers to a group of rows */
+#define VECTORS (GROUP / LANES) /* registers per group of rows */
 
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES)));
 typedef int32_t NAME(ints) __attribute__((vector_size(4 * LANES)));
@@ -32,11 +33,12 @@ typedef uint64_t NAME(wide) __attribute__((vector_size(4 * LANES)));
 #define doubles NAME(doubles)
 #define wide    NAME(wide)
 
-/* ---- products: z[m][r] += Σ_k w[k][r]·x[m][k] for M texts and R groups of rows ----
+/* ---- products: z[m][r] += Σ_k w[k][r]·x[m][k] for M sequences and R groups of rows ----
  *
- * M and R are constants where these are inlined, so the loops over them unroll and `sum` is registers. */
+ * M and R are constants where these functions are inlined, so their loops unroll and `sum` is kept in registers. */
 
-/* Vectors of rows taken at once: all, if their sums for M texts fit into the registers, else fewer, and x is reread. */
+/* Vectors of rows computed at once: all, if their sums for M sequences fit in the registers, else fewer; x is then read
+ * more than once. */
 #define AT_ONCE(M, R, vectors)                                                                                         \
     ((M) * (R) * (vectors) <= REGISTERS               ? (R) * (vectors)                                                \
      : (M)*2 * (vectors) <= REGISTERS && (R) % 2 == 0 ? 2 * (vectors)                                                  \
@@ -49,7 +51,7 @@ INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K,
     const int rows = AT_ONCE(M, R, VECTORS);
     const size_t group = (size_t)K * GROUP;
     for (int first = 0; first < R * VECTORS; first += rows) {
-        floats sum[MOST_TEXTS][4 * VECTORS];
+        floats sum[MOST_SEQUENCES][4 * VECTORS];
         for (int m = 0; m < M; m++)
             for (int r = 0; r < rows; r++) sum[m][r] = *(const floats *)(z + m * Z_STRIDE + (first + r) * LANES);
         const float *column = w + first / VECTORS * group + first % VECTORS * LANES;
@@ -64,9 +66,9 @@ INLINE void NAME(tile32)(const float *w, const float *x, size_t x_stride, int K,
     }
 }
 
-/* Four activations, u8 with an offset of 128, for all lanes; and sum += Σ of four w·x in each lane. The offset's share
- * of a row, 128·Σw, is the same at every step, and is taken off by whoever reads the sum; where bytes are multiplied
- * signed by signed, the offset is taken off here. */
+/* SPREAD: four activations, u8 with an offset of 128, in every lane. ADD_DOT: sum += Σ of four w·x in each lane. The
+ * offset adds 128·Σw to the sum of a row, the same at every step; tile8 subtracts it at the end. If an instruction
+ * set multiplies signed by signed bytes, SPREAD subtracts the offset from the activations instead. */
 #define SIGNED (DOT == DOT_AVX2 || DOT == DOT_NEON)
 INLINE ints NAME(signed_bytes)(int32_t x) { return (ints){0} + (int32_t)((uint32_t)x ^ 0x80808080u); }
 #if DOT == DOT_VNNI512
@@ -76,7 +78,7 @@ INLINE ints NAME(signed_bytes)(int32_t x) { return (ints){0} + (int32_t)((uint32
 #define SPREAD(x) ((ints)_mm256_set1_epi32(x))
 #define ADD_DOT(sum, w, x)                                                                                             \
     ((ints)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(x), _mm256_load_si256((const __m256i *)(w))))
-#elif DOT == DOT_AVX2 /* |x| times w with the sign of x: two products of 127·127 fit into 16 bits */
+#elif DOT == DOT_AVX2 /* |x| times w with the sign of x: the sum of two products of 127·127 fits in 16 bits */
 INLINE ints NAME(add_dot)(ints sum, const int8_t *w, ints x)
 {
     const __m256i signs = (__m256i)x, signed_w = _mm256_sign_epi8(_mm256_load_si256((const __m256i *)w), signs);
@@ -106,7 +108,7 @@ INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offs
     const int rows = AT_ONCE(M, R, VECTORS), bytes = 4 * LANES;
     const size_t group = (size_t)(K + 3) / 4 * 4 * GROUP;
     for (int first = 0; first < R * VECTORS; first += rows) {
-        ints sum[MOST_TEXTS][4 * VECTORS] = {{{0}}};
+        ints sum[MOST_SEQUENCES][4 * VECTORS] = {{{0}}};
         const int8_t *column = w + first / VECTORS * group + first % VECTORS * bytes;
         for (int k = 0; k < K; k += 4, column += 4 * GROUP)
             for (int m = 0; m < M; m++) {
@@ -128,7 +130,7 @@ INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offs
     }
 }
 
-/* The same for any number of texts and 1 to 4 groups, in tiles that fit the registers. */
+/* The same for any number of sequences and 1 to 4 groups, in tiles that fit in the registers. */
 #define EACH_R(tile, M, ...)                                                                                           \
     switch (R) {                                                                                                       \
         case 1: NAME(tile)(__VA_ARGS__, M, 1); break;                                                                  \
@@ -137,27 +139,28 @@ INLINE void NAME(tile8)(const int8_t *w, const float *scale, const int32_t *offs
         default: NAME(tile)(__VA_ARGS__, M, 4);                                                                        \
     }
 #define EACH_TILE(tile, ...)                                                                                           \
-    for (int m = 0, size; m < texts; m += size, x += size * x_stride, z += size * Z_STRIDE) {                          \
-        const int left = texts - m;                                                                                    \
-        size = left >= MOST_TEXTS ? MOST_TEXTS : left >= 4 ? 4 : left >= 2 ? 2 : 1;                                    \
-        if (size == MOST_TEXTS) EACH_R(tile, MOST_TEXTS, __VA_ARGS__)                                                  \
+    for (int m = 0, size; m < sequences; m += size, x += size * x_stride, z += size * Z_STRIDE) {                      \
+        const int left = sequences - m;                                                                                \
+        size = left >= MOST_SEQUENCES ? MOST_SEQUENCES : left >= 4 ? 4 : left >= 2 ? 2 : 1;                            \
+        if (size == MOST_SEQUENCES) EACH_R(tile, MOST_SEQUENCES, __VA_ARGS__)                                          \
         else if (size == 4) EACH_R(tile, 4, __VA_ARGS__)                                                               \
         else if (size == 2) EACH_R(tile, 2, __VA_ARGS__)                                                               \
         else EACH_R(tile, 1, __VA_ARGS__)                                                                              \
     }
 
-static TARGET void NAME(product32)(const float *w, const float *x, size_t x_stride, int K, float *z, int texts, int R)
+static TARGET void NAME(product32)(const float *w, const float *x, size_t x_stride, int K, float *z, int sequences,
+                                   int R)
 {
     EACH_TILE(tile32, w, x, x_stride, K, z)
 }
 
 static TARGET void NAME(product8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x,
-                                  size_t x_stride, int K, float *z, int texts,
+                                  size_t x_stride, int K, float *z, int sequences,
                                   int R){EACH_TILE(tile8, w, scale, offset, x, x_stride, K, z)}
 
 /* ---- the cells' equations, for the 16 units of a group ---- */
 
-/* x between low and high; NaN stays NaN. */
+/* Limit x to the interval from low to high; NaN stays NaN. */
 #if DOT == DOT_VNNI512
 INLINE floats NAME(between)(float low, float high, floats x)
 {
@@ -182,12 +185,13 @@ INLINE floats NAME(between)(float low, float high, floats x)
 }
 #endif
 
-/* 2^x to 1e-8 of itself, for any x: the whole part of x goes into the exponent's bits, the rest, in [-1/2, 1/2],
- * through the Taylor series of e^(x ln 2). NaN stays NaN. */
+/* 2^x with a relative error of 1e-8, for any x: x rounded to an integer is added to the exponent's bits, and the
+ * remainder, in [-1/2, 1/2], is the argument of the Taylor series of e^(x ln 2). NaN stays NaN. */
 INLINE floats NAME(exp2)(floats x)
 {
     x = NAME(between)(-126, 126, x);
-    const floats shifted = x + 0x1.8p23f; /* the sum has no room for a fraction: its last bits are the rounded x */
+    const floats shifted =
+        x + 0x1.8p23f; /* the last bit of this sum is worth 1, so the sum ends with x rounded to an integer */
     const floats f = x - (shifted - 0x1.8p23f);
     floats p = (floats){0} + 1.5252734e-5f;
     p = p * f + 1.5403530e-4f;
@@ -203,12 +207,13 @@ INLINE floats NAME(exp2)(floats x)
 INLINE floats NAME(sigmoid)(floats x) { return 1.0f / (1.0f + NAME(exp2)(x * -1.4426950f)); }
 INLINE floats NAME(tanh)(floats x) { return 1.0f - 2.0f / (1.0f + NAME(exp2)(x * 2.8853901f)); }
 
-/* From the sums z (texts, Z_STRIDE) of one group to the new state. c, h and q point at the group's first unit of the
- * first text, `stride` apart; old is the old h; q, where it is not NULL, receives h in 8 bits: 127·h + 128. */
-static TARGET void NAME(cells)(int cell, int texts, const float *z, const float *peephole, const float *old, float *c,
-                               float *h, uint8_t *q, size_t stride)
+/* Compute the new state from the sums z (sequences, Z_STRIDE) of one group. c, h and q point to the group's first unit
+ * of the first sequence; sequences are `stride` elements apart; `old` is the old h; q, if not NULL, receives h in 8
+ * bits: 127·h + 128. */
+static TARGET void NAME(cells)(int cell, int sequences, const float *z, const float *peephole, const float *old,
+                               float *c, float *h, uint8_t *q, size_t stride)
 {
-    for (int m = 0; m < texts; m++, z += Z_STRIDE, old += stride, c += stride, h += stride) {
+    for (int m = 0; m < sequences; m++, z += Z_STRIDE, old += stride, c += stride, h += stride) {
         for (int v = 0; v < GROUP; v += LANES) {
 #define Z(r)       (*(const floats *)(z + (r)*GROUP + v))
 #define P(r)       (*(const floats *)(peephole + (r)*GROUP + v))
@@ -231,7 +236,7 @@ static TARGET void NAME(cells)(int cell, int texts, const float *z, const float 
                     out = SIGMOID(Z(2)) * TANH(cell_new);
                     break;
                 }
-                case GRU: { /* z: the input's share of n, r, z, the hidden share of n */
+                case GRU: { /* z: the input's part of n, then r, z, then the hidden state's part of n */
                     const floats update = SIGMOID(Z(2)), n = TANH(Z(0) + SIGMOID(Z(1)) * Z(3));
                     out = (1.0f - update) * n + update * *(const floats *)(old + v);
                     break;
@@ -253,7 +258,7 @@ static TARGET void NAME(cells)(int cell, int texts, const float *z, const float 
 
 /* ---- the softmax before its division ---- */
 
-/* The largest of n logits, a multiple of 16; NaN where there is one among them. */
+/* The largest of n logits, n a multiple of 16; NaN if one of them is NaN. */
 static TARGET float NAME(largest)(const float *logits, int n)
 {
     floats largest = *(const floats *)logits;
@@ -279,7 +284,7 @@ INLINE double NAME(sum_of)(doubles lanes)
     return sum;
 }
 
-/* Σ e^(logits[i] − largest) over i < n, a multiple of 16, to 1e-7 of itself: as good as the logits are. */
+/* Σ e^(logits[i] − largest) over i < n, n a multiple of 16, with a relative error of 1e-7, that of the logits. */
 static TARGET double NAME(mass)(const float *logits, int n, float largest)
 {
     doubles total = {0};
@@ -291,8 +296,8 @@ static TARGET double NAME(mass)(const float *logits, int n, float largest)
     return NAME(sum_of)(total);
 }
 
-/* weights[i] = e^((logits[i] − largest)/temperature) for i < n, a multiple of 16; returns their sum. Good to
- * 2e-15; what is under 2^-1022 is 0, so a logit of −∞ is a symbol of weight 0. */
+/* weights[i] = e^((logits[i] − largest)/temperature) for i < n, n a multiple of 16; returns their sum. The relative
+ * error is 2e-15. A weight below 2^-1022 becomes 0, so a symbol with a logit of −∞ has weight 0. */
 static TARGET double NAME(softmax)(const float *logits, int n, float largest, double temperature, double *weights)
 {
     static const double taylor[] = {2.5678435993488206e-11,

@@ -1,4 +1,4 @@
-/* The engine's arithmetic for each instruction set, best first: engine_isa.h once for each. */
+/* The engine's arithmetic for each instruction set, best first: engine_isa.h is included once for each. */
 #include "engine_kernels.h"
 
 #include "core.h"

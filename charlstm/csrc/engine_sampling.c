@@ -8,21 +8,21 @@
 #include <math.h>
 #include <string.h>
 
-/* The largest of a text's logits, or NaN where one is no number or +∞, or all are −∞. */
+/* The largest of a sequence's logits, or NaN if one is NaN or +∞, or if all are −∞. */
 static float largest_of(const engine *e, const float *logits)
 {
     const float largest = e->kernels->largest(logits, e->padded);
     return largest >= -FLT_MAX && largest <= FLT_MAX ? largest : NAN;
 }
 
-double surprisal(const engine *e, int text, int32_t symbol)
+double surprisal(const engine *e, int sequence, int32_t symbol)
 {
-    const float *logits = e->logits + (size_t)text * e->padded, largest = largest_of(e, logits);
+    const float *logits = e->logits + (size_t)sequence * e->padded, largest = largest_of(e, logits);
     if (isnan(largest)) return NAN;
     return log(e->kernels->mass(logits, e->padded, largest)) - ((double)logits[symbol] - largest);
 }
 
-/* SplitMix64's mixing of a counter: see inference/filters.py, which this repeats. */
+/* SplitMix64's mixing function, the same as in inference/filters.py. */
 static uint64_t mix(uint64_t x)
 {
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
@@ -38,7 +38,7 @@ static int before(const candidate *a, const candidate *b)
     return a->symbol < b->symbol;
 }
 
-/* Let c[at] sink to its place in a heap of n whose root is ranked before all others. */
+/* Sift c[at] down in a binary heap of n candidates, whose root is ranked before all others. */
 static void sink(candidate *c, int n, int at)
 {
     const candidate sinking = c[at];
@@ -50,8 +50,8 @@ static void sink(candidate *c, int n, int at)
     c[at] = sinking;
 }
 
-/* Moves the first of n candidates by rank to the front, as few as weigh `mass` or more together, but at least one and
- * at most `most`. Returns how many. Ranks no more of them than it keeps. */
+/* Move the first of n candidates by rank to the front: the fewest whose weights sum to `mass` or more, but at least one
+ * and at most `most`. Return their number. Only the kept candidates are sorted. */
 static int keep_first(candidate *c, int n, int most, double mass)
 {
     int kept = 0;
@@ -76,7 +76,7 @@ static double weight_of(const candidate *c, int n)
     return sum;
 }
 
-/* Ranks candidates by how near their surprise is to the entropy, as inference/filters.py does. */
+/* Rank candidates by the distance of their surprisal from the entropy, as inference/filters.py does. */
 static void rank_by_typicality(candidate *c, int n)
 {
     const double total = weight_of(c, n);
@@ -89,7 +89,7 @@ static void rank_by_typicality(candidate *c, int n)
     for (int i = 0; i < n; i++) c[i].key = -rint(fabs(c[i].key - entropy) * 0x1p32);
 }
 
-/* The weights (V) of a softmax, of which the largest is 1, with 0 for what the rule's filters leave out. */
+/* Set the weights (V) of the symbols that the rule's filters exclude to 0. The largest weight is 1. */
 static void filter(const engine_rule *r, double *weights, candidate *c, int V)
 {
     int n = 0;
@@ -101,7 +101,7 @@ static void filter(const engine_rule *r, double *weights, candidate *c, int V)
         const int before_it = n;
         n = 0;
         for (int i = 0; i < before_it; i++)
-            if (c[i].weight >= r->min_p) c[n++] = c[i]; /* the largest has passed all filters so far, and is 1 */
+            if (c[i].weight >= r->min_p) c[n++] = c[i]; /* the largest weight, 1, has passed all filters so far */
     }
     if (r->typical < 1) {
         rank_by_typicality(c, n);
@@ -111,20 +111,21 @@ static void filter(const engine_rule *r, double *weights, candidate *c, int V)
     for (int i = 0; i < n; i++) weights[c[i].symbol] = c[i].weight;
 }
 
-/* A text's logits at step t as the rule wants them; where that is not as they are, in this thread's row. What is
- * allowed is one table for all texts and steps; what may follow depends on the state of the text's automaton. */
-static const float *adjust(engine *e, int text, int thread, int t, int phase)
+/* Apply the rule's penalty and exclusions to a sequence's logits at step t. Return the result in this thread's row, or
+ * the logits themselves if nothing changes. `allowed` is the same for all sequences and steps; `follows` depends on the
+ * state of the sequence's automaton. */
+static const float *adjust(engine *e, int sequence, int thread, int t, int phase)
 {
     const engine_rule *r = &e->job.rule;
-    const float *logits = e->logits + (size_t)text * e->padded;
+    const float *logits = e->logits + (size_t)sequence * e->padded;
     const uint8_t *follows = r->follows ? r->follows + (size_t)phase * (size_t)e->options.vocabulary : NULL;
     if (!r->allowed && !follows && r->penalty == 1) return logits;
     float *own = memcpy(e->adjusted + (size_t)thread * e->padded, logits, (size_t)e->padded * 4);
     const float penalty = (float)r->penalty;
     for (int back = 1; r->penalty != 1 && back <= r->window; back++) {
-        const int at = t - back; /* before this call's draws: in `recent` */
-        const int32_t symbol = at >= 0 ? e->job.symbols[(size_t)at * e->job.batch + text]
-                                       : r->recent[(size_t)(r->window + at) * e->job.batch + text];
+        const int at = t - back; /* negative: before this call, so in `recent` */
+        const int32_t symbol = at >= 0 ? e->job.symbols[(size_t)at * e->job.batch + sequence]
+                                       : r->recent[(size_t)(r->window + at) * e->job.batch + sequence];
         if (symbol >= 0) own[symbol] = logits[symbol] > 0 ? logits[symbol] / penalty : logits[symbol] * penalty;
     }
     for (int i = 0; r->allowed && i < e->options.vocabulary; i++)
@@ -134,16 +135,14 @@ static const float *adjust(engine *e, int text, int thread, int t, int phase)
     return own;
 }
 
-/* The symbol drawn for a text at step t, its automaton in state `phase`; `row` of the weights is this thread's alone.
- */
-int32_t sample(engine *e, int text, int row, int thread, int t, int phase)
+int32_t sample(engine *e, int sequence, int row, int thread, int t, int phase)
 {
     const uint64_t gamma = 0x9E3779B97F4A7C15u;
-    const float *logits = e->logits + (size_t)text * e->padded;
+    const float *logits = e->logits + (size_t)sequence * e->padded;
     double *cumulative = e->weights + (size_t)row * e->padded;
     float largest = largest_of(e, logits);
     if (!isnan(largest)) {
-        const float *adjusted = adjust(e, text, thread, t, phase);
+        const float *adjusted = adjust(e, sequence, thread, t, phase);
         if (adjusted != logits) largest = largest_of(e, adjusted);
         logits = adjusted;
     }
@@ -160,7 +159,7 @@ int32_t sample(engine *e, int text, int row, int thread, int t, int phase)
     const int V = e->options.vocabulary;
     if (e->job.filters) filter(&e->job.rule, cumulative, e->candidates + (size_t)thread * e->padded, V);
     for (int i = 1; i < V; i++) cumulative[i] += cumulative[i - 1];
-    const uint64_t start = mix(mix(e->job.seed) + e->job.streams[text] * gamma);
+    const uint64_t start = mix(mix(e->job.seed) + e->job.streams[sequence] * gamma);
     const double number = (double)(mix(start + (e->job.position + (uint64_t)t + 1) * gamma) >> 11) * 0x1p-53;
     int low = 0, high = V - 1;
     while (low < high) { /* the first symbol whose cumulative weight exceeds number · total */
@@ -171,7 +170,7 @@ int32_t sample(engine *e, int text, int row, int thread, int t, int phase)
     return low;
 }
 
-/* The state of an automaton after a symbol. Of logits that are no numbers, one that may not come was drawn. */
+/* If logits are NaN or infinite, the symbol may be one that the automaton excludes; the state then stays as it is. */
 uint8_t phase_after(const engine *e, uint8_t phase, int32_t symbol)
 {
     const engine_rule *r = &e->job.rule;
@@ -182,7 +181,7 @@ uint8_t phase_after(const engine *e, uint8_t phase, int32_t symbol)
 
 static int is_share(double x) { return x >= 0 && x <= 1; }
 
-/* Whether something may come in each state that a text is in or can come to. */
+/* Whether each state that a sequence is in or can reach allows at least one symbol. */
 static int is_automaton(const engine *e, const engine_rule *r, int batch)
 {
     const int V = e->options.vocabulary;

@@ -1,7 +1,7 @@
-/* The memory of a handle, and the weights in it, in the order in which the products read them.
+/* Allocate a handle, and pack the weights in the order in which the products read them.
  *
  * Letters: V vocabulary, E embedding, H hidden, G gates, K columns of a matrix. A group is 16 rows of a matrix; a block
- * is what one product call covers: the G gates of 16 units, or up to 64 rows of the projection.
+ * is the rows that one product call computes: the G gates of 16 units, or up to 64 rows of the projection.
  */
 #include "engine_internal.h"
 
@@ -9,11 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TABLE_BYTES (8 << 20) /* a larger first-layer table would cost more memory and start than it saves time */
+#define TABLE_BYTES                                                                                                    \
+    (8 << 20) /* largest table of the first layer; a larger one costs more memory and time at the start than it saves  \
+               */
 
-/* Where a row of a block comes from. The cells' slots hold gates in the order of the z that engine_isa.h reads: torch's
- * own, but for the GRU, whose n has two sums: n, r, z from the input, then r, z, n from the hidden state one slot on.
- */
 const cell_layout cell_layouts[] = {
     [LSTM] = {4, 2, {0, 1, 2, 3}, {0, 1, 2, 3}},
     [PEEPHOLE] = {4, 2, {0, 1, 2, 3}, {0, 1, 2, 3}},
@@ -22,7 +21,7 @@ const cell_layout cell_layouts[] = {
     [RNN] = {1, 1, {0}, {0}},
 };
 
-/* ---- making it: sizes first, then the same walk again with memory under it ---- */
+/* ---- allocation: the same functions run twice, first to add up the sizes, then to assign the memory ---- */
 
 typedef struct {
     char *base;
@@ -76,7 +75,7 @@ static void lay(arena *a, engine *e)
     e->weights = take(a, (uint64_t)(o->batch > threads ? o->batch : threads) * e->padded * 8);
 }
 
-/* Copy `count` ≤ 16 rows, (count, K) in memory, into slot r of a block. */
+/* Copy `count` ≤ 16 rows, stored as (count, K), into slot r of a block. */
 static void pack(const matrix *m, int block, int r, const float *rows, int count)
 {
     char *w = (char *)m->w + block * block_bytes(m) + (size_t)r * (block_bytes(m) / (size_t)m->R);
@@ -111,7 +110,7 @@ static void pack_gates(const engine *e, const matrix *m, const float *weight, co
         }
 }
 
-/* The bias of every unit and slot, [block][slot][lane]. */
+/* Add up the biases of every unit and slot, [block][slot][lane]. */
 static void pack_bias(const engine *e, float *bias, const float *input, const float *hidden)
 {
     const int H = e->options.hidden, gru = e->options.cell == GRU;
@@ -123,8 +122,8 @@ static void pack_bias(const engine *e, float *bias, const float *input, const fl
         }
 }
 
-/* The first layer's bias and input product for every symbol. Made with the product itself, from a packed matrix that
- * lives only here. */
+/* Compute the first layer's bias and input product for every symbol, with the product of the kernels and a packed
+ * matrix that is freed afterwards. */
 static int make_table(engine *e, const float *embedding, const float *weight)
 {
     const engine_options *o = &e->options;
@@ -191,7 +190,9 @@ engine *engine_allocate(const engine_options *o, int isa, const float *const *we
     take(&a, sizeof plan);
     lay(&a, &plan);
     if (a.used > SIZE_MAX / 2) return NULL;
-    plan.memory = calloc(1, (size_t)a.used + 64); /* pages become real when touched: a large batch's may never be */
+    plan.memory =
+        calloc(1, (size_t)a.used +
+                      64); /* the system allocates a page at its first use: those of a large batch may never be used */
     if (!plan.memory) return NULL;
     a = (arena){.base = (char *)(((uintptr_t)plan.memory + 63) / 64 * 64)};
     engine *e = take(&a, sizeof plan);

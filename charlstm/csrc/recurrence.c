@@ -16,11 +16,11 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { DEPTH = 256, WIDTH = 512 }; /* of the block of B that a product keeps in the second cache */
+enum { DEPTH = 256, WIDTH = 512 }; /* of the block of B that a product keeps in the level-2 cache */
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* The part of `count` things that `thread` of `threads` does, in multiples of `grain`. */
+/* The part of `count` items that `thread` of `threads` computes, in multiples of `grain`. */
 static void share(int64_t count, int64_t grain, int64_t thread, int64_t threads, int64_t *from, int64_t *to)
 {
     int64_t grains = (count + grain - 1) / grain;
@@ -30,12 +30,12 @@ static void share(int64_t count, int64_t grain, int64_t thread, int64_t threads,
 
 static int64_t gate_count(int64_t cell) { return cell == RNN ? 1 : cell == COUPLED || cell == GRU ? 3 : 4; }
 
-/* e^x in float: 2^n · p(r) with |r| ≤ ln 2 / 2, relative error below 2e-7, in a form that every compiler vectorises. */
+/* e^x in float: 2^n · p(r) with |r| ≤ ln 2 / 2, relative error below 2e-7, in a form that GCC and clang vectorise. */
 ALWAYS_INLINE float exp_f32(float x)
 {
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
-    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 · 2^23 rounds to a whole number */
+    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* adding 1.5 · 2^23 rounds to an integer */
     float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
     float p = 0.00139304f;
     p = p * r + 0.00833360f;
@@ -53,7 +53,7 @@ ALWAYS_INLINE float exp_f32(float x)
 
 ALWAYS_INLINE double exp_f64(double x) { return exp(x); }
 
-/* A permutation of 32 bits in which every bit of the input moves every bit of the output (constants of C. Wellons,
+/* A permutation of the 32-bit numbers in which every input bit affects every output bit (constants of C. Wellons,
  * 2018). */
 ALWAYS_INLINE uint32_t mix(uint32_t x)
 {
@@ -62,8 +62,8 @@ ALWAYS_INLINE uint32_t mix(uint32_t x)
     return x ^ x >> 16;
 }
 
-/* The loops for each instruction set: VB bytes to a vector; MR rows by 2 vectors is the tile whose sums stay in
- * registers. */
+/* The loops for each instruction set: a vector has VB bytes; a tile, whose sums stay in registers, has MR rows
+ * and 2 vectors of columns. */
 #define ISA    plain
 #define TARGET TARGET_PLAIN
 #define VB     16
@@ -139,7 +139,7 @@ int64_t recurrence_scan_scratch(int variant, int is_double, int64_t cell, int64_
     return (H + width - 1) / width * width * gate_count(cell) * H;
 }
 
-/* A loop that several threads run, each on the next share that none has taken. */
+/* A loop that several threads run; each takes the next part that is not taken yet. */
 typedef struct {
     loop *loop;
     const void *task;
@@ -158,13 +158,13 @@ static void take_share_in_pool(void *argument, int thread)
     take_share(argument);
 }
 
-/* Run shares in the library's own pool, which is kept: to create threads takes longer than most loops. If another
- * thread is computing in it, do nothing. */
+/* Run the parts in the library's own pool, which is kept, because creating threads takes longer than most loops. If
+ * another thread is using the pool, do nothing. */
 static void run_in_own_pool(shared_loop *shared, int threads)
 {
     static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     static thread_pool *own;
-    static int wanted; /* threads that `own` was created for; the system may have given fewer */
+    static int wanted; /* threads that were requested for `own`; the system may have created fewer */
     if (pthread_mutex_trylock(&mutex)) return;
     if (!pool_is_own(own) || wanted < threads) {
         pool_destroy(own);
@@ -176,7 +176,8 @@ static void run_in_own_pool(shared_loop *shared, int threads)
     pthread_mutex_unlock(&mutex);
 }
 
-/* loop(task, 0 … threads − 1), each once. The caller itself does what no other thread has taken. */
+/* Call loop(task, i) once for each i from 0 to threads − 1. The caller computes the parts that no other thread takes.
+ */
 static void run(enum operation operation, const void *task, int variant, int is_double, int64_t threads,
                 gomp_parallel *pool)
 {

@@ -1,8 +1,8 @@
 /* Training kernels: a layer over a whole sequence, forward and backward, and the matrix products around it.
  *
- * Every function runs `threads` copies of its loop, each on its own share of the batch (or of the product), and none
- * waits for another. They run in the thread pool whose GOMP_parallel the caller passes, which should be torch's own:
- * a second pool would fight it for the cores. Without one (`pool` NULL) they run in a pool of this library, which is
+ * Every function divides its loop into `threads` parts of the batch (or of the product), and no part waits for another.
+ * The parts run in the thread pool whose GOMP_parallel the caller passes. This should be torch's own pool, because a
+ * second pool would compete with it for the processors. If `pool` is NULL, they run in a pool of this library, which is
  * created at the first call and kept.
  *
  * `variant` is an instruction set, counted from the plainest; `is_double` chooses between float and double.
@@ -25,19 +25,18 @@ typedef struct {
     int64_t accumulate, threads;
 } product_task;
 
-/* One layer over T steps. The backward pass reads what the forward pass left, and overwrites `gates` and `candidate`.
- */
+/* One layer over T steps. The backward pass reads the results of the forward pass, and overwrites `gates` and
+ * `candidate`. */
 typedef struct {
     int64_t cell, threads, T, B, H;
     const void *source;   /* (V or T·B, G·H) the input's part of the gates: x · weight_ih.T, without bias */
-    const int64_t *index; /* (T, B) the row of `source` for each step, or NULL: the rows come in order */
-    const uint8_t *fresh; /* (T, B) 1: this step begins with the zero state; or NULL: none does */
+    const int64_t *index; /* (T, B) the row of `source` for each step, or NULL: the rows are in order */
+    const uint8_t *fresh; /* (T, B) 1: this step begins with the zero state; NULL: no step does */
     const void *weight;   /* (G·H, H) weight_hh */
     const void *bias; /* (G·H) both biases; GRU (4·H): r, z with both, n with the hidden one, n with the input one */
     const void *peephole; /* (3, H) or NULL */
-    void *h, *c;          /* (T + 1, B, H) the first is given, the others are written; c NULL where the cell has none */
-    void *h_begin,
-        *c_begin;         /* (T, B, H) what each step begins with: the same memory as h and c where `fresh` is NULL */
+    void *h, *c;          /* (T + 1, B, H) the first is given, the others are written; c is NULL if the cell has no c */
+    void *h_begin, *c_begin; /* (T, B, H) state before each step: the same memory as h and c if `fresh` is NULL */
     void *gates;          /* (T, B, G·H) after σ and tanh; backward turns them into the gradient before σ and tanh */
     void *candidate;      /* (T, B, H) GRU: weight_hn · h + b_hn; backward: gradient of the n block's input part */
     void *packed;         /* recurrence_scan_scratch() elements */
@@ -45,11 +44,11 @@ typedef struct {
     void *d_h, *d_c;      /* (B, H) in: gradient of the last state; out: of the first */
     void *d_bias;         /* (threads, size of bias) zeroed by the caller; its sum over threads is the gradient */
     void *d_peephole;     /* (threads, 3, H) likewise, or NULL without `peephole` */
-    void *d_source;       /* (V, G·H) likewise zeroed; only where `index` is given */
+    void *d_source;       /* (V, G·H) likewise zeroed; only if `index` is given */
 } scan_task;
 
 /* y = x with each number dropped with probability `share`, the others scaled by 1 / (1 − share). The same keys drop the
- * same places, forward and backward. */
+ * same elements, forward and backward. */
 typedef struct {
     const void *x;
     void *y;
@@ -58,16 +57,16 @@ typedef struct {
     uint32_t key, second_key;
 } drop_task;
 
-/* GOMP_parallel of libgomp: call the function with the argument in each of so many threads. */
+/* GOMP_parallel of libgomp: call the function with the argument in each of `threads` threads. */
 typedef void gomp_parallel(void (*function)(void *), void *argument, unsigned threads, unsigned flags);
 
-/* How many instruction sets this library was built for and this processor can run; they count from the plainest. */
+/* The number of instruction sets that this library was built for and this processor has; variant 0 is the plainest. */
 EXPORT int recurrence_variants(void);
 EXPORT const char *recurrence_variant_name(int variant);
 
 /* Elements of scratch for each thread of a product. */
 EXPORT int64_t recurrence_product_scratch(void);
-/* Elements of scratch for a scan: the recurrent matrix in tiles, the last of them filled up with zeros. */
+/* Elements of scratch for a scan: the recurrent matrix in tiles, the last of which is padded with zeros. */
 EXPORT int64_t recurrence_scan_scratch(int variant, int is_double, int64_t cell, int64_t H);
 
 EXPORT void recurrence_product(const product_task *task, int variant, int is_double, gomp_parallel *pool);

@@ -1,5 +1,5 @@
 /* The loops of recurrence.c for one instruction set: once in float, once in double.
- * To be defined before: ISA and TARGET (simd.h), VB bytes to a vector, MR rows to a tile. */
+ * Define before including: ISA and TARGET (simd.h), VB (bytes per vector), MR (rows per tile). */
 
 #define REAL      float
 #define EXP       exp_f32

@@ -1,13 +1,13 @@
 /* The loops of recurrence.c for one element type and one instruction set.
- * To be defined before: ISA and TARGET (simd.h), REAL with its EXP and EACH_UNIT, VB bytes to a vector, MR rows to a
- * tile.
+ * Define before including: ISA and TARGET (simd.h), REAL with its EXP and EACH_UNIT, VB (bytes per vector), MR (rows
+ * per tile).
  *
  * Letters: B batch, T time, H hidden, G gates; u the first unit of a tile, j a unit in it. A tile is MR rows by NR
- * columns of a product: its sums never leave the registers.
+ * columns of a product; its sums are kept in registers.
  */
 
 #define NAME(base) JOIN(JOIN(base, REAL), ISA)
-#define NV         2 /* vectors across a tile */
+#define NV         2 /* vectors per row of a tile */
 #define LANES      (VB / (int)sizeof(REAL))
 #define NR         (NV * LANES) /* columns of a tile */
 #define VECTOR     NAME(vector)
@@ -16,7 +16,7 @@ typedef REAL VECTOR __attribute__((vector_size(VB), aligned(sizeof(REAL))));
 
 INLINE REAL NAME(sigmoid)(REAL x) { return 1 / (1 + EXP(-x)); }
 
-/* From e^(−2|x|), which cannot overflow. */
+/* Computed from e^(−2|x|), which cannot overflow. */
 INLINE REAL NAME(tanh_)(REAL x)
 {
     REAL e = EXP(-2 * (x < 0 ? -x : x));
@@ -24,7 +24,7 @@ INLINE REAL NAME(tanh_)(REAL x)
     return x < 0 ? -y : y;
 }
 
-/* An array of the task from an element on; NULL where the task has no such array. */
+/* An array of the task from an element on; NULL if the task does not have the array. */
 INLINE REAL *NAME(from)(void *array, int64_t element) { return array ? (REAL *)array + element : NULL; }
 INLINE const REAL *NAME(from_const)(const void *array, int64_t element)
 {
@@ -36,8 +36,7 @@ INLINE const REAL *NAME(from_const)(const void *array, int64_t element)
 #define SIGMOID    NAME(sigmoid)
 #define TANH       NAME(tanh_)
 
-/* ---- Products: C (m, NR) = or += A (m, K) · B (K, NR), B packed. The sums of a tile never leave the registers. ----
- */
+/* ---- Products: C (m, NR) = or += A (m, K) · B (K, NR), B packed. ---- */
 
 INLINE void NAME(tile_of)(const int m, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b, REAL *c,
                           int64_t c_row, int add)
@@ -64,7 +63,7 @@ INLINE void NAME(tile_of)(const int m, int64_t K, const REAL *a, int64_t a_row, 
         for (int j = 0; j < NV; j++) *(VECTOR *)(c + i * c_row + j * LANES) = sum[i][j];
 }
 
-/* The tallest tile of at most `rows` rows; returns its height. */
+/* Compute the tallest tile of at most `rows` rows; return its height. */
 static TARGET int NAME(tile)(int64_t rows, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b,
                              REAL *c, int64_t c_row, int add)
 {
@@ -76,7 +75,7 @@ static TARGET int NAME(tile)(int64_t rows, int64_t K, const REAL *a, int64_t a_r
     return NAME(tile_of)(1, K, a, a_row, a_col, b, c, c_row, add), 1;
 }
 
-/* The same for a tile of which only n columns exist in C. */
+/* The same for a tile at the edge of C, with only n columns. */
 static TARGET int NAME(tile_edge)(int64_t rows, int64_t K, const REAL *a, int64_t a_row, int64_t a_col, const REAL *b,
                                   REAL *c, int64_t c_row, int add, int64_t n)
 {
@@ -87,7 +86,7 @@ static TARGET int NAME(tile_edge)(int64_t rows, int64_t K, const REAL *a, int64_
     return m;
 }
 
-/* Columns [0, n) of B (K, n), element b[k * b_row + j * b_col], as one panel (K, NR) filled up with zeros. */
+/* Copy columns [0, n) of B (K, n), element b[k * b_row + j * b_col], into one panel (K, NR) padded with zeros. */
 static TARGET void NAME(pack_panel)(REAL *panel, int64_t K, int64_t n, const REAL *b, int64_t b_row, int64_t b_col)
 {
     for (int64_t k = 0; k < K; k++) {
@@ -115,7 +114,7 @@ static TARGET void NAME(product)(const void *argument, int64_t thread)
                 height = min64(MR, m_to - i);
                 const REAL *a = (const REAL *)p->a + i * p->a_row + k0 * p->a_col;
                 int64_t a_row = p->a_row, a_col = p->a_col;
-                if (a_col != 1) { /* a column a step is a cache line a step: copy it once for all the panels */
+                if (a_col != 1) { /* each step would read another cache line: copy the rows once for all panels */
                     for (int64_t k = 0; k < depth; k++)
                         for (int64_t r = 0; r < height; r++) packed_a[k * MR + r] = a[k * a_col + r * a_row];
                     a = packed_a, a_row = 1, a_col = MR;
@@ -136,10 +135,10 @@ static TARGET void NAME(product)(const void *argument, int64_t thread)
         }
 }
 
-/* ---- Forward: for each step and block of units, the gates' products in one tile each, then σ and tanh while they are
- * in the cache. ---- */
+/* ---- Forward: for each step and block of units, compute the products of the gates, one tile each, then σ and tanh
+ * while the sums are in the cache. ---- */
 
-/* weight_hh as panels (H, NR), for each block of NR units one panel a gate. */
+/* Pack weight_hh in panels (H, NR): for each block of NR units, one panel per gate. */
 static TARGET void NAME(pack_forward)(const void *argument, int64_t thread)
 {
     const scan_task *s = argument;
@@ -150,8 +149,8 @@ static TARGET void NAME(pack_forward)(const void *argument, int64_t thread)
     ((REAL *)s->packed + (u * G + g * NR) * H, H, min64(NR, H - u), (const REAL *)s->weight + (g * H + u) * H, 1, H);
 }
 
-/* One row of a tile: n units from u on, of step t and batch row b; z (G, ·) holds weight_hh · h, its gates `stride`
- * apart. */
+/* Compute one row of a tile: n units from u on, of step t and batch row b. z (G, ·) is weight_hh · h, with its gates
+ * `stride` elements apart. */
 INLINE void NAME(cell_forward)(const scan_task *s, int64_t t, int64_t b, int64_t u, int64_t n, const REAL *restrict z,
                                int64_t stride)
 {
@@ -208,7 +207,7 @@ INLINE void NAME(cell_forward)(const scan_task *s, int64_t t, int64_t b, int64_t
 #undef PRE
 }
 
-/* What step t begins with, for rows [from, to): the state after the step before, or zeros. */
+/* Set the state before step t for rows [from, to): the state after the previous step, or zeros. */
 static TARGET void NAME(begin)(const scan_task *s, int64_t t, int64_t from, int64_t to)
 {
     const int64_t H = s->H;
@@ -249,10 +248,10 @@ static TARGET void NAME(forward)(const void *argument, int64_t thread)
     }
 }
 
-/* ---- Backward: for each step from the last, the gates' gradients row by row, then their product with weight_hh. ----
- */
+/* ---- Backward: for each step from the last, compute the gradients of the gates row by row, then their product with
+ * weight_hh. ---- */
 
-/* weight_hh as panels (G·H, NR) of NR columns. */
+/* Pack weight_hh in panels (G·H, NR) of NR columns. */
 static TARGET void NAME(pack_backward)(const void *argument, int64_t thread)
 {
     const scan_task *s = argument;
@@ -262,8 +261,8 @@ static TARGET void NAME(pack_backward)(const void *argument, int64_t thread)
         NAME(pack_panel)((REAL *)s->packed + u * K, K, min64(NR, H - u), (const REAL *)s->weight + u, H, 1);
 }
 
-/* One row of step t: from the gradient of its h and c to that of its gates; d_c becomes the gradient of the c before.
- */
+/* Compute the gradient of the gates of one row of step t from the gradient of its h and c. d_c becomes the gradient of
+ * the previous c. */
 static TARGET void NAME(cell_backward)(const scan_task *s, int64_t t, int64_t b, REAL *restrict d_bias,
                                        REAL *restrict d_p)
 {
@@ -335,7 +334,7 @@ static TARGET void NAME(backward)(const void *argument, int64_t thread)
 {
     const scan_task *s = argument;
     const int64_t B = s->B, H = s->H, K = gate_count(s->cell) * H, biases = s->cell == GRU ? 4 * H : K;
-    const int add = s->cell == GRU; /* its h also passes to the next step directly */
+    const int add = s->cell == GRU; /* the next h also depends on this h directly */
     int64_t from, to;
     share(B, 1, thread, s->threads, &from, &to);
     for (int64_t t = s->T - 1; t >= 0; t--) {
@@ -348,7 +347,7 @@ static TARGET void NAME(backward)(const void *argument, int64_t thread)
                 height = H - u >= NR ? NAME(tile)(to - b, K, dz, K, 1, panel, d_h, H, add)
                                      : NAME(tile_edge)(to - b, K, dz, K, 1, panel, d_h, H, add, H - u);
             }
-        for (int64_t b = from; s->fresh && b < to; b++) { /* no gradient flows to before a fresh step */
+        for (int64_t b = from; s->fresh && b < to; b++) { /* no gradient passes to the step before a fresh step */
             if (!s->fresh[t * B + b]) continue;
             memset((REAL *)s->d_h + b * H, 0, (size_t)H * sizeof(REAL));
             if (s->d_c) memset((REAL *)s->d_c + b * H, 0, (size_t)H * sizeof(REAL));
@@ -356,7 +355,7 @@ static TARGET void NAME(backward)(const void *argument, int64_t thread)
     }
 }
 
-/* d_source[index] += the gradient of each step's gates; a thread takes some columns of every row. */
+/* d_source[index] += the gradient of each step's gates; each thread adds some columns of every row. */
 static TARGET void NAME(add_rows)(const void *argument, int64_t thread)
 {
     const scan_task *s = argument;
@@ -372,7 +371,7 @@ static TARGET void NAME(add_rows)(const void *argument, int64_t thread)
         }
 }
 
-/* ---- Dropout: number k stays where a hash of k and the keys is at least `share` of its range. ---- */
+/* ---- Dropout: number k is kept if a hash of k and the keys is at least `share` of the hash's range. ---- */
 
 static TARGET void NAME(drop)(const void *argument, int64_t thread)
 {

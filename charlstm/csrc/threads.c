@@ -1,4 +1,4 @@
-/* The pool of threads of threads.h. */
+/* The thread pool of threads.h. */
 #include "threads.h"
 
 #include "cpu.h"
@@ -11,9 +11,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define IDLE_SPINS    4000 /* of some 20 ns each, before an idle worker sleeps: a caller in Python is back sooner */
-#define BARRIER_SPINS 500  /* before a thread that waits for another gives up its core */
-#define THREAD_BITS   16   /* of a ticket, for the number of threads */
+#define IDLE_SPINS                                                                                                     \
+    4000 /* of about 20 ns each, before an idle worker sleeps; a caller in Python starts the next task sooner */
+#define BARRIER_SPINS 500 /* before a waiting thread yields its processor */
+#define THREAD_BITS   16  /* of a ticket, for the number of threads */
 #define SHUTDOWN      UINT64_MAX
 
 typedef struct {
@@ -30,14 +31,14 @@ struct thread_pool {
     _Alignas(64) atomic_int finished; /* workers that have returned from the task */
     thread_task *task;
     void *argument;
-    pid_t process; /* that created the workers */
+    pid_t process; /* the process that created the workers */
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     int workers;
     worker worker[];
 };
 
-/* Wait in a loop, and after a while let another thread have the core: it may be the one that is waited for. */
+/* Wait in a loop, and after BARRIER_SPINS yield the processor, perhaps to the thread that this one waits for. */
 static void wait_while(atomic_int *value, int unwanted)
 {
     for (int spins = 0; atomic_load(value) == unwanted; spins++) {

@@ -38,7 +38,7 @@ def test_a_source_compiles_without_a_warning(compiler: str, source: Path, tmp_pa
 @pytest.mark.parametrize(
     ("line", "warning"),
     [
-        ("static int early(range texts);", "error"),
+        ("static int early(range sequences);", "error"),
         ("static int never_used(void) { return 0; }", "unused"),
         ("struct extension { int size; int values[0]; };", "zero"),
     ],

@@ -58,8 +58,8 @@ def test_both_cores_pass_under_the_sanitizers(compiler: str, sanitizer: str, tmp
             THREADS,
             (
                 "engine.c",
-                "run_layer(e, l, turn, ids, units, texts);\n            pool_barrier(e->pool, others);",
-                "run_layer(e, l, turn, ids, units, texts);",
+                "run_layer(e, l, turn, ids, units, sequences);\n            pool_barrier(e->pool, others);",
+                "run_layer(e, l, turn, ids, units, sequences);",
             ),
             "ThreadSanitizer: data race",
             id="engine, thread",
@@ -72,7 +72,7 @@ def test_both_cores_pass_under_the_sanitizers(compiler: str, sanitizer: str, tmp
         ),
     ],
 )
-def test_a_sanitizer_sees_a_fault(sanitizer: str, change: tuple[str, str, str], report: str, tmp_path: Path) -> None:
+def test_a_sanitizer_reports_a_fault(sanitizer: str, change: tuple[str, str, str], report: str, tmp_path: Path) -> None:
     """The negative controls."""
     sources = copy_sources(tmp_path / "csrc", change)
     program = build("clang", tmp_path / "check", *FLAGS, sanitizer, sources=sources)

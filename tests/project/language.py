@@ -48,13 +48,6 @@ ALLOWED = (  # places where an expression has its usual meaning: part of the fil
 
 # Files that still have hits. The list only ever gets shorter.
 NOT_YET: tuple[str, ...] = (
-    "charlstm/csrc/core.h",
-    "charlstm/csrc/engine.c",
-    "charlstm/csrc/engine.h",
-    "charlstm/csrc/engine_internal.h",
-    "charlstm/csrc/engine_isa.h",
-    "charlstm/csrc/engine_sampling.c",
-    "charlstm/csrc/recurrence.h",
     "charlstm/training/counters.py",
     "charlstm/training/resume.py",
     "charlstm/training/run_dir.py",
