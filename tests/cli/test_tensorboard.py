@@ -53,7 +53,7 @@ def progress(step: int, seconds: float, bits: float = 2.5) -> Progress:
 def test_what_a_training_tells_is_what_tensorboard_shows(
     train: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charlstm.training.trainer.PROGRESS_SECONDS", 0.0)  # a run may be shorter than that
+    monkeypatch.setattr("charlstm.training.loop.PROGRESS_SECONDS", 0.0)  # a run may be shorter than that
     done = train("-o", "run", "--tensorboard", "curves", "--json", *VALID)
     assert (done.status, done.err) == (0, "")
     told = [json.loads(line) for line in done.out.splitlines()]

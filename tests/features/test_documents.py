@@ -263,7 +263,7 @@ def test_valid_chars_selects_the_first_whole_documents(chars: int, scored: str) 
     text = charlstm.read(["names"], boundary="\n")
     options = TrainingOptions(**{**ONCE, "valid_share": 0.2, "valid_chars": chars})
     training = Trainer.start(text, "run", options)
-    validated = text.vocabulary.decode(training.valid_ids)
+    validated = text.vocabulary.decode(training.run.valid_ids)
     list(training.events())
     model = charlstm.load("run")
     assert validated == model.vocabulary.decode(model.validation_part()) == scored

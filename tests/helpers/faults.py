@@ -423,9 +423,9 @@ def child_charlstm(*words: str, save_seconds: float, file_limit: int | None = No
         file_limit: Largest size of a file in bytes, as on a full disk.
     """
     from charlstm.cli.main import run
-    from charlstm.training import trainer
+    from charlstm.training import loop
 
-    trainer.SAVE_SECONDS = save_seconds
+    loop.SAVE_SECONDS = save_seconds
     if file_limit is not None:
         limit_files(file_limit)
     os._exit(run(words))

@@ -52,9 +52,9 @@ def test_known_characters_keep_their_rows_and_the_vocabulary_is_that_of_both_tex
     base: Model, new: corpus.Corpus
 ) -> None:
     run = begin(base, new)
-    symbols = run.corpus.vocabulary.symbols
+    symbols = run.run.corpus.vocabulary.symbols
     assert symbols == "".join(sorted({*OLD, *NEW}))
-    assert run.corpus.vocabulary.decode(run.corpus.ids) == NEW
+    assert run.run.corpus.vocabulary.decode(run.run.corpus.ids) == NEW
     ours = run.state.network.weights()
     for name, array in base.weights.items():
         if name in ("embedding.weight", "projection.weight", "projection.bias"):
@@ -72,10 +72,10 @@ def test_before_the_first_step_it_foresees_as_its_model_did_and_a_new_character_
     base: Model, new: corpus.Corpus
 ) -> None:
     run = begin(base, new)
-    symbols, config = run.corpus.vocabulary.symbols, run.state.network.config
+    symbols, config = run.run.corpus.vocabulary.symbols, run.state.network.config
     text, zero = OLD[:80], np.zeros(config.state_shape(1))
     theirs, _ = equations(base.config, base.weights, base.vocabulary.encode(text)[:, None], zero)
-    ours, _ = equations(config, run.state.network.weights(), run.corpus.vocabulary.encode(text)[:, None], zero)
+    ours, _ = equations(config, run.state.network.weights(), run.run.corpus.vocabulary.encode(text)[:, None], zero)
     assert ours[..., columns(base, symbols)] == pytest.approx(theirs, abs=1e-12)
     shares = np.exp(ours) / np.exp(ours).sum(axis=-1, keepdims=True)
     fresh = [k for k, symbol in enumerate(symbols) if symbol not in base.vocabulary.symbols]
@@ -101,13 +101,13 @@ def test_new_characters_have_embeddings_of_their_own_and_like_those_of_known_one
 def test_a_text_of_known_characters_keeps_the_vocabulary_and_every_weight(base: Model) -> None:
     Path("cats.txt").write_text("a cat and a cat. " * 20)
     run = begin(base, corpus.read(["cats.txt"]))
-    assert run.corpus.vocabulary == base.vocabulary
+    assert run.run.corpus.vocabulary == base.vocabulary
     assert all(np.array_equal(array, base.weights[name]) for name, array in run.state.network.weights().items())
 
 
 def test_the_shape_is_the_models_and_another_is_refused_naming_both(base: Model, new: corpus.Corpus) -> None:
     run = begin(base, new, cell="gru", hidden=12)
-    assert [getattr(run.options, name) for name in SHAPE] == [*SHAPE.values()]
+    assert [getattr(run.run.options, name) for name in SHAPE] == [*SHAPE.values()]
     with pytest.raises(UsageError, match=r"cell lstm \(saved: gru\), hidden 64 \(saved: 12\), layers 1"):
         begin(base, new, "other", cell="lstm", hidden=64, layers=1)
     with pytest.raises(UsageError, match="forget_bias"):
@@ -117,8 +117,8 @@ def test_the_shape_is_the_models_and_another_is_refused_naming_both(base: Model,
 
 def test_the_rate_is_lower_than_that_for_fresh_weights(base: Model, new: corpus.Corpus) -> None:
     fresh = Trainer.start(new, "fresh", TrainingOptions(**SMALL, **SHAPE, steps=30))
-    assert 0 < begin(base, new).options.lr < fresh.options.lr
-    assert begin(base, new, "other", lr=0.3).options.lr == 0.3
+    assert 0 < begin(base, new).run.options.lr < fresh.run.options.lr
+    assert begin(base, new, "other", lr=0.3).run.options.lr == 0.3
 
 
 @pytest.mark.parametrize("cell", ["lstm", "peephole", "rnn"])
@@ -130,7 +130,7 @@ def test_a_fine_tuned_run_that_is_resumed_ends_in_the_same_bytes(base: Model, ne
     list(run.events())
     assert checkpoint.load(Path("run", LAST)).step == 13
     resumed = Trainer.resume(new, "run")
-    assert resumed.started.base == "other/best.safetensors"
+    assert resumed.run.started().base == "other/best.safetensors"
     list(resumed.events())
     for name in (BEST, LAST):
         assert Path("run", name).read_bytes() == Path("straight", name).read_bytes()

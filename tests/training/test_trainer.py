@@ -37,7 +37,7 @@ from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
 from charlstm.runs import BEST, LAST
 from charlstm.text import corpus
-from charlstm.training import divergence, hardware, trainer
+from charlstm.training import divergence, hardware, loop, trainer
 from charlstm.training.counters import Counters
 from charlstm.training.events import CheckpointSaved, Event, Progress, Started, Stopped, Validated, Warned, to_json
 from charlstm.training.run_dir import METRICS
@@ -547,7 +547,7 @@ def test_a_validation_that_is_no_number_is_told_and_the_run_is_saved(
 def test_a_save_that_fails_in_mid_run_is_a_warning_and_tried_again(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     save, calls = checkpoint.save, iter(range(10**6))
 
     def full_at_times(path: Path, what: checkpoint.Checkpoint) -> None:
@@ -609,7 +609,7 @@ def test_the_second_interrupt_acts_at_once_and_leaves_a_whole_checkpoint(text: c
     with pytest.raises(KeyboardInterrupt):
         watch()
     assert checkpoint.load(tmp_path / "run" / BEST).step >= 1
-    assert not run.directory.is_locked
+    assert not run.run.directory.is_locked
 
 
 @pytest.mark.fault("R46")
@@ -761,16 +761,16 @@ def test_options_chosen_from_an_estimated_speed_are_chosen_again_when_the_speed_
 
     def begin(name: str, **given: Any) -> Trainer:
         run = Trainer.start(short, tmp_path / name, TrainingOptions(**{**options, **given}))
-        run.budget = dataclasses.replace(run.budget, seconds=None, steps=40)
+        run.run.budget = dataclasses.replace(run.run.budget, seconds=None, steps=40)
         return run
 
     for given, expected in (({}, (0.5, 0.1)), ({"dropout": 0.2}, (0.2, 0.1)), ({"weight_decay": 0.0}, (0.5, 0.0))):
         run = begin(str(given), **given)
-        before = run.state.options
+        before = run.run.options
         assert (before.dropout, before.weight_decay) == (given.get("dropout", 0.0), given.get("weight_decay", 0.02))
         (warning,) = [event.message for event in run.events() if isinstance(event, Warned)]
         assert "42.9 epochs will be read" in warning
-        assert (run.state.options.dropout, run.state.options.weight_decay) == expected
+        assert (run.run.options.dropout, run.run.options.weight_decay) == expected
         assert run.state.optimizer.weight_decay == expected[1]
         saved = checkpoint.load(tmp_path / str(given) / LAST, training=True)
         assert saved.training is not None
@@ -795,7 +795,7 @@ def test_the_settings_of_the_process_are_restored_after_a_run(text: corpus.Corpu
         assert isinstance(list(events)[-1], Stopped)
         assert checkpoint.load(tmp_path / "run" / LAST).facts["threads"] == threads + 1
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (threads, precision)
-    assert not run.directory.is_locked
+    assert not run.run.directory.is_locked
 
 
 def test_a_divergence_carries_its_step_loss_and_gradient_norm(text: corpus.Corpus, tmp_path: Path) -> None:
