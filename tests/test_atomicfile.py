@@ -1,6 +1,6 @@
-"""A file is replaced or untouched, whatever happens on the way: tables A and parts of it in docs/reliability.md.
+"""A file is replaced completely or not at all, with any failure in between.
 
-The numbers R1 … name the faults.
+The marks R1 … name the rows of docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def error_of(path: Path, fault: At) -> OSError | None:
     return None
 
 
-def test_content_is_the_chunks_and_nothing_else_stays(memory: Path) -> None:
+def test_the_content_is_the_chunks_and_no_other_file_remains(memory: Path) -> None:
     path = memory / "new"
     atomicfile.replace(path, iter(NEW))
     assert path.read_bytes() == WHOLE
@@ -67,7 +67,9 @@ def test_content_is_the_chunks_and_nothing_else_stays(memory: Path) -> None:
 @pytest.mark.fault("R3")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize("exists", [True, False])
-def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(memory: Path, code: int, exists: bool) -> None:
+def test_an_error_at_any_call_leaves_the_old_or_new_file_and_no_temporary(
+    memory: Path, code: int, exists: bool
+) -> None:
     path, renamed, held = memory / "model", False, descriptors()
     met = []
     for k in itertools.count(1):
@@ -79,7 +81,7 @@ def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(memory: Path, c
             assert fault_met.errno == code
             expected = WHOLE if renamed else OLD if exists else None
             assert (path.read_bytes() if path.exists() else None) == expected, fault.name
-        else:  # no call failed, or one that is not needed: the search for old temporaries
+        else:  # no call failed, or only the search for old temporary files, which is not required
             assert path.read_bytes() == WHOLE
             assert fault.name in ("", "listdir")
         assert names(memory) in ([path.name], [])
@@ -89,7 +91,7 @@ def test_an_error_at_any_call_leaves_old_or_new_and_no_temporary(memory: Path, c
         renamed |= fault.name == "replace"
         met.append(fault.name)
     assert {"open", "write", "fsync", "close", "replace", "stat"} <= set(met)
-    assert met[-2:] == ["fsync", "close"]  # those of the folder, after the rename
+    assert met[-2:] == ["fsync", "close"]  # of the folder, after the rename
 
 
 @pytest.mark.fault("R4")
@@ -104,7 +106,7 @@ def test_short_writes_are_continued(file: Path, at_most: int) -> None:
 
 
 @pytest.mark.fault("R6")
-def test_calls_come_in_the_order_that_durability_needs(file: Path) -> None:
+def test_calls_are_in_the_order_that_durability_requires(file: Path) -> None:
     calls = record(file)
     opened = {path: fd for name, path, fd in (call for call in calls if call[0] == "open")}
     folder_fd = opened.pop(str(file.parent))
@@ -121,7 +123,7 @@ def test_calls_come_in_the_order_that_durability_needs(file: Path) -> None:
 
 
 def states_after_power_loss(path: Path, old: bytes | None, calls: list[tuple[Any, ...]], count: int) -> Iterator[Any]:
-    """(whether all calls were made, the file's content) in `count` states of a disk that lost its power on the way."""
+    """Yield whether all calls were made, and the content of the file, for `count` disks after a loss of power."""
     rng = random.Random(1)
     for n in range(count):
         made = n % (len(calls) + 1)
@@ -150,7 +152,7 @@ def test_after_a_loss_of_power_the_file_is_the_old_or_the_new(memory: Path, exis
 
 @pytest.mark.fault("R5")
 @pytest.mark.fault("R6")
-def test_without_the_files_fsync_a_loss_of_power_breaks_it(file: Path) -> None:
+def test_without_fsync_of_the_file_a_loss_of_power_corrupts_it(file: Path) -> None:
     def of_the_file(name: str, args: tuple[Any, ...]) -> bool:
         return name == "fsync" and not stat.S_ISDIR(os.fstat(args[0]).st_mode)
 
@@ -159,7 +161,7 @@ def test_without_the_files_fsync_a_loss_of_power_breaks_it(file: Path) -> None:
 
 @pytest.mark.fault("R5")
 @pytest.mark.fault("R6")
-def test_without_the_folders_fsync_a_loss_of_power_takes_back_what_was_acknowledged(file: Path) -> None:
+def test_without_fsync_of_the_folder_a_loss_of_power_reverts_a_completed_write(file: Path) -> None:
     def of_the_folder(name: str, args: tuple[Any, ...]) -> bool:
         return name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
 
@@ -167,10 +169,12 @@ def test_without_the_folders_fsync_a_loss_of_power_takes_back_what_was_acknowled
 
 
 @pytest.mark.fault("R9")
-def test_temporaries_of_dead_writers_are_removed_and_all_others_stay(file: Path) -> None:
+def test_temporary_files_of_dead_processes_are_removed_and_all_others_remain(file: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    gone = [f".{file.name}.{pid}.0a1b2c3d.tmp" for pid in (dead.pid, os.getpid())]  # ours: from a run in a container
+    gone = [
+        f".{file.name}.{pid}.0a1b2c3d.tmp" for pid in (dead.pid, os.getpid())
+    ]  # our own id: in a container an earlier run can have it
     kept = [
         f".{file.name}.{os.getppid()}.0a1b2c3d.tmp",
         f".{file.name}.notes.tmp",
@@ -186,7 +190,7 @@ def test_temporaries_of_dead_writers_are_removed_and_all_others_stay(file: Path)
 
 
 @pytest.mark.fault("R9")
-def test_a_temporary_that_another_thread_writes_stays(file: Path) -> None:
+def test_a_temporary_file_that_another_thread_writes_remains(file: Path) -> None:
     def slow() -> Iterator[bytes]:
         yield b"outer"
         thread = threading.Thread(target=atomicfile.replace, args=(file, [b"inner"]))
@@ -201,7 +205,7 @@ def test_a_temporary_that_another_thread_writes_stays(file: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_exception_in_the_middle_leaves_the_old_file(file: Path, error: type[BaseException]) -> None:
+def test_an_exception_during_the_write_leaves_the_old_file(file: Path, error: type[BaseException]) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"half"
         raise error
@@ -214,7 +218,7 @@ def test_an_exception_in_the_middle_leaves_the_old_file(file: Path, error: type[
 
 @pytest.mark.fault("R10")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_new_file_gets_the_mode_that_the_umask_leaves(memory: Path, mask: int, mode: int) -> None:
+def test_a_new_file_has_the_mode_of_the_umask(memory: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
         atomicfile.replace(memory / "new", NEW)
@@ -233,7 +237,7 @@ def test_an_existing_file_keeps_its_mode(file: Path, mode: int) -> None:
 
 
 @pytest.mark.fault("R11")
-def test_a_symbolic_link_stays_and_its_target_is_replaced(memory: Path) -> None:
+def test_a_symbolic_link_remains_and_its_target_is_replaced(memory: Path) -> None:
     (memory / "elsewhere").mkdir()
     target, link, chain = memory / "elsewhere" / "model", memory / "link", memory / "chain"
     target.write_bytes(OLD)
@@ -248,7 +252,7 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(memory: Path) -> None:
 
 
 @pytest.mark.fault("R11")
-def test_what_is_no_regular_file_is_not_replaced(memory: Path) -> None:
+def test_a_folder_or_a_pipe_is_not_replaced(memory: Path) -> None:
     folder, pipe = memory / "folder", memory / "pipe"
     folder.mkdir()
     os.mkfifo(pipe)
@@ -260,14 +264,14 @@ def test_what_is_no_regular_file_is_not_replaced(memory: Path) -> None:
 
 
 @pytest.mark.fault("R12")
-def test_a_folder_has_one_holder_who_is_named_to_the_second(memory: Path) -> None:
+def test_a_folder_has_one_lock_and_an_error_names_its_holder(memory: Path) -> None:
     with FolderLock(memory), pytest.raises(BlockingIOError, match=f"process {os.getpid()}"):
         FolderLock(memory)
     FolderLock(memory).close()
 
 
 @pytest.mark.fault("R12")
-def test_the_lock_ends_with_its_process(memory: Path) -> None:
+def test_a_lock_is_released_when_its_process_ends(memory: Path) -> None:
     code = (
         "import sys, time; from charlstm.atomicfile import FolderLock\n"
         "lock = FolderLock(sys.argv[1]); print('held', flush=True); time.sleep(60)"

@@ -1,4 +1,4 @@
-"""What a model says can neither drive a terminal nor be changed on its way into a pipe."""
+"""Generated text cannot control a terminal, and reaches a pipe unchanged."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HOSTILE = "\x1b]52;c;ZXZpbA==\x07 \x1b[2J \x9b31m \r \b \x7f \u202e \u2066 \u202
 
 
 def drain(fd: int) -> bytes:
-    """All that comes from a descriptor until its other end is closed."""
+    """Return the bytes of a descriptor until its other end is closed."""
     said = b""
     while True:
         try:
             piece = os.read(fd, 65536)
-        except OSError:  # what a terminal says at its end on Linux
+        except OSError:  # the end of a terminal on Linux
             return said
         if not piece:
             return said
@@ -45,7 +45,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def ready(fd: int) -> bytes:
-    """What is there to be read now."""
+    """Return the bytes that can be read without waiting."""
     os.set_blocking(fd, False)
     try:
         return os.read(fd, 1 << 20)
@@ -57,8 +57,8 @@ def ready(fd: int) -> bytes:
 
 
 @pytest.mark.fault("R84")
-def test_no_control_and_no_invisible_format_character_is_let_through() -> None:
-    """Against the categories of Python's own Unicode data."""
+def test_every_control_and_invisible_format_character_is_escaped() -> None:
+    """Compare with the categories in the Unicode data of Python."""
     joiners = "\u200c\u200d"  # scripts and emoji need them
     number_signs = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
     for c in EVERYTHING:
@@ -66,7 +66,7 @@ def test_no_control_and_no_invisible_format_character_is_let_through() -> None:
         unsafe = category in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in joiners + number_signs
         if unsafe:
             assert escape(c) != c, ascii(c)
-        elif category != "Cn":  # not assigned yet, to this Python
+        elif category != "Cn":  # not assigned in the Unicode version of this Python
             assert escape(c) == c, ascii(c)
 
 
@@ -84,26 +84,26 @@ def test_no_control_and_no_invisible_format_character_is_let_through() -> None:
         ("", ""),
     ],
 )
-def test_each_is_spelt_by_its_code_point(text: str, shown: str) -> None:
+def test_a_character_is_escaped_as_its_code_point(text: str, shown: str) -> None:
     assert escape(text) == shown
 
 
-def test_what_is_to_be_kept_is_kept() -> None:
+def test_kept_characters_are_not_escaped() -> None:
     assert escape("a\n\t\x1b\r", keep="\n\t") == "a\n\t\\x1b\\x0d"
 
 
 @given(st.text(st.characters()))
-def test_escaped_text_is_printable_or_at_least_harmless(text: str) -> None:
+def test_escaped_text_has_no_control_characters(text: str) -> None:
     shown = escape(text)
     assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in shown)
     assert escape(shown) == shown
     shown.encode()
 
 
-# --- is it a terminal
+# --- terminals
 
 
-def test_a_terminal_is_told_from_all_else(pipe: tuple[int, int]) -> None:
+def test_only_an_open_terminal_is_a_terminal(pipe: tuple[int, int]) -> None:
     control, terminal = pytest.importorskip("pty").openpty()
     with os.fdopen(control, "wb"), os.fdopen(terminal, "w") as stream:
         assert is_terminal(terminal)
@@ -114,13 +114,13 @@ def test_a_terminal_is_told_from_all_else(pipe: tuple[int, int]) -> None:
     assert not is_terminal(io.StringIO())
 
 
-# --- model text
+# --- output
 
 
 def to_terminal(text: str, **options: Any) -> bytes:
-    """What a terminal gets to see of it."""
+    """Return the bytes that a terminal receives for a text."""
     control, terminal = pytest.importorskip("pty").openpty()
-    pytest.importorskip("tty").setraw(terminal)  # else the terminal itself would turn newlines around
+    pytest.importorskip("tty").setraw(terminal)  # otherwise the terminal would translate newlines
     out = TextOut(terminal, **options)
     said: list[bytes] = []
     reader = threading.Thread(target=lambda: said.append(drain(control)))
@@ -133,19 +133,19 @@ def to_terminal(text: str, **options: Any) -> bytes:
 
 
 @pytest.mark.fault("R84")
-def test_a_terminal_sees_controls_escaped_and_newline_and_tab_as_they_are() -> None:
+def test_a_terminal_receives_controls_escaped_except_newline_and_tab() -> None:
     said = to_terminal("a\n\tb" + HOSTILE)
     assert said.decode() == "a\n\tb" + escape(HOSTILE)
     assert not set(said) & (set(range(32)) - {9, 10} | {127})
 
 
 @pytest.mark.fault("R84")
-def test_a_terminal_gets_all_of_it_where_raw_is_asked_for() -> None:
+def test_a_terminal_receives_raw_text_unchanged() -> None:
     assert to_terminal(HOSTILE, raw=True).decode() == HOSTILE
 
 
 @pytest.mark.fault("R85")
-def test_a_pipe_gets_every_byte_of_every_character() -> None:
+def test_a_pipe_receives_every_byte_of_every_character() -> None:
     text = "".join(c for c in EVERYTHING if not "\ud800" <= c <= "\udfff")
     read_end, write_end = os.pipe()
     said: list[bytes] = []
@@ -161,7 +161,7 @@ def test_a_pipe_gets_every_byte_of_every_character() -> None:
     assert said[0] == text.encode()
 
 
-def test_a_block_is_handed_over_when_it_is_full(pipe: tuple[int, int]) -> None:
+def test_a_block_is_flushed_when_it_is_full(pipe: tuple[int, int]) -> None:
     out = TextOut(pipe[1], buffering="block")
     out.write("x" * (BLOCK_BYTES - 1))
     time.sleep(0.06)
@@ -176,17 +176,17 @@ def test_a_block_is_handed_over_when_it_is_full(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.fault("R52")
-def test_a_slow_generators_reader_sees_its_text_soon(pipe: tuple[int, int]) -> None:
+def test_slowly_generated_text_is_flushed_after_50_ms(pipe: tuple[int, int]) -> None:
     out = TextOut(pipe[1])
     out.write("a")
     time.sleep(0.06)
     out.write("b")
     assert ready(pipe[0]) == b"ab"
-    out.write("c")  # too soon
+    out.write("c")  # less than 50 ms later
     assert ready(pipe[0]) == b""
 
 
-def test_lines_are_handed_over_whole(pipe: tuple[int, int]) -> None:
+def test_line_buffering_flushes_complete_lines(pipe: tuple[int, int]) -> None:
     out = TextOut(pipe[1], buffering="line")
     out.write("one")
     assert ready(pipe[0]) == b""
@@ -194,7 +194,7 @@ def test_lines_are_handed_over_whole(pipe: tuple[int, int]) -> None:
     assert ready(pipe[0]) == b"one line\ntw"
 
 
-def test_without_buffering_each_write_is_handed_over(pipe: tuple[int, int]) -> None:
+def test_without_buffering_each_write_is_flushed(pipe: tuple[int, int]) -> None:
     out = TextOut(pipe[1], buffering="none")
     for c in "äb\n":
         out.write(c)
@@ -212,7 +212,7 @@ def test_short_writes_are_continued(pipe: tuple[int, int], monkeypatch: pytest.M
 @pytest.mark.fault("R4")
 @pytest.mark.fault("R52")
 def test_signals_and_a_full_pipe_lose_nothing(pipe: tuple[int, int]) -> None:
-    """The reader is slow, the descriptor does not wait, and a signal interrupts every millisecond."""
+    """The reader is slow, the descriptor is non-blocking, and a signal interrupts every millisecond."""
     hits = []
 
     def hit(number: int, frame: FrameType | None) -> None:
@@ -245,18 +245,18 @@ def test_signals_and_a_full_pipe_lose_nothing(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.fault("R48")
-def test_a_reader_that_has_gone_is_told_once() -> None:
+def test_a_closed_pipe_is_reported_once() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     out = TextOut(write_end)
     with pytest.raises(BrokenPipeError):
         out.write("x" * BLOCK_BYTES)
-    out.close()  # nothing is left to be written
+    out.close()  # the unwritten text was discarded
     os.close(write_end)
 
 
 @pytest.mark.fault("R49")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_a_full_disk_is_an_error_of_the_system() -> None:
+def test_a_full_disk_is_an_oserror() -> None:
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         TextOut(full.fileno(), buffering="none").write("x")

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: stdout to the byte, stderr to the line, exit status."""
+"""Each command: its exact stdout, its lines on stderr and its exit status."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def help_of(command: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.mark.fault("R91")
-def test_commands_and_options_are_these_and_no_others() -> None:
+def test_the_commands_and_options_are_exactly_the_documented_ones() -> None:
     group: Any = typer.main.get_command(app)
     commands = {"": group, **group.commands}
     context = typer.Context(group)
@@ -73,7 +73,7 @@ def test_commands_and_options_are_these_and_no_others() -> None:
 
 
 @pytest.mark.fault("R91")
-def test_every_setting_of_a_training_is_an_option_and_shows_its_default(
+def test_every_training_option_has_a_flag_and_its_help_shows_the_default(
     capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = " ".join(help_of("train", capfd, monkeypatch).split())
@@ -99,7 +99,7 @@ def test_without_arguments_the_help_is_shown(capfd: Capture) -> None:
     assert done.text.startswith("Usage: charlstm")
 
 
-def test_version_is_the_packages(capfd: Capture) -> None:
+def test_version_is_that_of_the_package(capfd: Capture) -> None:
     assert here(capfd, "--version") == (0, f"charlstm {charlstm.__version__}\n".encode(), "")
 
 
@@ -158,7 +158,7 @@ def test_version_is_the_packages(capfd: Capture) -> None:
         "corpus latin:docs",
     ],
 )
-def test_wrong_usage_is_told_in_one_line_with_status_2(
+def test_wrong_usage_prints_one_line_and_exits_with_status_2(
     arguments: str, model: Path, in_folder: Path, capfd: Capture
 ) -> None:
     (in_folder / "text").write_text("abc" * 9)
@@ -170,7 +170,7 @@ def test_wrong_usage_is_told_in_one_line_with_status_2(
 
 @contextlib.contextmanager
 def compiled_library(found: Path, abi: int = native_library.ABI) -> Iterator[None]:
-    """Let charlstm find this compiled library, and expect this ABI of it."""
+    """Let charlstm find this compiled library and require this version of its ABI."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native_library, "ABI", abi)
         spec = importlib.machinery.ModuleSpec("charlstm._core", None, origin=str(found))
@@ -189,7 +189,7 @@ def compiled_library(found: Path, abi: int = native_library.ABI) -> Iterator[Non
         ("missing", "no C compiler was found at install"),
     ],
 )
-def test_an_unusable_library_is_reported_once_and_numpy_computes(
+def test_an_unusable_library_is_reported_once_and_numpy_is_used(
     library: str, shown: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = importlib.util.find_spec("charlstm._core")
@@ -261,7 +261,7 @@ def _nan(folder: Path) -> None:
         ("verify", "no trained model"),
     ],
 )
-def test_what_is_wrong_with_files_is_told_in_one_line_with_status_1(
+def test_an_invalid_file_prints_one_line_and_exits_with_status_1(
     arguments: str, said: str, model: Path, in_folder: Path, capfd: Capture
 ) -> None:
     files = {"empty": b"", "latin": b"caf\xe9", "text": b"abc" * 9, "text2": b"abcxyz", "one": b"a"}
@@ -277,7 +277,7 @@ def test_what_is_wrong_with_files_is_told_in_one_line_with_status_1(
 
 
 @pytest.mark.fault("R87")
-def test_a_file_name_cannot_drive_the_terminal_through_an_error(capfd: Capture, in_folder: Path) -> None:
+def test_an_error_message_escapes_control_characters_of_a_file_name(capfd: Capture, in_folder: Path) -> None:
     name = "\x1b]0;title\x07\n\u202egnp"
     for command in ("train", "sample -c", "eval -c", "info", "verify"):
         done = here(capfd, *command.split(), name)
@@ -311,14 +311,14 @@ def test_a_file_name_cannot_drive_the_terminal_through_an_error(capfd: Capture, 
         ("eval --heat --json", "--heat has no JSON output: use --per-char with --json"),
     ],
 )
-def test_an_error_names_the_option_and_not_the_field_behind_it(arguments: str, message: str, capfd: Capture) -> None:
+def test_an_error_names_the_option_and_not_the_config_field(arguments: str, message: str, capfd: Capture) -> None:
     assert here(capfd, *arguments.split()) == (2, b"", f"charlstm: {message}\n")
 
 
 # sample
 
 
-def test_sample_writes_exactly_the_text_that_the_library_draws(model: Path, capfd: Capture) -> None:
+def test_sample_writes_exactly_the_text_that_the_library_generates(model: Path, capfd: Capture) -> None:
     done = here(capfd, "sample", "-c", model, "-n", 300, "--seed", 5, "--temp", 0.7, "--prime", "abc")
     assert (done.status, done.err) == (0, "")
     assert done.text == charlstm.load(model).sample("abc", 300, temperature=0.7, seed=5)
@@ -332,13 +332,13 @@ def test_sample_length_is_exact(length: int, model: Path, capfd: Capture) -> Non
 
 
 @pytest.mark.fault("R77")
-def test_the_same_seed_gives_the_same_text_and_another_another(model: Path, capfd: Capture) -> None:
+def test_the_same_seed_gives_the_same_text_and_another_seed_another_text(model: Path, capfd: Capture) -> None:
     first, again, other = (here(capfd, "sample", "-c", model, "--seed", seed).text for seed in (1, 1, 2))
     assert first == again != other
     assert here(capfd, "sample", "-c", model).text != here(capfd, "sample", "-c", model).text
 
 
-def test_several_texts_are_each_followed_by_a_newline_or_a_nul(model: Path, capfd: Capture) -> None:
+def test_each_of_several_texts_is_followed_by_a_newline_or_a_nul(model: Path, capfd: Capture) -> None:
     texts = list(charlstm.load(model).samples(3, "", 10, seed=4))
     words = ("sample", "-c", model, "-n", 10, "--seed", 4)
     assert here(capfd, *words, "--count", 3).text == "".join(f"{text}\n" for text in texts)
@@ -346,18 +346,18 @@ def test_several_texts_are_each_followed_by_a_newline_or_a_nul(model: Path, capf
     assert here(capfd, *words, "--null").text == f"{texts[0]}\0"
 
 
-def test_unknown_characters_of_the_prime_are_skipped_or_replaced_and_told(
+def test_unknown_characters_of_the_prime_are_skipped_or_replaced_and_reported(
     model: Path, capfd: Capture, in_folder: Path
 ) -> None:
     def primed(prime: str, *policy: str) -> tuple[bytes, str]:
-        """Where the text stands after the prime and a few symbols, to the bit; and what was said."""
+        """Return the saved state after the prime and a few characters, and the output on stderr."""
         words = ["sample", "-c", model, "-n", 5, "--seed", 3, "--save-state", "state", "--prime", prime, *policy]
         said = here(capfd, *words).err
         return (in_folder / "state").read_bytes(), said
 
     told = "charlstm: unknown characters of the prime, skipped: 'x' × 1, 'z' × 1\n"
     assert primed("abzcx", "--unknown", "skip") == (primed("abc")[0], told)
-    # this model knows neither U+FFFD nor '?', so a space stands for what it does not know
+    # the vocabulary has neither U+FFFD nor '?', so a space replaces unknown characters
     assert primed("abzcx", "--unknown", "replace") == (primed("ab c ")[0], told.replace("skipped", "replaced"))
     assert primed("abc") != primed("ab c ")
 
@@ -374,7 +374,7 @@ def test_prime_may_come_from_a_file_or_stdin(
     assert here(capfd, *words).text != wanted
 
 
-def test_a_kept_state_goes_on_as_if_the_text_had_not_ended(model: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_a_saved_state_continues_the_text_without_a_difference(model: Path, tmp_path: Path, capfd: Capture) -> None:
     words = ("sample", "-c", model)
     whole = here(capfd, *words, "--seed", 9, "-n", 90).text
     first = here(capfd, *words, "--seed", 9, "-n", 40, "--save-state", tmp_path / "kept").text
@@ -400,7 +400,7 @@ def test_a_kept_state_goes_on_as_if_the_text_had_not_ended(model: Path, tmp_path
     ],
     ids=str,
 )
-def test_each_option_of_drawing_is_the_librarys(
+def test_each_sampling_option_has_the_effect_of_the_library_argument(
     words: list[object], options: dict[str, Any], model: Path, capfd: Capture
 ) -> None:
     done = here(capfd, "sample", "-c", model, "--seed", 6, *words)
@@ -411,7 +411,7 @@ def test_each_option_of_drawing_is_the_librarys(
     assert done.text != here(capfd, "sample", "-c", model, "--seed", 6).text
 
 
-def test_escapes_are_read_in_every_text_and_only_if_asked_for(model: Path, capfd: Capture) -> None:
+def test_escape_sequences_are_decoded_in_every_text_only_with_the_option(model: Path, capfd: Capture) -> None:
     words = ("sample", "-c", model, "--seed", 1, "-n", 50)
     plain = here(capfd, *words, "--prime", "a\nb", "--ban", "c\n").text
     assert here(capfd, *words, "-e", "--prime", r"\x61\n\u0062", "--ban", r"c\n").text == plain
@@ -425,7 +425,7 @@ def test_escapes_are_read_in_every_text_and_only_if_asked_for(model: Path, capfd
     ("written", "meant"),
     [(r"a\tb\\n\0", "a\tb\\n\0"), (r"\x41\u00e9\U0001f600\r", "Aé😀\r"), ("plain", "plain"), ("", "")],
 )
-def test_escapes_mean_what_they_mean_in_python(written: str, meant: str) -> None:
+def test_escape_sequences_are_those_of_python(written: str, meant: str) -> None:
     assert unescaped(written, "prime") == meant
 
 
@@ -435,18 +435,18 @@ def test_an_invalid_escape_sequence_is_rejected(written: str) -> None:
         unescaped(written, "prime")
 
 
-def test_texts_of_lines_are_separated_by_their_own_line_breaks(model: Path, capfd: Capture) -> None:
+def test_texts_that_end_with_a_line_break_get_no_second_one(model: Path, capfd: Capture) -> None:
     words = ("sample", "-c", model, "--seed", 4, "--count", 6)
     lines = here(capfd, *words, "--lines", 1).text
     assert lines.count("\n") == 6
     assert lines == "".join(charlstm.load(model).samples(6, seed=4, lines=1))
     assert here(capfd, *words, "--lines", 1, "-n", 1, "--ban", "\n").status == 2
-    short = here(capfd, *words, "--lines", 1, "-n", 2).text  # where the length ends it, one is put there
+    short = here(capfd, *words, "--lines", 1, "-n", 2).text  # a line break is added to a text that the length ends
     assert short.count("\n") == 6
     assert here(capfd, *words, "--lines", 1, "-0").text == lines.replace("\n", "\n\0")
 
 
-def test_prime_lines_are_each_gone_on_with_to_the_end_of_the_line(
+def test_each_prime_line_is_continued_to_the_end_of_its_line(
     model: Path, in_folder: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (in_folder / "primes").write_text("abc\n\nha ha")
@@ -488,12 +488,12 @@ def test_json_has_the_text_its_log_probability_and_the_settings(model: Path, cap
         assert row["settings"]["seed"] == 8
     fresh = json.loads(here(capfd, "sample", "-c", model, "--json").out)
     again = here(capfd, "sample", "-c", model, "--seed", fresh["settings"]["seed"]).text
-    assert fresh["text"] == again  # the seed that was drawn is told
+    assert fresh["text"] == again  # the output has the random seed that was used
     assert (fresh["ended"], fresh["settings"]["length"]) == ("length", 1000)
 
 
 @pytest.mark.parametrize("more", [[], ["--json"], ["--best-of", 3]], ids=str)
-def test_a_state_kept_where_a_stop_text_cut_is_that_of_the_last_printed_character(
+def test_the_state_saved_at_a_stop_string_is_that_of_the_last_printed_character(
     more: list[object], model: Path, in_folder: Path, capfd: Capture
 ) -> None:
     words = ("sample", "-c", model, "--seed", 9)
@@ -503,14 +503,14 @@ def test_a_state_kept_where_a_stop_text_cut_is_that_of_the_last_printed_characte
     assert kept.position == len(printed)
     here(capfd, *words, "--prime", "\n" + printed, "-n", 1, "--save-state", "read")
     here(capfd, *words, "-n", 1, "--load-state", "kept", "--save-state", "kept")
-    read, gone_on = (charlstm.load(model).load_state(name) for name in ("read", "kept"))
-    assert np.array_equal(read.state, gone_on.state)
+    read, continued = (charlstm.load(model).load_state(name) for name in ("read", "kept"))
+    assert np.array_equal(read.state, continued.state)
 
 
 # next
 
 
-def test_next_lists_the_likeliest_characters(model: Path, capfd: Capture) -> None:
+def test_next_lists_the_most_probable_characters(model: Path, capfd: Capture) -> None:
     done = here(capfd, "next", "-c", model, "abc", "--top", 3)
     assert (done.status, done.err) == (0, "")
     likeliest = charlstm.load(model).next("abc", 3)
@@ -519,7 +519,7 @@ def test_next_lists_the_likeliest_characters(model: Path, capfd: Capture) -> Non
     assert [row and float(row[2]) for row in rows] == pytest.approx([share for _, share in likeliest], abs=1e-4)
 
 
-def test_next_as_json_has_all_probabilities_or_what_the_filters_leave(model: Path, capfd: Capture) -> None:
+def test_next_as_json_has_all_probabilities_or_those_that_the_filters_keep(model: Path, capfd: Capture) -> None:
     whole = json.loads(here(capfd, "next", "-c", model, "ab", "--top", 0, "--json").out)
     shares = {row["char"]: row["probability"] for row in whole["next"]}
     assert len(shares) == 10
@@ -527,17 +527,19 @@ def test_next_as_json_has_all_probabilities_or_what_the_filters_leave(model: Pat
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
     assert [row["bits"] for row in whole["next"]] == [pytest.approx(-math.log2(share)) for share in shares.values()]
     char = next(iter(shares))
-    surprise = (
+    nats = (
         charlstm.load(model).evaluate("ab" + char).nats_per_char * 2 - charlstm.load(model).evaluate("ab").nats_per_char
     )
-    assert shares[char] == pytest.approx(math.exp(-surprise), abs=1e-5)
+    assert shares[char] == pytest.approx(math.exp(-nats), abs=1e-5)
     left = json.loads(here(capfd, "next", "-c", model, "ab", "--ban", char, "--top-k", 2, "--json").out)["next"]
     second, third = list(shares)[1:3]
     assert [row["char"] for row in left] == [second, third]
     assert left[0]["probability"] == pytest.approx(shares[second] / (shares[second] + shares[third]))
 
 
-def test_next_goes_on_from_a_kept_state_and_reads_escapes(model: Path, in_folder: Path, capfd: Capture) -> None:
+def test_next_continues_from_a_saved_state_and_decodes_escape_sequences(
+    model: Path, in_folder: Path, capfd: Capture
+) -> None:
     words = ("next", "-c", model)
     here(
         capfd,
@@ -564,14 +566,14 @@ def test_next_goes_on_from_a_kept_state_and_reads_escapes(model: Path, in_folder
 
 
 def known_corpus(folder: Path, **changes: object) -> tuple[Path, str]:
-    """A model whose checkpoint says that it was trained on the file `book`, which is there."""
+    """Return a model whose checkpoint says that it was trained on the file `book`, and the text of that file."""
     text = "abcd efgh\n" * 40
     (folder / "book").write_text(text)
     corpus = {"names": ["book"], "chars": 400, "sha256": hashlib.sha256(text.encode()).hexdigest(), "valid_share": 0.1}
     return model_file(folder / "run" / "best.safetensors", facts={"corpus": {**corpus, **changes}}), text
 
 
-def test_eval_of_a_text_is_the_librarys_score(model: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_eval_of_a_text_is_the_score_of_the_library(model: Path, tmp_path: Path, capfd: Capture) -> None:
     (tmp_path / "text").write_text("abc def\n" * 50)
     done = here(capfd, "eval", "-c", model, tmp_path / "text", "--json")
     result = json.loads(done.out)
@@ -583,7 +585,7 @@ def test_eval_of_a_text_is_the_librarys_score(model: Path, tmp_path: Path, capfd
     assert result["nats_per_char"] == pytest.approx(result["bits_per_char"] * math.log(2))
 
 
-def test_eval_reads_several_texts_and_stdin_as_one(
+def test_eval_joins_several_texts_and_stdin(
     model: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("abc")
@@ -593,7 +595,7 @@ def test_eval_reads_several_texts_and_stdin_as_one(
     assert json.loads(done.out)["bits_per_char"] == charlstm.load(model).evaluate("abcdefgh").bits_per_char
 
 
-def test_eval_without_text_scores_the_part_that_training_held_out(in_folder: Path, capfd: Capture) -> None:
+def test_eval_without_text_scores_the_validation_part_of_the_training(in_folder: Path, capfd: Capture) -> None:
     model, text = known_corpus(in_folder)
     done = here(capfd, "eval", "-c", "run", "--json")
     assert json.loads(done.out)["bits_per_char"] == charlstm.load(model).evaluate(text[360:]).bits_per_char
@@ -608,7 +610,7 @@ def test_eval_without_text_scores_the_part_that_training_held_out(in_folder: Pat
         ({"sha256": "0" * 64}, "give the text"),
     ],
 )
-def test_eval_says_so_where_the_corpus_is_not_there_or_another(
+def test_eval_reports_a_corpus_that_is_missing_or_has_changed(
     changes: dict[str, object], said: str, in_folder: Path, capfd: Capture
 ) -> None:
     known_corpus(in_folder, **changes)
@@ -617,7 +619,7 @@ def test_eval_says_so_where_the_corpus_is_not_there_or_another(
     assert said in done.err
 
 
-def test_eval_states_its_protocol_and_exact_is_one_stream(in_folder: Path, capfd: Capture) -> None:
+def test_eval_names_its_protocol_and_exact_is_one_stream(in_folder: Path, capfd: Capture) -> None:
     known_corpus(in_folder)
     (in_folder / "long").write_text("abc defgh\n" * 1000)
     streams, exact = (here(capfd, "eval", "-c", "run", "long", *more).text for more in ([], ["--exact"]))
@@ -626,14 +628,14 @@ def test_eval_states_its_protocol_and_exact_is_one_stream(in_folder: Path, capfd
 
 
 @pytest.mark.skipif(not native.isas(), reason="int8 needs the native engine")
-def test_eval_in_int8_says_what_it_costs(in_folder: Path, capfd: Capture) -> None:
+def test_eval_in_int8_reports_its_cost(in_folder: Path, capfd: Capture) -> None:
     known_corpus(in_folder)
     result = json.loads(here(capfd, "eval", "-c", "run", "--precision", "int8", "--json").out)
     assert result["int8_cost_bits_per_char"] == charlstm.load("run").int8_cost()
     assert "cost of int8" in here(capfd, "eval", "-c", "run", "--precision", "int8").text
 
 
-def test_eval_in_a_pipe_is_aligned_plain_lines(in_folder: Path, capfd: Capture) -> None:
+def test_eval_writes_aligned_plain_lines_to_a_pipe(in_folder: Path, capfd: Capture) -> None:
     known_corpus(in_folder)
     lines = here(capfd, "eval", "-c", "run").text.splitlines()
     assert lines[0].startswith("bits per character  ")
@@ -641,7 +643,7 @@ def test_eval_in_a_pipe_is_aligned_plain_lines(in_folder: Path, capfd: Capture) 
     assert {line[18:20] for line in lines} == {"  "}
 
 
-def test_without_a_checkpoint_the_newest_run_is_taken(in_folder: Path, capfd: Capture) -> None:
+def test_without_a_checkpoint_the_newest_run_is_used(in_folder: Path, capfd: Capture) -> None:
     for name, symbols, age in (("old", "ab", 50), ("new", "yz", 0)):
         file = model_file(in_folder / "checkpoints" / name / "best.safetensors", symbols)
         os.utime(file, (time.time() - age,) * 2)
@@ -652,7 +654,7 @@ def test_without_a_checkpoint_the_newest_run_is_taken(in_folder: Path, capfd: Ca
 
 
 @pytest.mark.fault("R27")
-def test_info_says_what_a_checkpoint_is(in_folder: Path, capfd: Capture) -> None:
+def test_info_describes_a_checkpoint(in_folder: Path, capfd: Capture) -> None:
     facts = {
         "corpus": {"names": ["b\x1b[31mook"], "chars": 12_345},
         "best_valid_nats_per_char": math.log(2) * 1.5,
@@ -669,7 +671,7 @@ def test_info_says_what_a_checkpoint_is(in_folder: Path, capfd: Capture) -> None
 
 
 @pytest.mark.parametrize("facts", [{}, {"corpus": 3, "versions": [1], "best_valid_nats_per_char": "x"}, {"corpus": {}}])
-def test_info_takes_facts_of_any_shape(facts: dict[str, object], in_folder: Path, capfd: Capture) -> None:
+def test_info_accepts_facts_of_any_type(facts: dict[str, object], in_folder: Path, capfd: Capture) -> None:
     model_file(in_folder / "m", facts=facts)
     done = here(capfd, "info", "m")
     assert (done.status, done.err) == (0, "")
@@ -677,9 +679,7 @@ def test_info_takes_facts_of_any_shape(facts: dict[str, object], in_folder: Path
 
 
 @pytest.mark.parametrize("command", ["info", "verify"])
-def test_a_checkpoint_is_taken_bare_or_as_the_other_commands_take_it(
-    command: str, in_folder: Path, capfd: Capture
-) -> None:
+def test_a_checkpoint_is_accepted_as_an_argument_or_as_an_option(command: str, in_folder: Path, capfd: Capture) -> None:
     shown = here(capfd, command, model_file(in_folder / "m")).out
     model_file(in_folder / "other", "ab")
     assert here(capfd, command, "-c", in_folder / "m").out == here(capfd, command, "--checkpoint", in_folder / "m").out
@@ -689,7 +689,7 @@ def test_a_checkpoint_is_taken_bare_or_as_the_other_commands_take_it(
     assert refused.err == "charlstm: CKPT and --checkpoint are mutually exclusive: give one of them\n"
 
 
-def test_verify_names_each_file_of_a_run_that_is_whole(in_folder: Path, capfd: Capture) -> None:
+def test_verify_lists_each_valid_file_of_a_run(in_folder: Path, capfd: Capture) -> None:
     for name in ("best", "last"):
         model_file(in_folder / "run" / f"{name}.safetensors")
     assert here(capfd, "verify", "run").text == "run/best.safetensors: valid\nrun/last.safetensors: valid\n"

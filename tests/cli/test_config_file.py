@@ -1,4 +1,4 @@
-"""Settings that do not stand on the command line: from the environment, and from a file."""
+"""Options from environment variables and from a file."""
 
 from __future__ import annotations
 
@@ -20,22 +20,20 @@ Train = Callable[..., Done]
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Train:
-    """Train on the file `text.txt` in an empty folder that is the current one, with nothing on the command line."""
+    """Train on the file `text.txt` in an empty current directory, without other arguments."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
     return lambda *arguments: here(capfd, "train", "text.txt", *arguments)
 
 
 def options(run: str = "run") -> dict[str, object]:
-    """What a run has kept of its options."""
+    """Return the options that a run has saved."""
     training = checkpoint.load(Path(run) / runs.LAST, training=True).training
     assert training is not None
     return dict(training["options"])
 
 
-def test_options_come_from_the_environment_and_the_command_line_goes_first(
-    train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_has_priority_over_the_environment(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**TINY, "output": "run", "quiet": 1, "hidden": 12, "time": "1m"}.items():
         monkeypatch.setenv(f"CHARLSTM_TRAIN_{name.upper().replace('-', '_')}", str(value))
     monkeypatch.delenv("CHARLSTM_TRAIN_TIME")
@@ -44,14 +42,14 @@ def test_options_come_from_the_environment_and_the_command_line_goes_first(
     assert (found["hidden"], found["seq_len"], found["batch_size"], found["steps"]) == (5, 8, 4, 2)
 
 
-def test_a_variable_has_the_name_of_the_flag(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_has_the_name_of_the_flag(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARLSTM_TRAIN_TIME", "soon")
     done = train()
     assert done.status == 2
     assert "--time must be a duration" in done.err
 
 
-def test_a_bad_value_of_a_variable_is_one_line(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_of_a_variable_prints_one_line(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARLSTM_TRAIN_HIDDEN", "wide")
     done = train()
     assert done.status == 2
@@ -61,7 +59,7 @@ def test_a_bad_value_of_a_variable_is_one_line(train: Train, monkeypatch: pytest
     assert "(from the environment: CHARLSTM_TRAIN_HIDDEN)" in done.err
 
 
-def test_a_message_names_the_variables_that_its_flags_come_from_and_no_others(
+def test_a_message_names_exactly_the_variables_that_set_its_options(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHARLSTM_TRAIN_SEED", "1")
@@ -70,7 +68,7 @@ def test_a_message_names_the_variables_that_its_flags_come_from_and_no_others(
     done = train()
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert done.err.endswith(" (from the environment: CHARLSTM_TRAIN_HIDDEN)\n")
-    done = train("--hidden", "0")  # goes before the environment
+    done = train("--hidden", "0")  # it has priority over the environment
     assert (done.status, "environment" in done.err) == (2, False)
     monkeypatch.delenv("CHARLSTM_TRAIN_HIDDEN")
     done = train("--lr", "-1")
@@ -85,7 +83,7 @@ def test_every_option_of_every_command_has_a_variable_of_its_own() -> None:
     assert len(found) == len({*found})
 
 
-def test_the_environment_reaches_the_other_commands(
+def test_the_environment_sets_options_of_the_other_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CHARLSTM_SAMPLE_CHECKPOINT", str(model_file(tmp_path / "model.safetensors")))
@@ -95,7 +93,7 @@ def test_the_environment_reaches_the_other_commands(
 
 
 def config(**more: object) -> str:
-    """A file of options for a small model."""
+    """Write a file of options for a small model, and return its name."""
     lines = {**TINY, "output": "run", "quiet": True, **more}
     words = {True: "true", False: "false"}
     Path("my.toml").write_text(
@@ -104,7 +102,7 @@ def config(**more: object) -> str:
     return "my.toml"
 
 
-def test_a_file_gives_what_neither_the_command_line_nor_the_environment_does(
+def test_the_command_line_and_the_environment_have_priority_over_a_file(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHARLSTM_TRAIN_EMBEDDING", "6")
@@ -116,7 +114,7 @@ def test_a_file_gives_what_neither_the_command_line_nor_the_environment_does(
     assert [found[name] for name in ("weight_decay", "clip")] == [0.5, 1.0]
 
 
-def test_a_run_keeps_its_options_and_they_make_the_same_model_again(train: Train) -> None:
+def test_the_saved_options_of_a_run_train_the_same_model_again(train: Train) -> None:
     assert train("--config", config(), "--steps", 4, "--lr", 0.02, "--dropout", 0.1).status == 0
     assert train("--config", "run/config.toml", "-o", "again").status == 0
     assert Path("again/config.toml").read_text() == Path("run/config.toml").read_text()
@@ -128,7 +126,7 @@ def test_a_run_keeps_its_options_and_they_make_the_same_model_again(train: Train
     assert any((first[name] != other[name]).any() for name in first)
 
 
-def test_the_budget_of_the_command_line_takes_the_place_of_the_files(train: Train) -> None:
+def test_the_budget_of_the_command_line_replaces_that_of_the_file(train: Train) -> None:
     file = config(time="1h")
     assert train("--config", file, "--steps", 2).status == 0
     assert (options()["steps"], options()["seconds"]) == (2, None)
@@ -153,7 +151,7 @@ def test_the_budget_of_the_command_line_takes_the_place_of_the_files(train: Trai
         ("hidden = '\x1b[31m'", "my.toml is not valid TOML"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_one_line_that_names_it(train: Train, text: str, message: str) -> None:
+def test_an_error_in_a_file_prints_one_line_that_names_the_file(train: Train, text: str, message: str) -> None:
     Path("my.toml").write_text(text)
     done = train("--config", "my.toml")
     assert done.status == 2
@@ -162,5 +160,5 @@ def test_what_is_wrong_in_a_file_is_one_line_that_names_it(train: Train, text: s
     assert "\x1b" not in done.err
 
 
-def test_a_file_that_is_not_there_is_one_line(train: Train) -> None:
+def test_a_missing_file_prints_one_line(train: Train) -> None:
     assert train("--config", "none.toml") == (1, b"", "charlstm: none.toml: No such file or directory\n")

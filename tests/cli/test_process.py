@@ -1,4 +1,4 @@
-"""The command line between other programs: pipes, closed and full descriptors, signals, locales, terminals."""
+"""The command line with other programs: pipes, closed descriptors, full disks, signals, locales and terminals."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from charlstm.config import SamplingConfig
 from charlstm.inference import native
 from tests.helpers.commands import COMMAND, Done, environment, in_terminal, model_file, spawn
 
-needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, /dev and pseudoterminals are of POSIX")
+needs_posix = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no POSIX signals, /dev and pseudoterminals"
+)
 pytestmark = needs_posix
 
-WILD = "\x1b[31m]8;\x07\x08\r\x9b\u202e\u2066\n\t:smile/\x00é😀"  # what a model could say to a terminal
+WILD = "\x1b[31m]8;\x07\x08\r\x9b\u202e\u2066\n\t:smile/\x00é😀"  # control sequences that a model could generate
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(line: str, **changes: str | None) -> Done:
-    """A line of bash, in which $charlstm is the command; `out` ends with the statuses of its pipeline."""
+    """Run a line of bash, in which $charlstm is the command; `out` ends with the exit statuses of its pipeline."""
     done = subprocess.run(
         ["bash", "-c", line + '; echo -n "${PIPESTATUS[@]}"'],
         env=environment(charlstm=" ".join(COMMAND), **changes),
@@ -47,7 +49,7 @@ def shell(line: str, **changes: str | None) -> Done:
 
 
 def cpu_seconds_of_children() -> float:
-    """What the processes that have ended, and theirs, have computed: the same however busy the machine is."""
+    """Return the CPU time of all ended child processes, which does not depend on the load of the machine."""
     resource = pytest.importorskip("resource")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return float(used.ru_utime + used.ru_stime)
@@ -58,21 +60,21 @@ def cpu_seconds_of_children() -> float:
 
 @pytest.mark.fault("R48")
 @pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_reader_that_leaves_ends_the_sampler_at_once_and_quietly_with_141(model: Path, times: int) -> None:
+def test_a_closed_pipe_ends_sampling_at_once_with_status_141_and_no_message(model: Path, times: int) -> None:
     seconds = []
     for _ in range(times):
         began = cpu_seconds_of_children()
         done = shell(f"$charlstm sample -c {model} -n 0 | head -c 100")
         assert (done.out[100:], done.err) == (b"141 0", "")
         seconds.append(cpu_seconds_of_children() - began)
-    assert min(seconds) < 5  # less than one, nearly all of it the start
+    assert min(seconds) < 5  # usually less than one second, nearly all for the start of Python
 
 
 @pytest.mark.fault("R48")
 @pytest.mark.parametrize("command", ["sample -n 100000 -c {model}", "corpus python:docs", "train --help"])
-def test_a_reader_that_was_never_there_is_a_closed_pipe_for_every_command(command: str, model: Path) -> None:
+def test_a_pipe_without_a_reader_is_a_closed_pipe_for_every_command(command: str, model: Path) -> None:
     done = shell(f"$charlstm {command.format(model=model)} | true")
-    assert (done.out, done.err) in [(b"141 0", ""), (b"0 0", "")]  # a short text may fit the pipe before it closes
+    assert (done.out, done.err) in [(b"141 0", ""), (b"0 0", "")]  # a short text may be in the pipe before it is closed
     assert done.out == b"141 0" or "--help" in command
 
 
@@ -93,7 +95,7 @@ def test_a_slow_reader_gets_every_byte(model: Path) -> None:
 
 @pytest.mark.fault("R52")
 @pytest.mark.parametrize("flag", ["--unbuffered", "--line-buffered", None])
-def test_a_reader_sees_the_text_while_it_is_drawn(model: Path, flag: str | None) -> None:
+def test_a_reader_receives_the_text_while_it_is_generated(model: Path, flag: str | None) -> None:
     process = subprocess.Popen(
         [*COMMAND, "sample", "-c", model, "-n", "0", *([flag] if flag else [])],
         stdout=subprocess.PIPE,
@@ -112,7 +114,7 @@ def test_a_reader_sees_the_text_while_it_is_drawn(model: Path, flag: str | None)
         assert stderr.read() == b""
 
 
-def test_each_prime_is_gone_on_with_before_the_next_is_written(model: Path) -> None:
+def test_each_prime_is_continued_before_the_next_is_written(model: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "sample", "-c", model, "--prime-lines", "-", "--seed", "3"],
         stdin=subprocess.PIPE,
@@ -125,20 +127,20 @@ def test_each_prime_is_gone_on_with_before_the_next_is_written(model: Path) -> N
     for prime in (b"abc\n", b"\n", b"ha\n"):
         process.stdin.write(prime)
         process.stdin.flush()
-        got.append(process.stdout.readline())  # waits for ever if the next prime is waited for
+        got.append(process.stdout.readline())  # blocks if the command waits for the next prime
     process.stdin.close()
     assert process.stdout.read() == b""
     process.stdout.close()
     assert process.wait(60) == 0
     config = SamplingConfig(seed=3, lines=1)
-    drawn = charlstm.load(model).generate(config, [["abc", "", "ha"]], scored=False)
-    assert b"".join(got).decode() == "".join(text.text for text in drawn)
+    generated = charlstm.load(model).generate(config, [["abc", "", "ha"]], scored=False)
+    assert b"".join(got).decode() == "".join(text.text for text in generated)
 
 
 @pytest.mark.fault("R49")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
 @pytest.mark.parametrize("command", ["sample -c {model}", "info {model}", "corpus python:docs"])
-def test_a_full_disk_is_one_line_and_status_1(command: str, model: Path) -> None:
+def test_a_full_disk_prints_one_line_and_exits_with_status_1(command: str, model: Path) -> None:
     done = shell(f"$charlstm {command.format(model=model)} > /dev/full")
     assert (done.out, done.err) == (b"1", "charlstm: cannot write to stdout: No space left on device\n")
 
@@ -153,20 +155,22 @@ def test_a_full_disk_is_one_line_and_status_1(command: str, model: Path) -> None
         ("<&- >&- 2>&-", b"1", ""),
     ],
 )
-def test_closed_descriptors_have_a_defined_end(redirection: str, status: bytes, said: str, model: Path) -> None:
+def test_closed_standard_descriptors_have_a_defined_result(
+    redirection: str, status: bytes, said: str, model: Path
+) -> None:
     done = shell(f"$charlstm sample -c {model} -n 30 {redirection}")
     assert (done.out[-1:], done.err) == (status, said)
     assert len(done.out) == (31 if status == b"0" else 1)
 
 
 @pytest.mark.fault("R50")
-def test_no_file_is_opened_in_the_place_of_a_closed_descriptor() -> None:
+def test_no_file_gets_the_number_of_a_closed_standard_descriptor() -> None:
     code = "import sys; from charlstm.cli.main import run; run(['--version']); sys.exit(open('/dev/null').fileno())"
     assert shell(f'{sys.executable} -c "{code}" <&- >&- 2>&-').out == b"3"
 
 
 @pytest.mark.fault("R50")
-def test_stdin_that_is_closed_is_told_to_who_reads_it(model: Path) -> None:
+def test_reading_a_closed_stdin_prints_one_line(model: Path) -> None:
     done = shell(f"$charlstm eval -c {model} - <&-")
     assert done.out == b"1"
     assert done.err.startswith("charlstm: ")
@@ -174,14 +178,14 @@ def test_stdin_that_is_closed_is_told_to_who_reads_it(model: Path) -> None:
 
 
 @pytest.mark.fault("R76")
-def test_a_long_text_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+def test_a_long_text_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     model = model_file(tmp_path / "model.safetensors", "😀😁😂😃")  # four bytes each, in memory and in the file
-    meter = (  # a small parent, for what a process had before it executed another program counts for its peak
+    meter = (  # a small parent: the memory of a process before it executes another program counts for its peak
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
     )
     peaks = []
-    for length in (1_000, 1_000_000 if native.library() else 200_000):  # numpy takes 0.15 ms a character
+    for length in (1_000, 1_000_000 if native.library() else 200_000):  # numpy needs 0.15 ms per character
         command = [sys.executable, "-c", meter, *COMMAND, "sample", "-c", str(model), "-n", str(length)]
         done = subprocess.run(command, capture_output=True, env=environment(), check=True)
         assert len(done.stdout) == 4 * length
@@ -193,7 +197,7 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_signal_ends_the_sampler_without_a_word(model: Path, number: signal.Signals, status: int) -> None:
+def test_a_signal_ends_sampling_without_a_message(model: Path, number: signal.Signals, status: int) -> None:
     process = subprocess.Popen(
         [*COMMAND, "sample", "-c", model, "-n", "0"],
         stdout=subprocess.PIPE,
@@ -208,7 +212,7 @@ def test_a_signal_ends_the_sampler_without_a_word(model: Path, number: signal.Si
 
 
 @pytest.mark.fault("R46")
-def test_ctrl_c_ends_an_evaluation_without_a_word(model: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_an_evaluation_without_a_message(model: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abcdefgh" * 1_000_000)
     process = subprocess.Popen(
         [*COMMAND, "eval", "-c", model, tmp_path / "text", "--exact"],
@@ -229,7 +233,7 @@ def test_ctrl_c_ends_an_evaluation_without_a_word(model: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "changes", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )
-def test_text_is_utf_8_whatever_the_locale(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_text_is_utf_8_in_every_locale(changes: dict[str, Any], tmp_path: Path) -> None:
     model = model_file(tmp_path / "m", "αβγδ\n ")
     done = spawn(["sample", "-c", model, "-n", 200, "--seed", 1, "--prime-file", "-"], stdin="αβ".encode(), **changes)
     assert (done.status, done.err) == (0, "")
@@ -238,18 +242,18 @@ def test_text_is_utf_8_whatever_the_locale(changes: dict[str, Any], tmp_path: Pa
 
 @pytest.mark.fault("R92")
 @pytest.mark.parametrize("changes", [{"HOME": None}, {"TERM": "dumb"}, {"TERM": None}, {"COLUMNS": "20"}])
-def test_a_poor_environment_changes_nothing(changes: dict[str, Any], model: Path) -> None:
+def test_missing_environment_variables_do_not_change_the_output(changes: dict[str, Any], model: Path) -> None:
     done = spawn(["sample", "-c", model, "-n", 20, "--seed", 1], **changes)
     assert (done.status, len(done.text), done.err) == (0, 20, "")
 
 
 @pytest.mark.fault("R92")
-def test_a_folder_that_was_deleted_or_may_not_be_written_is_no_hindrance(model: Path, tmp_path: Path) -> None:
+def test_sample_works_in_a_directory_that_was_deleted_or_is_not_writable(model: Path, tmp_path: Path) -> None:
     gone, sealed = tmp_path / "gone", tmp_path / "sealed"
     for folder in (gone, sealed):
         folder.mkdir()
     sealed.chmod(0o500)
-    script = tmp_path / "charlstm"  # as pip makes it; `python -m` would look for modules in the current folder
+    script = tmp_path / "charlstm"  # as installed by pip; `python -m` would look for modules in the current directory
     script.write_text("from charlstm.__main__ import main\nmain()\n")
     command = f"{sys.executable} {script} sample"
     for line in (f"cd {gone} && rmdir {gone}", f"cd {sealed}"):
@@ -261,7 +265,7 @@ def test_a_folder_that_was_deleted_or_may_not_be_written_is_no_hindrance(model: 
 
 
 @pytest.mark.fault("R92")
-def test_what_needs_torch_says_that_the_current_folder_was_deleted(model: Path, tmp_path: Path) -> None:
+def test_a_command_with_torch_reports_that_the_current_directory_was_deleted(model: Path, tmp_path: Path) -> None:
     text, gone, script = tmp_path / "text", tmp_path / "gone", tmp_path / "charlstm"
     text.write_text("ab" * 50)
     script.write_text("from charlstm.__main__ import main\nmain()\n")
@@ -289,7 +293,7 @@ main()
 @pytest.mark.parametrize(
     "command", ["train {text} -o {run} --steps 1", "eval -c {model} --dynamic {text} --unknown skip"]
 )
-def test_without_torch_training_ends_with_one_line_that_says_how_to_install_it(
+def test_without_torch_training_prints_one_line_that_says_how_to_install_it(
     command: str, model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "text").write_text("ab" * 50)
@@ -319,10 +323,10 @@ def test_without_torch_a_text_is_generated(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("R84")
-def test_a_terminal_is_shown_controls_and_never_given_them(wild: Path) -> None:
+def test_control_characters_are_escaped_on_a_terminal(wild: Path) -> None:
     shown = in_terminal([*COMMAND, "sample", "-c", wild, "-n", "2000", "--seed", "1", "--temp", "2"]).out.decode()
     text = charlstm.load(wild).sample(length=2000, seed=1, temperature=2.0)
-    assert set(text) == set(WILD)  # the model says them all
+    assert set(text) == set(WILD)  # the text has all of them
     assert set(shown) & set("\x1b\x07\x08\x9b\u202e\u2066\x00") == set()
     assert shown.replace("\r\n", "").count("\r") == 0  # the terminal itself turns \n into \r\n
     for spelling in ("\\x1b", "\\x07", "\\x08", "\\x0d", "\\x9b", "\\u202e", "\\u2066", "\\x00", "é", "😀", ":"):
@@ -330,19 +334,19 @@ def test_a_terminal_is_shown_controls_and_never_given_them(wild: Path) -> None:
 
 
 @pytest.mark.fault("R84")
-def test_raw_lets_a_terminal_have_them(wild: Path) -> None:
+def test_raw_writes_control_characters_to_a_terminal(wild: Path) -> None:
     command = [*COMMAND, "sample", "-c", wild, "-n", "2000", "--seed", "1", "--temp", "2", "--raw"]
     assert b"\x1b" in in_terminal(command).out
 
 
 @pytest.mark.fault("R85")
-def test_a_pipe_gets_the_very_bytes(wild: Path) -> None:
+def test_a_pipe_receives_the_exact_bytes(wild: Path) -> None:
     done = spawn(["sample", "-c", wild, "-n", 2000, "--seed", 1, "--temp", 2])
     assert done.text == charlstm.load(wild).sample(length=2000, seed=1, temperature=2.0)
 
 
 @pytest.mark.fault("R86")
-def test_markup_of_rich_is_only_text(tmp_path: Path) -> None:
+def test_markup_of_rich_is_plain_text(tmp_path: Path) -> None:
     model = model_file(tmp_path / "m", "[bold]/")
     shown = in_terminal([*COMMAND, "sample", "-c", model, "-n", "500", "--seed", "1"]).out.decode()
     assert shown.replace("\r\n", "\n") == charlstm.load(model).sample(length=500, seed=1) + "\n"
@@ -362,7 +366,7 @@ def test_info_on_a_terminal_is_a_table_that_fits_it(columns: int, encoding: str,
 
 @pytest.mark.fault("R89")
 @pytest.mark.parametrize("changes", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_no_colour_where_none_is_wanted(changes: dict[str, str], model: Path) -> None:
+def test_no_colour_is_printed_if_colours_are_disabled(changes: dict[str, str], model: Path) -> None:
     environment_line = [f"{name}={value}" for name, value in changes.items()]
     for words in (["info", model], ["--help"]):
         assert b"\x1b" not in in_terminal(["env", *environment_line, *COMMAND, *words]).out
@@ -389,7 +393,7 @@ with watcher(["book.txt"], False, False) as show:
 
 @pytest.mark.fault("R86")
 @pytest.mark.parametrize("columns", [80, 20])
-def test_a_training_on_a_terminal_shows_facts_a_bar_and_text(columns: int) -> None:
+def test_training_on_a_terminal_shows_a_table_a_bar_and_samples(columns: int) -> None:
     done = in_terminal([sys.executable, "-c", BAR], columns=columns, SAMPLE=SAMPLE, REASON="finished")
     shown = done.out.decode()
     assert done.status == 0
@@ -407,7 +411,7 @@ def test_a_training_on_a_terminal_shows_facts_a_bar_and_text(columns: int) -> No
 
 
 @pytest.mark.fault("R89")
-def test_a_training_on_a_terminal_without_colour_has_none() -> None:
+def test_training_on_a_terminal_without_colours_prints_no_colour() -> None:
     shown = in_terminal(
         ["env", "NO_COLOR=1", sys.executable, "-c", BAR], SAMPLE=SAMPLE, REASON="interrupted"
     ).out.decode()
@@ -418,7 +422,7 @@ def test_a_training_on_a_terminal_without_colour_has_none() -> None:
 
 
 @pytest.mark.fault("R89")
-def test_a_training_in_a_log_is_plain_lines() -> None:
+def test_training_prints_plain_lines_to_a_log() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BAR],
         capture_output=True,
@@ -433,7 +437,7 @@ def test_a_training_in_a_log_is_plain_lines() -> None:
     assert "has used its budget" in log
 
 
-def test_a_log_whose_reader_has_left_does_not_end_a_training() -> None:
+def test_a_closed_log_does_not_stop_a_training() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -447,7 +451,7 @@ def test_a_log_whose_reader_has_left_does_not_end_a_training() -> None:
     assert (done.returncode, done.stdout) == (0, b"42\n")
 
 
-# Training in a process of its own
+# Training in a separate process
 
 
 def begin(
@@ -461,7 +465,7 @@ def begin(
 
 
 @pytest.mark.fault("R43")
-def test_ctrl_c_saves_the_training_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_saves_the_training_and_prints_the_command_to_resume(tmp_path: Path) -> None:
     process = begin(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
     said = ""
@@ -480,8 +484,8 @@ def test_ctrl_c_saves_the_training_and_says_how_to_go_on(tmp_path: Path) -> None
 
 
 @pytest.mark.fault("R46")
-@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="sees by /proc how far the start has come")
-def test_a_signal_while_torch_is_loaded_leaves_nothing_half_done(tmp_path: Path) -> None:
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="/proc shows when torch is loaded")
+def test_a_signal_while_torch_is_loaded_leaves_no_files(tmp_path: Path) -> None:
     process = begin(tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     maps = Path(f"/proc/{process.pid}/maps")
     while "libtorch" not in maps.read_text() and process.poll() is None:

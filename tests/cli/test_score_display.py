@@ -1,4 +1,4 @@
-"""The ways of `charlstm eval` to show where a text losses, through the command line."""
+"""The outputs of `charlstm eval` that show which parts of a text are hard to predict."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def text(tmp_path: Path) -> Path:
     return tmp_path / "text"
 
 
-def test_a_row_a_line_has_bits_characters_number_and_text(model: Path, text: Path, capfd: Capture) -> None:
+def test_each_line_has_a_row_with_bits_characters_number_and_text(model: Path, text: Path, capfd: Capture) -> None:
     done = here(capfd, "eval", "-c", model, "--per-line", text)
     rows = [row.split("\t") for row in done.text.splitlines()]
     scores = list(charlstm.load(model).score_lines(TEXT))
@@ -42,14 +42,14 @@ def test_a_row_a_line_has_bits_characters_number_and_text(model: Path, text: Pat
     assert [row.split("\t")[1] for row in carried.splitlines()] == ["7", "9", "4"]
 
 
-def test_the_text_of_a_line_is_byte_for_byte_what_came_in(tmp_path: Path, capfd: Capture) -> None:
+def test_the_text_of_a_line_is_written_byte_for_byte(tmp_path: Path, capfd: Capture) -> None:
     model = model_file(tmp_path / "m", "\n\t\r\x1bab")
     (tmp_path / "text").write_bytes(b"a\tb\r\n\x1b\n")
     done = here(capfd, "eval", "-c", model, "--per-line", tmp_path / "text")
     assert [row.split(b"\t", 3)[3] for row in done.out.split(b"\n")[:2]] == [b"a\tb\r", b"\x1b"]
 
 
-def test_lines_as_json(model: Path, text: Path, capfd: Capture) -> None:
+def test_line_scores_as_json(model: Path, text: Path, capfd: Capture) -> None:
     rows = [json.loads(row) for row in here(capfd, "eval", "-c", model, "--per-line", "--json", text).text.splitlines()]
     scores = list(charlstm.load(model).score_lines(TEXT))
     assert [(r["bits_per_char"], r["bits"], r["chars"], r["line"], r["text"], r["unknown"]) for r in rows] == [
@@ -63,7 +63,7 @@ def waiting_for_lines(model: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*map(str, command)], stdin=pipe, stdout=pipe, stderr=pipe, env=environment())
 
 
-def test_each_lines_score_is_out_before_the_next_line_is_written(model: Path) -> None:
+def test_each_line_is_scored_before_the_next_one_is_sent(model: Path) -> None:
     with waiting_for_lines(model) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -71,7 +71,7 @@ def test_each_lines_score_is_out_before_the_next_line_is_written(model: Path) ->
         for number, line in enumerate((b"abc\n", b"\n", b"feed a bad head\n"), 1):
             child.stdin.write(line)
             child.stdin.flush()
-            row = child.stdout.readline().split(b"\t")  # waits for ever if the line is kept back
+            row = child.stdout.readline().split(b"\t")  # blocks if the row is not flushed
             assert (row[2], row[3]) == (str(number).encode(), line)
         child.stdin.write(b"bed")
         child.stdin.close()
@@ -80,7 +80,7 @@ def test_each_lines_score_is_out_before_the_next_line_is_written(model: Path) ->
 
 
 @pytest.mark.fault("R48")
-def test_a_reader_of_lines_who_leaves_ends_it_without_a_word(model: Path) -> None:
+def test_a_closed_pipe_ends_the_scoring_of_lines_without_a_message(model: Path) -> None:
     line = f"while :; do echo abc; done | {' '.join(map(str, COMMAND))} eval -c {model} --per-line - | head -n 2"
     done = subprocess.run(["bash", "-c", line], capture_output=True, env=environment(), timeout=60, check=False)
     assert (
@@ -90,7 +90,7 @@ def test_a_reader_of_lines_who_leaves_ends_it_without_a_word(model: Path) -> Non
 
 
 @pytest.mark.fault("R46")
-def test_ctrl_c_ends_the_waiting_for_lines(model: Path) -> None:
+def test_ctrl_c_ends_the_wait_for_lines(model: Path) -> None:
     with waiting_for_lines(model) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -103,15 +103,15 @@ def test_ctrl_c_ends_the_waiting_for_lines(model: Path) -> None:
 
 
 @pytest.mark.parametrize("many", [40_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_memory_does_not_grow_with_the_lines(model: Path, many: int) -> None:
+def test_memory_does_not_grow_with_the_number_of_lines(model: Path, many: int) -> None:
     peaks = []
     for lines in (1_000, many):
         code = (
             "import sys; from charlstm.text import reading; from charlstm.cli.main import run;"
-            "reading.BLOCK_BYTES = 4096;"  # the lines of one block are there at once
+            "reading.BLOCK_BYTES = 4096;"  # all lines of a block are scored together
             f"status = run(['eval', '-c', {str(model)!r}, '--per-line', '-']);"
             "peak, = (line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'));"
-            "print(peak, file=sys.stderr); sys.exit(status)"  # getrusage would count what was before this program, too
+            "print(peak, file=sys.stderr); sys.exit(status)"  # getrusage also counts the parent
         )
         data = b"abc def\n" * lines
         done = subprocess.run(
@@ -122,7 +122,7 @@ def test_memory_does_not_grow_with_the_lines(model: Path, many: int) -> None:
     assert peaks[1] < 1.1 * peaks[0], peaks
 
 
-def test_a_row_a_character_spells_what_would_break_the_row(tmp_path: Path, capfd: Capture) -> None:
+def test_each_character_has_a_row_in_which_control_characters_are_escaped(tmp_path: Path, capfd: Capture) -> None:
     model = model_file(tmp_path / "m", "\n\t\r\x1b\\a")
     (tmp_path / "text").write_bytes(b"a\n\t\r\x1b\\a")
     rows = here(capfd, "eval", "-c", model, "--per-char", tmp_path / "text").text.splitlines()
@@ -131,7 +131,7 @@ def test_a_row_a_character_spells_what_would_break_the_row(tmp_path: Path, capfd
     ]  # fmt: skip
 
 
-def test_characters_with_the_likeliest_beside_them(model: Path, text: Path, capfd: Capture) -> None:
+def test_each_row_of_a_character_lists_the_most_probable_characters(model: Path, text: Path, capfd: Capture) -> None:
     scores = list(charlstm.load(model).score_chars(TEXT, top=2))
     rows = [
         row.split("\t") for row in here(capfd, "eval", "-c", model, "--per-char", "--top", 2, text).text.splitlines()
@@ -151,7 +151,9 @@ def test_characters_with_the_likeliest_beside_them(model: Path, text: Path, capf
     }  # fmt: skip
 
 
-def test_heat_is_the_text_in_colours(model: Path, text: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heat_is_the_text_with_colours(
+    model: Path, text: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     done = here(capfd, "eval", "-c", model, "--heat", text).text
@@ -174,7 +176,7 @@ def test_heat_is_the_text_in_colours(model: Path, text: Path, capfd: Capture, mo
 
 
 @pytest.mark.fault("R84")
-def test_heat_lets_nothing_of_the_text_drive_the_terminal(tmp_path: Path) -> None:
+def test_heat_escapes_control_characters_of_the_text(tmp_path: Path) -> None:
     model = model_file(tmp_path / "m", "\n\x1b\x07\u202eab[2J")
     (tmp_path / "text").write_text("\x1b[2Ja\x07\u202eb\x1b[2J")
     done = in_terminal([*COMMAND, "eval", "-c", model, "--heat", tmp_path / "text"], NO_COLOR=None)
@@ -184,7 +186,7 @@ def test_heat_lets_nothing_of_the_text_drive_the_terminal(tmp_path: Path) -> Non
 
 @pytest.mark.fault("R89")
 @pytest.mark.parametrize("forbidden", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_heat_without_colour_says_what_to_do(
+def test_heat_without_colours_names_the_alternative(
     model: Path, text: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, forbidden: dict[str, str]
 ) -> None:
     for name, value in forbidden.items():
@@ -195,7 +197,9 @@ def test_heat_without_colour_says_what_to_do(
 
 
 @pytest.mark.fault("R71")
-def test_what_was_skipped_or_replaced_stands_in_the_result(model: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_the_result_has_the_number_of_skipped_or_replaced_characters(
+    model: Path, tmp_path: Path, capfd: Capture
+) -> None:
     (tmp_path / "text").write_text("abéc dxé\n")
     refused = here(capfd, "eval", "-c", model, tmp_path / "text")
     assert (refused.status, refused.out) == (1, b"")
@@ -224,7 +228,7 @@ def test_two_models_are_compared(model: Path, text: Path, tmp_path: Path, capfd:
     assert "4 blocks" in shown
 
 
-def test_dynamic_learns_and_writes_nothing_unless_asked(model: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_dynamic_evaluation_learns_and_saves_only_with_the_option(model: Path, tmp_path: Path, capfd: Capture) -> None:
     (tmp_path / "text").write_text("abcdefgh" * 40)
     before, plain = model.read_bytes(), here(capfd, "eval", "-c", model, tmp_path / "text").out
     arguments: list[Any] = ["eval", "-c", model, tmp_path / "text", "--dynamic", "--dynamic-rate", 0.01]
@@ -254,7 +258,7 @@ def test_dynamic_learns_and_writes_nothing_unless_asked(model: Path, tmp_path: P
         ("--unknown perhaps", "--unknown"),
     ],
 )
-def test_options_that_exclude_each_other_are_wrong_usage(model: Path, capfd: Capture, options: str, said: str) -> None:
+def test_mutually_exclusive_options_are_wrong_usage(model: Path, capfd: Capture, options: str, said: str) -> None:
     done = here(capfd, "eval", "-c", model, "text", *options.split())
     assert (done.status, done.out) == (2, b"")
     assert said in done.err
@@ -266,7 +270,7 @@ def test_without_text_the_held_out_part_is_scored_line_by_line(model: Path, tmp_
     assert "does not name a corpus" in done.err
 
 
-def test_a_text_that_comes_slowly_shows_how_much_is_read(model: Path) -> None:
+def test_a_slow_text_shows_the_progress_of_reading(model: Path) -> None:
     slow = """(head -c 300000 /dev/zero; sleep 1.1; head -c 300000 /dev/zero) | tr '\\0' a | "$@" """
     shown = in_terminal(["bash", "-c", slow, "-", *COMMAND, "eval", "-c", model, "-", "--exact"])
     assert shown.status == 0
@@ -274,7 +278,7 @@ def test_a_text_that_comes_slowly_shows_how_much_is_read(model: Path) -> None:
 
 
 @pytest.mark.parametrize("way", [[], ["--dynamic"]])
-def test_what_takes_long_shows_how_much_is_scored(model: Path, tmp_path: Path, way: list[str]) -> None:
+def test_a_long_evaluation_shows_the_progress_of_scoring(model: Path, tmp_path: Path, way: list[str]) -> None:
     (tmp_path / "text").write_text("abc" * 2000)
     at_once = (
         "import sys; from charlstm.cli import main, progress_bar as bar; bar.DELAY_SECONDS = 0; main.run(sys.argv[1:])"
@@ -286,7 +290,7 @@ def test_what_takes_long_shows_how_much_is_scored(model: Path, tmp_path: Path, w
 
 
 @pytest.mark.parametrize("way", [[], ["--per-line"], ["--per-char"], ["--against", "{model}"]])
-def test_a_text_longer_than_allowed_is_refused(model: Path, text: Path, capfd: Capture, way: list[str]) -> None:
+def test_a_text_longer_than_the_limit_is_refused(model: Path, text: Path, capfd: Capture, way: list[str]) -> None:
     words = ["eval", "-c", model, text, *(word.format(model=model) for word in way), "--max-chars"]
     assert here(capfd, *words, len(TEXT)).status == 0
     refused = here(capfd, *words, len(TEXT) - 1)

@@ -1,4 +1,4 @@
-"""`--tensorboard`: the curves of a training, read back by TensorBoard itself."""
+"""`--tensorboard`: the curves of a training run, read by TensorBoard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train(memory: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 def curves(folder: str) -> dict[str, dict[int, float]]:
-    """Name → step → value, as TensorBoard shows them."""
+    """Return the curves that TensorBoard reads: name → step → value."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     read = EventAccumulator(folder)
@@ -50,10 +50,10 @@ def progress(step: int, seconds: float, bits: float = 2.5) -> Progress:
 
 
 @needs_tensorboard
-def test_what_a_training_tells_is_what_tensorboard_shows(
+def test_tensorboard_shows_the_numbers_of_the_training_events(
     train: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charlstm.training.loop.PROGRESS_SECONDS", 0.0)  # a run may be shorter than that
+    monkeypatch.setattr("charlstm.training.loop.PROGRESS_SECONDS", 0.0)  # the run may be shorter than the default
     done = train("-o", "run", "--tensorboard", "curves", "--json", *VALID)
     assert (done.status, done.err) == (0, "")
     told = [json.loads(line) for line in done.out.splitlines()]
@@ -71,7 +71,7 @@ def test_what_a_training_tells_is_what_tensorboard_shows(
 
 
 @needs_tensorboard
-def test_a_curve_has_a_point_a_second(memory: Path) -> None:
+def test_a_curve_has_one_point_per_second(memory: Path) -> None:
     with TensorBoardWriter(memory) as board:
         board(started())
         for step in range(1, 41):
@@ -85,7 +85,7 @@ def test_a_curve_has_a_point_a_second(memory: Path) -> None:
 
 
 @needs_tensorboard
-def test_a_resumed_run_takes_the_place_of_what_was_lost(memory: Path) -> None:
+def test_a_resumed_run_replaces_the_points_after_its_first_step(memory: Path) -> None:
     for resumed, steps, bits in ((0, range(1, 8), 3.0), (4, range(5, 10), 2.0)):
         with TensorBoardWriter(memory) as board:
             board(started(resumed))
@@ -95,7 +95,7 @@ def test_a_resumed_run_takes_the_place_of_what_was_lost(memory: Path) -> None:
 
 
 @needs_tensorboard
-def test_a_full_disk_costs_the_curves_and_not_the_run(
+def test_a_full_disk_ends_the_curves_and_not_the_run(
     memory: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from tensorboard.summary.writer import record_writer
@@ -113,7 +113,7 @@ def test_a_full_disk_costs_the_curves_and_not_the_run(
 
 
 @needs_tensorboard
-def test_it_says_nothing_itself(memory: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_writer_prints_nothing(memory: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with TensorBoardWriter(memory) as board:
         for event in (started(), Warned(1, "look"), Stopped(9, 9.0, "finished", 2.25, memory, memory)):
             board(event)
@@ -121,7 +121,7 @@ def test_it_says_nothing_itself(memory: Path, capfd: pytest.CaptureFixture[str])
 
 
 @needs_tensorboard
-def test_a_folder_that_cannot_be_is_one_line_before_the_first_step(train: Callable[..., Done]) -> None:
+def test_an_unusable_directory_prints_one_line_before_the_first_step(train: Callable[..., Done]) -> None:
     Path("file").write_text("")
     done = train("-o", "run", "-q", "--tensorboard", "file/curves")
     assert (done.status, done.out, done.err.count("\n")) == (1, b"", 1)
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_is_one_line_before_the_first_step(train: Callab
     assert train("-o", "run", "-q") == (0, b"", "")
 
 
-def test_where_it_is_not_installed_a_line_says_what_to_do(
+def test_without_tensorboard_one_line_says_how_to_install_it(
     train: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)

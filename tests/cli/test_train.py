@@ -1,4 +1,4 @@
-"""`charlstm train` from the outside, on a text so small that a run takes a moment."""
+"""`charlstm train` on a text so small that a run takes less than a second."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Train = Callable[..., Done]
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Train:
-    """Train on the file `text` in an empty folder that is the current one."""
+    """Train on the file `text.txt` in an empty current directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
 
@@ -55,7 +55,7 @@ def test_a_run_is_named_after_its_text_and_never_overwrites_another(train: Train
         }
 
 
-def test_a_log_shows_what_will_be_done_then_what_was_done(train: Train) -> None:
+def test_a_log_has_the_settings_first_and_the_result_last(train: Train) -> None:
     lines = train("-o", "run").err.splitlines()
     assert lines[0].split() == ["run", "run"]
     assert "text      1,440 characters, 12 distinct" in lines
@@ -66,14 +66,16 @@ def test_a_log_shows_what_will_be_done_then_what_was_done(train: Train) -> None:
     assert lines[-2].startswith("done: 6 steps in 0:0")
 
 
-def test_a_text_that_comes_slowly_shows_how_much_has_come(tmp_path: Path) -> None:
-    come = """(head -c 300000 /dev/zero; sleep 1.1; head -c 300000 /dev/zero) | tr '\\0' a | "$@" - -o run --steps 1"""
-    shown = in_terminal(["bash", "-c", f"cd {tmp_path}; {come} --hidden 4", "-", *COMMAND, "train"])
+def test_reading_a_slow_training_text_shows_the_progress(tmp_path: Path) -> None:
+    command = (
+        """(head -c 300000 /dev/zero; sleep 1.1; head -c 300000 /dev/zero) | tr '\\0' a | "$@" - -o run --steps 1"""
+    )
+    shown = in_terminal(["bash", "-c", f"cd {tmp_path}; {command} --hidden 4", "-", *COMMAND, "train"])
     assert shown.status == 0
     assert re.search(rb"\rreading: [0-9.]+kchar ", shown.out)
 
 
-def test_what_is_one_is_said_in_the_singular(train: Train) -> None:
+def test_a_count_of_one_is_printed_in_the_singular(train: Train) -> None:
     said = train("-o", "run", "--steps", "1", "--threads", "1", "--batch-size", "1").err
     assert re.search(r"^training  1 stream × \d+ characters, ", said, re.MULTILINE)
     assert re.search(r"^device    cpu, 1 thread, ", said, re.MULTILINE)
@@ -81,7 +83,7 @@ def test_what_is_one_is_said_in_the_singular(train: Train) -> None:
     assert re.search(r"^done: 1 step in 0:0", said, re.MULTILINE)
 
 
-def test_json_is_one_event_a_line_on_stdout_and_silence_on_stderr(train: Train) -> None:
+def test_json_writes_one_event_per_line_to_stdout_and_nothing_to_stderr(train: Train) -> None:
     done = train("-o", "run", "--json")
     events = [json.loads(line) for line in done.out.splitlines()]
     assert (done.status, done.err) == (0, "")
@@ -93,7 +95,7 @@ def test_json_is_one_event_a_line_on_stdout_and_silence_on_stderr(train: Train) 
     assert {"validated", "saved"} <= {event["event"] for event in events}
 
 
-def test_eval_reads_the_held_out_part_in_the_encoding_of_the_training(
+def test_eval_reads_the_validation_part_in_the_encoding_of_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -112,7 +114,7 @@ def test_eval_reads_the_held_out_part_in_the_encoding_of_the_training(
     assert here(capfd, "sample", "-c", "again", "-n", 3, "--prime", "é").status == 1  # it was read as latin-1 again
 
 
-def test_what_a_validation_scores_of_the_part_held_out_stands_in_the_table_and_in_eval(
+def test_the_table_and_eval_show_how_much_of_the_validation_part_is_scored(
     train: Train, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert "for validation, of which the first 20 are scored\n" in train("--valid-chars", "20").err
@@ -122,7 +124,7 @@ def test_what_a_validation_scores_of_the_part_held_out_stands_in_the_table_and_i
     assert "text                the validation part of the model's corpus" in here(capfd, "eval").text
 
 
-def test_quiet_says_nothing(train: Train) -> None:
+def test_quiet_prints_nothing(train: Train) -> None:
     assert train("--quiet") == (0, b"", "")
 
 
@@ -145,7 +147,7 @@ def test_every_option_reaches_the_training(train: Train) -> None:
 
 
 @pytest.mark.fault("R51")
-def test_stdin_a_folder_and_a_gz_train_to_the_same_weights_as_the_file(
+def test_stdin_a_directory_and_a_gzip_file_give_the_same_weights_as_the_file(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import gzip
@@ -166,11 +168,11 @@ def test_stdin_a_folder_and_a_gz_train_to_the_same_weights_as_the_file(
 
 @pytest.mark.fault("R43", "R44", "R46")
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-@pytest.mark.parametrize("when", ["print_settings", "validation_line"])  # before the first step, and after some
-def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
+@pytest.mark.parametrize("when", ["print_settings", "validation_line"])  # before the first step, and after some steps
+def test_an_interrupted_run_resumes_to_the_same_bytes(
     when: str, name: str, status: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = ("--steps", "20", "--valid-share", "0.01")  # so short a part is scored in the middle of the run, too
+    more = ("--steps", "20", "--valid-share", "0.01")  # a validation part this short is also scored during the run
     train("-o", "straight", "--quiet", *more)
 
     def interrupt(*_: object) -> str:
@@ -188,10 +190,10 @@ def test_an_interrupted_run_goes_on_to_the_end_it_would_have_had(
 
 
 @pytest.mark.fault("R39")
-def test_resume_without_a_folder_takes_the_newest_run_of_this_text(train: Train) -> None:
+def test_resume_without_a_run_directory_uses_the_newest_run_of_the_text(train: Train) -> None:
     train("--quiet")
     train("--quiet")
-    later = os.stat("checkpoints/text-2/last.safetensors").st_mtime + 1  # two saves may fall into one tick of the clock
+    later = os.stat("checkpoints/text-2/last.safetensors").st_mtime + 1  # two saves may have the same time stamp
     os.utime("checkpoints/text/last.safetensors", (later, later))
     Path("other.txt").write_text(TEXT[::-1])
     train("--quiet", text="other.txt")
@@ -203,7 +205,7 @@ def test_resume_without_a_folder_takes_the_newest_run_of_this_text(train: Train)
     assert "checkpoints/text has used its budget: 6 steps" in done.err
 
 
-def test_a_larger_budget_goes_on_with_a_finished_run(train: Train) -> None:
+def test_a_larger_budget_continues_a_finished_run(train: Train) -> None:
     train("-o", "run", "--quiet")
     done = train("-o", "run", "--resume", "--steps", "9")
     assert done.status == 0
@@ -220,7 +222,7 @@ def test_a_larger_budget_goes_on_with_a_finished_run(train: Train) -> None:
         ((), "already holds a model"),
     ],
 )
-def test_what_would_harm_a_run_is_refused(arguments: tuple[str, ...], said: str, train: Train) -> None:
+def test_options_that_would_damage_a_run_are_refused(arguments: tuple[str, ...], said: str, train: Train) -> None:
     train("-o", "run", "--quiet")
     before = Path("run/last.safetensors").read_bytes()
     done = train("-o", "run", *arguments)
@@ -230,7 +232,7 @@ def test_what_would_harm_a_run_is_refused(arguments: tuple[str, ...], said: str,
 
 
 @pytest.mark.fault("R37")
-def test_another_text_is_refused_unless_it_is_allowed(train: Train) -> None:
+def test_another_text_is_refused_without_the_option_that_allows_it(train: Train) -> None:
     train("-o", "run", "--quiet")
     Path("text.txt").write_text(TEXT[:-2] + TEXT[-1] + TEXT[-2])
     done = train("-o", "run", "--resume", "--steps", "8")
@@ -241,7 +243,7 @@ def test_another_text_is_refused_unless_it_is_allowed(train: Train) -> None:
 
 
 @pytest.mark.fault("R12")
-def test_a_run_that_another_process_trains_into_is_refused(train: Train) -> None:
+def test_a_run_in_use_by_another_process_is_refused(train: Train) -> None:
     from charlstm.atomicfile import FolderLock
 
     Path("run").mkdir()
@@ -253,7 +255,7 @@ def test_a_run_that_another_process_trains_into_is_refused(train: Train) -> None
 
 
 @pytest.mark.fault("R53")
-def test_a_divergence_is_one_line_and_status_1(train: Train) -> None:
+def test_a_divergence_prints_one_line_and_exits_with_status_1(train: Train) -> None:
     done = train("-o", "run", "--lr", "1e20", "--steps", "50", "--on-divergence", "stop", "--quiet")
     assert (done.status, done.out, done.err.count("\n")) == (1, b"", 1)
     assert done.err.startswith("charlstm: ")
@@ -262,14 +264,14 @@ def test_a_divergence_is_one_line_and_status_1(train: Train) -> None:
 
 
 @pytest.mark.fault("R55")
-def test_a_rollback_is_told_and_then_the_run_goes_on_or_ends_in_an_error(train: Train) -> None:
+def test_a_rollback_is_reported_and_the_run_continues_or_ends_with_an_error(train: Train) -> None:
     done = train("-o", "run", "--lr", "1e20", "--steps", "50", "--quiet")
     assert done.out == b""
     assert all(line.startswith("charlstm: ") for line in done.err.splitlines())
     assert "returned to step" in done.err
 
 
-def test_a_run_out_of_patience_says_so_and_ends_well(train: Train) -> None:
+def test_a_run_without_improvement_reports_it_and_exits_with_status_0(train: Train) -> None:
     more = ("--steps", "90", "--lr", "1e-30", "--patience", "2", "--valid-share", "0.02", "--keep", "1")
     done = train("-o", "run", *more)
     lines = done.err.splitlines()

@@ -1,4 +1,4 @@
-"""Reading is strict and exact, streams see each transition once: table F of docs/reliability.md, R60 …."""
+"""Texts are read exactly or refused with one line: the rows from R60 on in docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def put(path: Path, data: bytes) -> Path:
     return path
 
 
-# --- what is read is what was there
+# --- the text is read exactly
 
 
 @pytest.mark.fault("R65")
-def test_every_character_of_a_file_comes_back(memory: Path) -> None:
+def test_every_character_of_a_file_is_read(memory: Path) -> None:
     path = put(memory / "x", EVIL.encode())
     found = read([path])
     assert text_of(found) == read_text([str(path)]) == EVIL
@@ -67,7 +67,7 @@ def test_every_character_of_a_file_comes_back(memory: Path) -> None:
 @pytest.mark.fault("R64")
 @pytest.mark.fault("R65")
 @given(TEXTS, st.integers(1, 7))
-def test_any_text_in_any_pieces_comes_back(text: str, block: int) -> None:
+def test_any_text_in_blocks_of_any_size_is_read(text: str, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BLOCK_BYTES", block)
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
@@ -79,18 +79,18 @@ def test_any_text_in_any_pieces_comes_back(text: str, block: int) -> None:
 
 @pytest.mark.fault("R64")
 @pytest.mark.parametrize("block", range(1, 8))
-def test_a_character_across_the_edge_of_a_block_is_intact(
+def test_a_character_across_a_block_boundary_is_intact(
     memory: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr(reading, "BLOCK_BYTES", block)
     text = "😀é☃a" * 20
     assert text_of(read([put(memory / "x", text.encode())])) == text
-    if block > 1:  # gzip is known by the first two bytes
+    if block > 1:  # gzip is recognised by the first two bytes
         assert text_of(read([put(memory / "x.gz", gzip.compress(text.encode()))])) == text
     assert text_of(read([put(memory / "x16", text.encode("utf-16"))], encoding="utf-16")) == text
 
 
-def test_sources_are_joined_in_their_order_with_nothing_between(memory: Path) -> None:
+def test_sources_are_joined_in_order_with_nothing_between_them(memory: Path) -> None:
     one, two = put(memory / "1", b"one"), put(memory / "2", b"two")
     found = read([two, str(one), two])
     assert text_of(found) == "twoonetwo"
@@ -99,7 +99,7 @@ def test_sources_are_joined_in_their_order_with_nothing_between(memory: Path) ->
     assert text_of(read([put(memory / "empty", b""), one])) == "one"
 
 
-def test_a_folder_is_all_its_files_sorted_without_the_hidden_ones(memory: Path) -> None:
+def test_a_directory_is_read_as_its_sorted_files_without_hidden_ones(memory: Path) -> None:
     for name in ("b/2", "b/10", "a", "c/d/e", ".git/x", "b/.hidden", "z.gz"):
         (memory / name).parent.mkdir(parents=True, exist_ok=True)
         data = f"<{name}>".encode()
@@ -108,7 +108,7 @@ def test_a_folder_is_all_its_files_sorted_without_the_hidden_ones(memory: Path) 
     assert read_text([memory]) == "<a><b/10><b/2><c/d/e><a><z.gz>"
 
 
-def test_gzip_is_known_by_its_content_and_members_are_joined(memory: Path) -> None:
+def test_gzip_is_recognised_by_its_content_and_its_members_are_joined(memory: Path) -> None:
     text = EVIL * 100_000
     data = text.encode()
     path = put(memory / "no-extension", gzip.compress(data[:1000]) + gzip.compress(data[1000:]) + gzip.compress(b""))
@@ -127,7 +127,7 @@ def test_other_encodings_are_read_and_hashed_as_utf_8(memory: Path, encoding: st
 
 
 @pytest.mark.fault("R51")
-def test_stdin_is_read_as_bytes_whatever_the_locale(memory: Path) -> None:
+def test_stdin_is_read_as_bytes_in_every_locale(memory: Path) -> None:
     code = "from charlstm.text.corpus import read; c = read(['-']); print(c.sha256, len(c), c.names)"
     environment = {**os.environ, "LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     data = (EVIL * 30_000).encode()
@@ -143,7 +143,7 @@ def test_stdin_is_read_as_bytes_whatever_the_locale(memory: Path) -> None:
     assert process.stderr == b""
 
 
-def test_stdin_that_does_not_wait_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_blocking_stdin_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
 
@@ -161,7 +161,7 @@ def test_stdin_that_does_not_wait_is_read_to_its_end(monkeypatch: pytest.MonkeyP
         writer.join()
 
 
-def test_a_pipe_by_name_is_read(memory: Path) -> None:
+def test_a_named_pipe_is_read(memory: Path) -> None:
     pipe = memory / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(EVIL.encode(),))
@@ -174,7 +174,7 @@ def test_a_pipe_by_name_is_read(memory: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_named_corpus_is_read_by_its_name_whatever_the_encoding_of_files(memory: Path, encoding: str) -> None:
+def test_a_named_corpus_is_read_by_its_name_with_any_encoding_of_files(memory: Path, encoding: str) -> None:
     text = datasets.generate("python:docs")
     found = read(["python:docs"], encoding=encoding)
     assert text_of(found) == text
@@ -183,14 +183,16 @@ def test_a_named_corpus_is_read_by_its_name_whatever_the_encoding_of_files(memor
     assert read_text(["python:docs", path], TextFormat(encoding)) == text + "more"
 
 
-def test_a_file_goes_before_the_corpus_of_its_name(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_has_priority_over_the_corpus_of_the_same_name(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(memory)
     for name in ("python:docs", "text8"):
         put(memory / name, b"mine")
         assert read_text([name]) == "mine"
 
 
-def test_a_corpus_from_the_net_is_read_only_once_it_was_loaded(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corpus_from_the_network_is_read_only_after_its_download(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(datasets, "cache_folder", lambda: memory / "cache")
     monkeypatch.chdir(memory)
     assert message("names") == "names: not downloaded yet; download it first: charlstm corpus names > names.txt"
@@ -210,15 +212,15 @@ def test_a_corpus_from_the_net_is_read_only_once_it_was_loaded(memory: Path, mon
     assert read_text(["names"]) == data.decode()
 
 
-def test_the_limit_counts_a_named_corpus_too() -> None:
+def test_the_limit_applies_to_a_named_corpus() -> None:
     assert "longer than 1000 characters" in message("python:docs", max_chars=1000)
 
 
-# --- what cannot be read
+# --- invalid sources
 
 
 def message(*sources: Any, **options: Any) -> str:
-    """The one line that refuses these sources."""
+    """Return the message of the error for these sources, which is one line."""
     with pytest.raises(CorpusError) as caught:
         read(sources, **options)
     with pytest.raises(CorpusError):
@@ -229,7 +231,7 @@ def message(*sources: Any, **options: Any) -> str:
 
 
 @pytest.mark.fault("R60")
-def test_what_is_missing_or_empty_is_named(memory: Path) -> None:
+def test_a_missing_or_empty_source_is_named(memory: Path) -> None:
     empty, folder = put(memory / "empty", b""), memory / "folder"
     folder.mkdir()
     assert message(memory / "missing") == f"{memory / 'missing'}: no such file"
@@ -243,7 +245,7 @@ def test_what_is_missing_or_empty_is_named(memory: Path) -> None:
 
 
 @pytest.mark.fault("R60")
-def test_what_may_not_be_read_is_named(memory: Path, forks: Forks) -> None:
+def test_a_source_without_read_permission_is_named(memory: Path, forks: Forks) -> None:
     path = put(memory / "secret", b"x")
     path.chmod(0)
     assert forks.call("read_as_nobody", str(path)) == f"{path}: Permission denied"
@@ -262,7 +264,7 @@ def test_a_missing_stdin_is_named(monkeypatch: pytest.MonkeyPatch, stdin: Any) -
 
 @pytest.mark.fault("R63")
 @pytest.mark.parametrize("block", [7, 64])
-def test_a_byte_that_is_not_utf_8_is_told_by_its_place(
+def test_an_invalid_byte_is_reported_with_its_offset_and_line(
     memory: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr(reading, "BLOCK_BYTES", block)
@@ -280,8 +282,8 @@ def test_a_byte_that_is_not_utf_8_is_told_by_its_place(
 
 @pytest.mark.fault("R63")
 @given(st.binary(min_size=1), st.integers(1, 9))
-def test_any_bytes_are_read_as_python_reads_them_or_refused_at_its_place(data: bytes, block: int) -> None:
-    """Against bytes.decode, which sees all of it at once."""
+def test_any_bytes_are_decoded_as_by_python_or_refused_at_the_same_offset(data: bytes, block: int) -> None:
+    """Compare with bytes.decode, which decodes all bytes at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BLOCK_BYTES", block)
         patch.setattr(reading, "_read_blocks", lambda path, limit: reading._read_stream(io.BytesIO(data)))
@@ -298,7 +300,7 @@ def test_any_bytes_are_read_as_python_reads_them_or_refused_at_its_place(data: b
 
 
 @pytest.mark.fault("R63")
-def test_half_a_character_at_the_end_is_refused(memory: Path) -> None:
+def test_an_incomplete_character_at_the_end_is_refused(memory: Path) -> None:
     assert "byte 0xf0 at offset 3 (line 2)" in message(put(memory / "x", b"ab\n\xf0\x9f\x98"))
 
 
@@ -312,25 +314,25 @@ def test_surrogates_and_overlong_forms_are_refused(memory: Path) -> None:
 @pytest.mark.parametrize(
     ("encoding", "hint"), [("utf-16", "utf-16"), ("utf-32", "utf-32"), ("latin-1", "latin-1"), ("cp1252", "latin-1")]
 )
-def test_a_text_in_another_encoding_is_refused_with_a_hint_that_helps(memory: Path, encoding: str, hint: str) -> None:
+def test_a_text_in_another_encoding_is_refused_with_a_usable_hint(memory: Path, encoding: str, hint: str) -> None:
     path = put(memory / "x", "Grüße aus Köln\n".encode(encoding))
     assert f"encoding {hint}" in message(path)
     assert read_text([path], TextFormat(hint)) == "Grüße aus Köln\n"
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "hex", "rot13", "", "utf-8\0", "undefined", "\x1b[31m"])
-def test_an_encoding_that_is_none_is_wrong_usage(memory: Path, encoding: str) -> None:
+def test_an_invalid_encoding_is_wrong_usage(memory: Path, encoding: str) -> None:
     with pytest.raises(UsageError, match=r"^encoding ") as caught:
         read([put(memory / "x", b"text")], encoding=encoding)
     assert str(caught.value).isprintable()
 
 
-def test_an_encoding_that_gives_half_characters_is_refused(memory: Path) -> None:
+def test_an_encoding_that_decodes_to_surrogates_is_refused(memory: Path) -> None:
     assert "the text is not" in message(put(memory / "x", b"\\ud800"), encoding="raw_unicode_escape")
 
 
 @pytest.mark.fault("R66")
-def test_damaged_gzip_is_refused(memory: Path) -> None:
+def test_corrupt_gzip_data_is_refused(memory: Path) -> None:
     rng = random.Random(1)
     data = gzip.compress(rng.randbytes(3000).hex().encode())
     for length in range(2, len(data), 7):
@@ -341,7 +343,7 @@ def test_damaged_gzip_is_refused(memory: Path) -> None:
 
 
 @pytest.mark.fault("R87")
-def test_names_that_drive_a_terminal_are_escaped(memory: Path) -> None:
+def test_control_characters_in_names_are_escaped(memory: Path) -> None:
     name = "\x1b]0;evil\x07\n"
     path = put(memory / name, b"text")
     assert read([path]).names == (str(memory / r"\x1b]0;evil\x07\x0a"),)
@@ -350,12 +352,12 @@ def test_names_that_drive_a_terminal_are_escaped(memory: Path) -> None:
     message(path)
 
 
-# --- without end
+# --- endless sources
 
 
 @pytest.mark.fault("R69")
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/random"])
-def test_a_device_is_no_text(device: str) -> None:
+def test_a_device_is_refused(device: str) -> None:
     assert message(device) == f"{device}: is a device; give a text file"
 
 
@@ -384,7 +386,7 @@ def test_a_huge_sparse_file_is_refused_before_it_is_read(memory: Path, forks: Fo
 
 
 @pytest.mark.fault("R69")
-def test_a_bomb_of_gzip_is_refused_in_little_memory(memory: Path, forks: Forks) -> None:
+def test_a_gzip_bomb_is_refused_in_little_memory(memory: Path, forks: Forks) -> None:
     bomb = put(memory / "x", gzip.compress(bytes(100 << 20), 1))
     error, grown, _ = forks.call("measure_read", str(bomb), 1_000_000)
     assert "longer than 1000000" in error
@@ -393,7 +395,9 @@ def test_a_bomb_of_gzip_is_refused_in_little_memory(memory: Path, forks: Forks) 
 
 @pytest.mark.fault("R69")
 @pytest.mark.parametrize(("given_chars", "limit", "fits"), [(10, 10, True), (11, 10, False), (1, 1, True)])
-def test_the_limit_counts_characters_of_all_sources(memory: Path, given_chars: int, limit: int, fits: bool) -> None:
+def test_the_limit_applies_to_the_characters_of_all_sources(
+    memory: Path, given_chars: int, limit: int, fits: bool
+) -> None:
     half = put(memory / "x", "é".encode() * (given_chars // 2))
     rest = put(memory / "y", "é".encode() * (given_chars - given_chars // 2))
     if fits:
@@ -413,7 +417,7 @@ def test_a_text_of_all_of_unicode_is_read(memory: Path) -> None:
 @pytest.mark.fault("R68")
 @pytest.mark.parametrize("unit", ["abcd", "日本語", "a😀"])
 @pytest.mark.parametrize("size", [20 << 20, pytest.param(1 << 30, marks=pytest.mark.slow)])
-def test_one_long_line_takes_at_most_six_bytes_a_character(memory: Path, forks: Forks, unit: str, size: int) -> None:
+def test_one_long_line_needs_at_most_six_bytes_per_character(memory: Path, forks: Forks, unit: str, size: int) -> None:
     path = memory / "x"
     with path.open("wb") as file:
         piece = unit.encode() * (size // 64 // len(unit.encode()))
@@ -427,7 +431,7 @@ def test_one_long_line_takes_at_most_six_bytes_a_character(memory: Path, forks: 
 
 
 @pytest.mark.fault("R70")
-def test_a_file_that_shrinks_while_it_is_read_ends_early_and_later_changes_nothing(
+def test_a_file_truncated_while_it_is_read_ends_early_and_a_later_truncation_has_no_effect(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = put(memory / "x", b"0123456789" * 1000)
@@ -471,13 +475,13 @@ def test_the_last_share_is_held_out_and_no_character_is_lost(n: int) -> None:
 
 
 @pytest.mark.fault("R61")
-def test_one_character_is_no_text_to_train_on() -> None:
+def test_a_text_of_one_character_is_too_short_for_training() -> None:
     with pytest.raises(CorpusError, match="1 char"):
         Corpus(np.zeros(1, dtype=np.uint8), Vocabulary("a"), "", ()).split(0.1)
 
 
-def test_the_usual_tenth_is_where_others_cut_it() -> None:
-    """int(0.9 · n), as nanoGPT does, so that figures compare."""
+def test_the_validation_tenth_is_that_of_nanogpt() -> None:
+    """The training part has int(0.9 · n) characters, as in nanoGPT, so that results can be compared."""
     train, valid = Corpus(np.zeros(1_115_394, dtype=np.uint8), Vocabulary("a"), "", ()).split(0.1)
     assert (len(train), len(valid)) == (1_003_854, 111_540)
 
@@ -489,11 +493,11 @@ def test_the_vocabulary_is_that_of_the_whole_text(memory: Path) -> None:
     assert found.vocabulary.decode(valid) == "aonly here"
 
 
-# --- anything
+# --- random bytes
 
 
 class OneLine(Exception):
-    """A refusal of one line that is safe to print."""
+    """An error whose message is one line that is safe to print."""
 
 
 @contextlib.contextmanager
@@ -517,7 +521,9 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 @pytest.mark.fault("R63")
 @pytest.mark.fault("R66")
 @pytest.mark.parametrize("count", [1000, pytest.param(200_000, marks=pytest.mark.slow)])
-def test_any_bytes_are_a_text_or_one_line_of_refusal(memory: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def test_any_bytes_are_a_text_or_an_error_of_one_line(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     monkeypatch.setattr(reading, "BLOCK_BYTES", 16)
     rng, path, texts = random.Random(6), memory / "x", 0
     originals = [EVIL.encode(), gzip.compress(EVIL.encode() * 9), EVIL.encode("utf-16"), bytes(range(256))]
@@ -533,7 +539,7 @@ def test_any_bytes_are_a_text_or_one_line_of_refusal(memory: Path, monkeypatch: 
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1), more=st.text("abé日", min_size=1))
-def test_a_text_in_another_vocabulary_is_the_same_text(text: str, more: str) -> None:
+def test_a_text_recoded_in_another_vocabulary_is_the_same_text(text: str, more: str) -> None:
     own, larger = Vocabulary.of(text), Vocabulary.of(text + more)
     told = Corpus(own.encode(text), own, "", ("text",)).recoded(larger)
     assert larger.decode(told.ids) == text

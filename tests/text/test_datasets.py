@@ -1,4 +1,4 @@
-"""Named corpora: generated ones, and downloads from a server on this machine that fails in every way a network does."""
+"""Named corpora: generated ones, and downloads from a local server that simulates the failures of a network."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ TEXT = "".join(f"{n}: It was the best of times, «naïve» times.\n" for n in ra
 
 @dataclass
 class Net:
-    """What the server sends, how it fails, and how many requests it got."""
+    """The response of the server, its failures, and the number of requests."""
 
     body: bytes = TEXT
     says_length: bool = True
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    stops_at: int | None = None  # it stays connected after this number of bytes, but sends no more
-    breaks: int = 0  # the number of requests after whose first bytes it closes the connection
+    stops_at: int | None = None  # the server sends this number of bytes and then keeps the connection open
+    breaks: int = 0  # the number of requests for which it closes the connection after the first bytes
     requests: int = 0
     port: int = 0
     over: threading.Event = field(default_factory=threading.Event)
@@ -102,7 +102,7 @@ def source(net: Net, data: bytes = TEXT, **changes: object) -> Download:
 
 @pytest.fixture
 def known(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`book` is a corpus that the server has."""
+    """Make `book` a corpus that the server provides."""
     monkeypatch.setattr(datasets, "DOWNLOADS", MappingProxyType({"book": source(net)}))
 
 
@@ -128,7 +128,7 @@ def test_a_corpus_is_downloaded_once_and_its_progress_is_reported(net: Net, know
     assert left(folder) == {"book.txt"}
 
 
-def test_a_connection_that_breaks_leaves_nothing_and_says_where(net: Net, known: None, tmp_path: Path) -> None:
+def test_a_broken_connection_leaves_no_file_and_reports_the_position(net: Net, known: None, tmp_path: Path) -> None:
     net.breaks = 1
     with pytest.raises(
         DownloadError, match=r"the connection broke after [\d,]+ of .* bytes; nothing was kept"
@@ -162,7 +162,7 @@ def test_a_broken_connection_is_retried_as_often_as_set(
     assert net.requests == 2
 
 
-def test_the_file_of_a_killed_download_is_removed_by_the_next(net: Net, known: None, tmp_path: Path) -> None:
+def test_the_file_of_a_killed_download_is_removed_by_the_next_download(net: Net, known: None, tmp_path: Path) -> None:
     (tmp_path / "tmpabcd_123").write_bytes(TEXT[:100])
     assert text(tmp_path) == TEXT
     assert left(tmp_path) == {"book.txt"}
@@ -206,11 +206,11 @@ def test_a_redirect_is_followed(net: Net, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("status", [404, 403, 500, 503])
-def test_a_server_that_refuses_is_named_with_its_answer(
+def test_a_refusing_server_is_named_with_its_status(
     net: Net, known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     net.status = status
-    monkeypatch.setattr(datasets, "RETRIES", 1)  # an answer is not retried
+    monkeypatch.setattr(datasets, "RETRIES", 1)  # an HTTP status is not retried
     with pytest.raises(DownloadError, match=f"{net.url} answers {status} "):
         text(tmp_path)
     assert net.requests == 1
@@ -225,7 +225,7 @@ def test_a_body_that_cannot_be_decoded_is_an_error_of_one_line(net: Net, known: 
     assert left(tmp_path) == set()
 
 
-def test_a_server_that_stops_sending_is_given_up(
+def test_a_server_that_stops_sending_is_an_error_after_the_timeout(
     net: Net, known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "TIMEOUT_SECONDS", 0.2)
@@ -236,10 +236,10 @@ def test_a_server_that_stops_sending_is_given_up(
     assert text(tmp_path) == TEXT
 
 
-def test_without_a_network_the_host_and_a_corpus_that_needs_none_are_named(
+def test_without_a_network_the_error_names_the_host_and_a_generated_corpus(
     tmp_path: Path, net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as taken:  # bound and not listening: who connects is refused
+    with socket.socket() as taken:  # bound and not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         nowhere = source(net, url=f"http://127.0.0.1:{taken.getsockname()[1]}/x")
         monkeypatch.setattr(datasets, "DOWNLOADS", {"book": nowhere})
@@ -247,7 +247,9 @@ def test_without_a_network_the_host_and_a_corpus_that_needs_none_are_named(
             text(tmp_path)
 
 
-def test_a_server_that_does_not_answer_is_given_up(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_an_error_after_the_timeout(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(datasets, "TIMEOUT_SECONDS", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -259,7 +261,7 @@ def test_a_server_that_does_not_answer_is_given_up(net: Net, tmp_path: Path, mon
             text(tmp_path)
 
 
-def test_plain_http_instead_of_tls_is_a_certificate_that_is_not_trusted(
+def test_plain_http_instead_of_tls_is_reported_as_an_untrusted_certificate(
     net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "DOWNLOADS", {"book": source(net, url=net.url.replace("http:", "https:"))})
@@ -319,7 +321,7 @@ def test_the_document_has_every_download_and_the_list_as_it_is_printed(
     assert all(len(line) <= 100 for line in listed.splitlines())
 
 
-def test_the_cache_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_is_that_of_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = datasets.cache_folder()
     assert folder.name == "corpora"
@@ -346,7 +348,7 @@ def test_every_topic_is_in_the_documentation_under_its_title() -> None:
         assert f"{title}\n\n{body.strip()}\n" in text
 
 
-def test_the_source_is_that_of_the_standard_library_without_tests() -> None:
+def test_the_source_is_the_standard_library_without_tests() -> None:
     text = datasets.generate("python:source")
     assert 5_000_000 < len(text) < 40_000_000
     assert Path(json.__file__).read_bytes().decode() in text
@@ -413,7 +415,7 @@ main()
 
 
 def command(net: Net, *arguments: str) -> list[str]:
-    """A charlstm that knows the server's corpus, in a process of its own."""
+    """Return the command of a charlstm process that has the corpus of the server."""
     return [COMMAND[0], "-c", PATCHED.format(source=source(net), arguments=arguments)]
 
 
@@ -428,13 +430,13 @@ def run(net: Net, cache: Path, *arguments: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr.decode())
 
 
-def test_the_command_writes_the_text_and_only_it(net: Net, tmp_path: Path) -> None:
+def test_the_command_writes_only_the_text(net: Net, tmp_path: Path) -> None:
     assert run(net, tmp_path, "corpus", "book") == Done(0, TEXT, "downloading book, 0.1 MB\n")
     assert run(net, tmp_path, "corpus", "book") == Done(0, TEXT, "")
     assert net.requests == 1
 
 
-def test_the_list_has_sizes_licences_and_what_is_cached(net: Net, tmp_path: Path) -> None:
+def test_the_list_has_sizes_licences_and_the_state_of_the_cache(net: Net, tmp_path: Path) -> None:
     def line() -> str:
         (line,) = [line for line in run(net, tmp_path, "corpus").text.splitlines() if line.startswith("book ")]
         return line
@@ -444,14 +446,14 @@ def test_the_list_has_sizes_licences_and_what_is_cached(net: Net, tmp_path: Path
     assert line().endswith("a test; 0.1 MB, none; cached")
 
 
-def test_a_failed_transfer_is_one_line_and_status_1(net: Net, tmp_path: Path) -> None:
+def test_a_failed_download_prints_one_line_and_exits_with_status_1(net: Net, tmp_path: Path) -> None:
     net.status = 404
     done = run(net, tmp_path, "corpus", "book")
     assert (done.status, done.out) == (1, b"")
     assert done.err.splitlines()[1:] == [f"charlstm: book: {net.url} answers 404 Not Found; try again later"]
 
 
-def test_ctrl_c_leaves_nothing_and_the_next_command_downloads(net: Net, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_file_and_the_next_command_downloads(net: Net, tmp_path: Path) -> None:
     net.stops_at = 4 * datasets.CHUNK_BYTES
     process = subprocess.Popen(
         command(net, "corpus", "book"),

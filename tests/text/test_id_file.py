@@ -1,4 +1,4 @@
-"""A long text's ids in a file: the same values as in memory, found again, rebuilt where anything is not as it was."""
+"""The ids of a long text in a file: they equal those in memory, are found again, and are rebuilt if invalid."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture
 def folder(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where ids are kept; every text of more than 500 characters is a long one."""
+    """Return the folder of the ids; a text of more than 500 characters is stored there."""
     monkeypatch.setattr(id_file, "folder", lambda: memory / "ids")
     monkeypatch.setattr(corpus, "IN_MEMORY_CHARS", 500)
     monkeypatch.setattr(reading, "MIN_FINGERPRINTED_BYTES", 501)
@@ -82,7 +82,7 @@ def unread(*_: object) -> Iterator[str]:
 # --- the same values
 
 
-def test_a_run_on_a_text_in_a_file_has_the_bytes_of_one_in_memory(
+def test_training_on_ids_in_a_file_gives_the_same_bytes_as_in_memory(
     folder: Path, text: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from charlstm.runs import BEST, LAST
@@ -104,7 +104,9 @@ def test_a_run_on_a_text_in_a_file_has_the_bytes_of_one_in_memory(
 
 
 @given(st.binary(max_size=40), st.sampled_from(["u1", "u2", "u4"]), st.lists(st.integers(-50, 50), max_size=6))
-def test_a_slice_of_a_slice_is_that_of_an_array(memory_file: Path, data: bytes, dtype: str, cuts: list[int]) -> None:
+def test_a_slice_of_a_slice_equals_that_of_an_array(
+    memory_file: Path, data: bytes, dtype: str, cuts: list[int]
+) -> None:
     expected: Any = np.frombuffer(data[: len(data) // 4 * 4], dtype)
     memory_file.write_bytes(b"before" + expected.tobytes() + b"behind")
     found = StoredIds(id_file._open(memory_file), expected.dtype, 6, len(expected))
@@ -120,7 +122,7 @@ def memory_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ids") / "file"
 
 
-def test_streams_over_a_file_are_those_over_an_array(folder: Path, text: Path) -> None:
+def test_streams_over_a_file_equal_those_over_an_array(folder: Path, text: Path) -> None:
     found = read([text])
     array = np.asarray(found.ids)
     ours, expected = Streams(found.ids, 7, 11), Streams(array, 7, 11)
@@ -129,7 +131,7 @@ def test_streams_over_a_file_are_those_over_an_array(folder: Path, text: Path) -
             assert np.array_equal(window, other)
 
 
-def test_all_of_unicode_takes_four_bytes_an_id(folder: Path, memory: Path) -> None:
+def test_all_of_unicode_needs_four_bytes_per_id(folder: Path, memory: Path) -> None:
     text = "".join(chr(c) for c in range(0x20, 0x11000) if not 0xD800 <= c < 0xE000)
     (memory / "text").write_bytes(text.encode())
     for found in (read([memory / "text"]), read([memory / "text"])):
@@ -140,7 +142,7 @@ def test_all_of_unicode_takes_four_bytes_an_id(folder: Path, memory: Path) -> No
 # --- found again
 
 
-def test_what_was_read_once_is_found_and_not_read_again(
+def test_stored_ids_are_found_and_the_text_is_not_read_again(
     folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = read([text])
@@ -151,19 +153,19 @@ def test_what_was_read_once_is_found_and_not_read_again(
     assert text_of(first) == text_of(again) == TEXT
     assert (again.vocabulary, again.sha256, again.names) == (first.vocabulary, first.sha256, first.names)
     with pytest.raises(AssertionError, match="was read"):
-        read([text], encoding="utf-16")  # another reading of the same bytes
+        read([text], encoding="utf-16")  # the same bytes in another encoding
     with pytest.raises(AssertionError, match="was read"):
         read([text], max_chars=10)
 
 
-def test_a_short_text_is_in_memory_and_keeps_nothing(folder: Path, memory: Path) -> None:
+def test_a_short_text_is_in_memory_and_stores_no_file(folder: Path, memory: Path) -> None:
     (memory / "text").write_text(TEXT[:500])
     assert not in_file(read([memory / "text"]))
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("place", [0, 3, 16, 20, 30, 200, 1000, -1000, -33, -32, -1])
-def test_a_file_that_is_damaged_is_made_again(folder: Path, text: Path, place: int) -> None:
+def test_a_corrupt_file_is_rebuilt(folder: Path, text: Path, place: int) -> None:
     read([text])
     (file,) = kept(folder)
     whole = file.read_bytes()
@@ -175,7 +177,7 @@ def test_a_file_that_is_damaged_is_made_again(folder: Path, text: Path, place: i
 
 
 @pytest.mark.parametrize("length", [0, 10, 24, 100, 2000, -32, -1, +5])
-def test_a_file_that_is_cut_short_or_added_to_is_made_again(folder: Path, text: Path, length: int) -> None:
+def test_a_truncated_or_extended_file_is_rebuilt(folder: Path, text: Path, length: int) -> None:
     read([text])
     (file,) = kept(folder)
     whole = file.read_bytes()
@@ -198,16 +200,16 @@ def exchange(path: Path, memory: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [rewrite, exchange])
-def test_a_text_that_changed_is_read_again_though_size_and_time_are_the_same(
+def test_a_changed_text_is_read_again_even_if_its_size_and_time_are_the_same(
     folder: Path, text: Path, memory: Path, change: Callable[[Path, Path], None]
 ) -> None:
     first = read([text])
     change(text, memory)
     assert text_of(read([text])) == TEXT.replace("7", "8")
-    assert text_of(first) == TEXT  # whoever reads it goes on
+    assert text_of(first) == TEXT  # the previous view is still valid
 
 
-def test_a_file_that_becomes_shorter_under_its_reader_is_one_line(folder: Path, text: Path) -> None:
+def test_a_file_truncated_while_it_is_used_is_an_error(folder: Path, text: Path) -> None:
     found = read([text])
     os.truncate(kept(folder)[0], 500)
     with pytest.raises(CorpusError, match="cannot be read: the file was truncated"):
@@ -231,17 +233,17 @@ def test_the_reading_of_a_long_text_is_reported_twice_and_of_a_short_one_once(fo
     assert told == [(5, None)]
 
 
-# --- what cannot be read twice
+# --- sources that cannot be read twice
 
 
-def test_a_pipe_is_kept_as_long_as_it_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ids_of_a_pipe_are_stored_as_long_as_they_are_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = of_stdin(TEXT.encode(), monkeypatch)
     assert in_file(found)
     assert kept(folder) == []
     assert text_of(found) == TEXT
 
 
-def test_a_pipe_by_name_and_small_gzip_are_long_texts_too(folder: Path, memory: Path) -> None:
+def test_a_named_pipe_and_a_small_gzip_file_can_be_long_texts(folder: Path, memory: Path) -> None:
     os.mkfifo(memory / "pipe")
     writer = threading.Thread(target=(memory / "pipe").write_bytes, args=(TEXT.encode(),))
     writer.start()
@@ -257,7 +259,7 @@ def test_a_pipe_by_name_and_small_gzip_are_long_texts_too(folder: Path, memory: 
 # --- a folder that cannot be used
 
 
-def test_where_the_folder_cannot_be_made_the_memory_holds_the_text(
+def test_without_a_writable_folder_the_text_is_in_memory(
     folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.write_text("in the way")
@@ -275,7 +277,7 @@ def test_where_the_folder_cannot_be_made_the_memory_holds_the_text(
         assert str(caught.value).endswith("free some disk space, or set XDG_CACHE_HOME to another folder")
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_file(folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(CorpusError, match=r"ids of the text, 0 MB, cannot be stored in .*: No space left on device"):
         read([text])
@@ -291,7 +293,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path, text: Path, mo
 
 @pytest.mark.parametrize("boundary", [None, "; "])
 @pytest.mark.parametrize("unknown", ["skip", "replace"])
-def test_a_long_text_has_the_score_of_one_in_memory(
+def test_a_text_in_a_file_has_the_same_score_as_in_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch, boundary: str | None, unknown: Unknown
 ) -> None:
     vocabulary = Vocabulary.of(TEXT.replace("7", "") + "\x1e")
@@ -301,7 +303,7 @@ def test_a_long_text_has_the_score_of_one_in_memory(
     parts = [TEXT[k : k + 97] for k in range(0, len(TEXT), 97)]
     ids, foreign = model.encode(parts, unknown)
     assert isinstance(ids, StoredIds)
-    assert kept(folder) == []  # it ends with its user
+    assert kept(folder) == []  # the file is temporary
     dynamically = dynamic_evaluation.evaluate(config, model.weights, ids, DynamicConfig())
     scores = [model.evaluate(parts, unknown=unknown, exact=exact) for exact in (False, True)]
     chars = list(model.score_chars(parts, unknown=unknown, top=1))
@@ -316,7 +318,7 @@ def test_a_long_text_has_the_score_of_one_in_memory(
     assert dynamically[0] == again[0]
 
 
-def test_a_long_text_to_score_is_held_where_no_file_can_be_made_and_refused_on_a_full_disk(folder: Path) -> None:
+def test_a_long_text_to_score_is_in_memory_without_a_folder_and_refused_on_a_full_disk(folder: Path) -> None:
     vocabulary = Vocabulary.of(TEXT)
     with open("/dev/full", "wb", buffering=0) as full, pytest.MonkeyPatch.context() as patch:
         patch.setattr(id_file, "temporary_file", lambda: full)
@@ -328,7 +330,7 @@ def test_a_long_text_to_score_is_held_where_no_file_can_be_made_and_refused_on_a
     assert vocabulary.decode(ids) == TEXT * 2
 
 
-def test_unknown_characters_are_counted_over_the_parts_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_characters_are_counted_over_all_blocks_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownSymbols, match=r"2 different characters .*: 'c' × 3, 'd' × 1; choose"):
         corpus.encode_text(Vocabulary.of("ab"), ["abc", "abab", "dcc"])
     monkeypatch.setattr(vocabulary, "MAX_COUNTED", 100)
@@ -336,11 +338,11 @@ def test_unknown_characters_are_counted_over_the_parts_but_not_for_ever(monkeypa
         corpus.encode_text(Vocabulary.of("ab"), itertools.repeat("ac"))
 
 
-# --- a text that is written to
+# --- a text that changes while it is read
 
 
 def second_reading(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
-    """Let something happen between the two readings."""
+    """Call `change` between the two readings of a long text."""
     decoded, readings = reading._decode_sources, itertools.count(1)
 
     def counted(*arguments: Any) -> Iterator[str]:
@@ -351,7 +353,9 @@ def second_reading(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]
     monkeypatch.setattr(reading, "_decode_sources", counted)
 
 
-def test_a_text_that_grows_is_what_it_was_at_first(folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_grows_is_read_up_to_its_first_length(
+    folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     second_reading(monkeypatch, lambda: text.write_bytes((TEXT + "new!").encode()))
     assert text_of(read([text])) == TEXT
 
@@ -366,10 +370,10 @@ def test_a_text_that_changes_between_the_readings_is_refused(
     assert kept(folder) == []
 
 
-# --- bounded
+# --- limits of the disk and memory
 
 
-def test_the_latest_used_are_kept_and_what_the_dead_left_is_removed(folder: Path, memory: Path) -> None:
+def test_the_most_recently_used_files_are_kept_and_abandoned_ones_removed(folder: Path, memory: Path) -> None:
     files = []
     for n in range(id_file.MAX_FILES + 2):
         path = memory / f"text{n}"
@@ -380,7 +384,7 @@ def test_the_latest_used_are_kept_and_what_the_dead_left_is_removed(folder: Path
         files.append(new)
         os.utime(new, (n, n))
         if n == id_file.MAX_FILES - 1:
-            assert in_file(read([memory / "text0"]))  # used again just now
+            assert in_file(read([memory / "text0"]))  # it is now the most recently used
     assert files[0].exists()
     assert [file.exists() for file in files[1:4]] == [False, False, True]
     assert len(kept(folder)) == id_file.MAX_FILES

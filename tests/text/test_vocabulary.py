@@ -1,4 +1,4 @@
-"""Symbols ↔ ids against Python's own sorted(set(text)) and str.index."""
+"""Vocabularies, compared with sorted(set(text)) and str.index of Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVERY = "".join(chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0
 
 
 @given(TEXTS)
-def test_symbols_are_the_sorted_code_points_and_ids_their_places(text: str) -> None:
+def test_symbols_are_the_sorted_code_points_and_ids_their_ranks(text: str) -> None:
     vocabulary = Vocabulary.of(text)
     symbols = "".join(sorted(set(text)))
     assert vocabulary.symbols == symbols
@@ -31,14 +31,14 @@ def test_symbols_are_the_sorted_code_points_and_ids_their_places(text: str) -> N
 
 @pytest.mark.fault("R65")
 @given(TEXTS)
-def test_decoding_gives_the_text_back(text: str) -> None:
+def test_decoding_the_encoded_text_gives_the_same_text(text: str) -> None:
     vocabulary = Vocabulary.of(text)
     assert vocabulary.decode(vocabulary.encode(text)) == text
     assert vocabulary.decode(vocabulary.encode(text).tolist()) == text
 
 
 @pytest.mark.fault("R65")
-def test_what_looks_alike_stays_apart() -> None:
+def test_characters_that_look_alike_have_different_ids() -> None:
     text = "\ufeffé e\u0301\r\n\n\r\x00\u2028\u2029 ﬁ fi Å Å 👩‍👩‍👧 \U0010ffff"
     vocabulary = Vocabulary.of(text)
     assert vocabulary.decode(vocabulary.encode(text)) == text
@@ -46,7 +46,7 @@ def test_what_looks_alike_stays_apart() -> None:
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(1, "u1"), (256, "u1"), (257, "u2"), (65536, "u2"), (65537, "u4")])
-def test_ids_take_the_smallest_type_that_holds_them(size: int, dtype: str) -> None:
+def test_ids_have_the_smallest_type_that_holds_them(size: int, dtype: str) -> None:
     text = EVERY[:size]
     ids = Vocabulary.of(text).encode(text)
     assert ids.dtype == np.dtype(dtype)
@@ -63,7 +63,7 @@ def test_all_of_unicode_is_a_vocabulary() -> None:
 
 @pytest.mark.fault("R71")
 @given(TEXTS, TEXTS)
-def test_what_is_not_in_the_vocabulary_is_an_error_and_never_silent(known: str, text: str) -> None:
+def test_a_character_outside_the_vocabulary_is_always_an_error(known: str, text: str) -> None:
     vocabulary = Vocabulary.of(known)
     if set(text) <= set(known):
         assert vocabulary.decode(vocabulary.encode(text)) == text
@@ -73,7 +73,7 @@ def test_what_is_not_in_the_vocabulary_is_an_error_and_never_silent(known: str, 
 
 
 @pytest.mark.fault("R71")
-def test_unknown_symbols_are_listed_escaped_with_how_often_they_occur() -> None:
+def test_unknown_symbols_are_listed_escaped_with_their_counts() -> None:
     vocabulary = Vocabulary.of("abc")
     with pytest.raises(UnknownSymbols) as caught:
         vocabulary.encode("a\x1b\x1bb\n☃c☃☃\u202e")
@@ -106,7 +106,7 @@ def test_unknown_symbols_are_skipped_across_blocks() -> None:
     assert foreign == {"x": 200_000}
 
 
-def test_what_replaces_is_the_first_known_of_replacement_character_question_mark_and_space() -> None:
+def test_the_replacement_is_the_first_of_replacement_character_question_mark_and_space() -> None:
     for symbols, expected in (("\n ?a\ufffd", "\ufffd"), ("\n ?a", "?"), ("\n a", " "), ("\na", "\n")):
         assert Vocabulary.of(symbols).replacement == expected
 
@@ -120,24 +120,24 @@ def test_the_symbol_beyond_the_last_is_unknown_in_every_type() -> None:
 
 
 @pytest.mark.parametrize("ids", [[3], [-1], [0, 1, 2, 3], [2**40], np.array([255], dtype=np.uint8)])
-def test_ids_that_do_not_exist_are_refused(ids: list[int]) -> None:
+def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
     with pytest.raises(ValueError, match="from 0 to 2"):
         Vocabulary.of("abc").decode(ids)
 
 
-def test_nothing_is_the_text_of_no_ids() -> None:
+def test_an_empty_text_has_no_ids() -> None:
     assert Vocabulary.of("abc").decode([]) == ""
     assert Vocabulary.of("abc").encode("").tolist() == []
 
 
 @pytest.mark.parametrize("text", ["", "\ud800", "a\udfffb"])
-def test_no_text_and_half_characters_make_no_vocabulary(text: str) -> None:
+def test_an_empty_text_and_lone_surrogates_are_refused(text: str) -> None:
     with pytest.raises(CorpusError):
         Vocabulary.of(text)
 
 
 @given(TEXTS)
-def test_it_survives_json(text: str) -> None:
+def test_a_vocabulary_is_equal_after_a_round_trip_through_json(text: str) -> None:
     vocabulary = Vocabulary.of(text)
     again = Vocabulary.from_json(vocabulary.to_json())
     assert again == vocabulary
@@ -163,7 +163,7 @@ def test_it_survives_json(text: str) -> None:
         {"kind": "code points", "symbols": EVERY + EVERY},
     ],
 )
-def test_anything_else_from_json_is_refused(values: object) -> None:
+def test_an_invalid_json_value_is_refused(values: object) -> None:
     with pytest.raises(ValueError, match="vocabulary"):
         Vocabulary.from_json(values)
 
