@@ -356,7 +356,9 @@ def test_the_source_is_the_standard_library_without_tests() -> None:
     assert Path(pytest.__file__).read_bytes().decode() not in text
 
 
-def test_sources_are_sorted_and_without_other_packages_and_encodings(tmp_path: Path) -> None:
+def test_sources_are_sorted_and_without_other_packages_and_encodings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = {
         "b.py": b"B\r\n",
         "a/z.py": b"Z",
@@ -371,7 +373,8 @@ def test_sources_are_sorted_and_without_other_packages_and_encodings(tmp_path: P
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    assert datasets._python_source(tmp_path) == "éZB\r\n"
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert datasets.generate("python:source") == "éZB\r\n"
 
 
 def test_each_generated_corpus_has_a_description_of_one_line() -> None:
@@ -396,8 +399,9 @@ def test_a_missing_file_of_python_and_an_unknown_name_are_different_errors(
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(CorpusError, match="python:source"):
         datasets.generate("python:docs")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     with pytest.raises(CorpusError, match="python:docs"):
-        datasets._python_source(tmp_path)
+        datasets.generate("python:source")
 
 
 # On the command line

@@ -25,6 +25,7 @@ from charlstm.model import Model
 from charlstm.text import corpus, id_file, reading, vocabulary
 from charlstm.text.corpus import Corpus, read
 from charlstm.text.id_file import StoredIds
+from charlstm.text.reading import Block
 from charlstm.text.vocabulary import Vocabulary
 from charlstm.training import dynamic_evaluation
 from charlstm.training.streams import Streams
@@ -146,7 +147,7 @@ def test_stored_ids_are_found_and_the_text_is_not_read_again(
     folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = read([text])
-    monkeypatch.setattr(reading, "_decode_sources", unread)
+    monkeypatch.setattr(reading, "iter_symbols", unread)
     again = read([text])
     assert in_file(first)
     assert in_file(again)
@@ -343,14 +344,14 @@ def test_unknown_characters_are_counted_over_all_blocks_up_to_a_limit(monkeypatc
 
 def second_reading(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
     """Call `change` between the two readings of a long text."""
-    decoded, readings = reading._decode_sources, itertools.count(1)
+    iter_symbols, readings = reading.iter_symbols, itertools.count(1)
 
-    def counted(*arguments: Any) -> Iterator[str]:
+    def counted(*arguments: Any) -> Iterator[Block]:
         if next(readings) == 2:
             change()
-        return decoded(*arguments)
+        return iter_symbols(*arguments)
 
-    monkeypatch.setattr(reading, "_decode_sources", counted)
+    monkeypatch.setattr(reading, "iter_symbols", counted)
 
 
 def test_a_text_that_grows_is_read_up_to_its_first_length(
