@@ -18,6 +18,7 @@ the fastest 2048 x 2048 x 2048 product, of torch or of charlstm, that was measur
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import platform
 import statistics
@@ -34,7 +35,7 @@ from torch.nn import functional
 from charlstm import __version__
 from charlstm.cells import GATES
 from charlstm.config import Cell, ModelConfig, TrainingOptions
-from charlstm.training import scan_native
+from charlstm.training import hardware, scan_native
 from charlstm.training.defaults import choose
 from charlstm.training.network import Network
 from charlstm.training.optimizer import Optimizer
@@ -117,16 +118,20 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def settings_of_training() -> contextlib.AbstractContextManager[None]:
+    """Return a context with the settings of a training run on the CPU: the process keeps freed memory."""
+    return hardware.run_settings(torch.device("cpu"), threads=None)
+
+
 def work(orders: Connection, number: int, shape: Shape, keep: bool) -> None:
     """Serve as the process of a side: make steps on request, and send their seconds."""
-    if keep:
-        scan_native.keep_pages()
-    side = sides(*shape)[number]
-    side.step()
-    side.step()
-    while orders.recv() == "step":
-        time.sleep(0.02)  # until the threads of the other side have stopped spinning
-        orders.send(seconds(side.step))
+    with settings_of_training() if keep else contextlib.nullcontext():
+        side = sides(*shape)[number]
+        side.step()
+        side.step()
+        while orders.recv() == "step":
+            time.sleep(0.02)  # until the threads of the other side have stopped spinning
+            orders.send(seconds(side.step))
 
 
 def compare(jobs: list[tuple[Shape, int, bool]], budget: float) -> list[float]:
@@ -203,7 +208,12 @@ def main() -> None:
     parser.add_argument("--stock-keeps-pages", action="store_true", help="let stock keep its memory as charlstm does")
     parser.add_argument("--seconds", type=float, default=10, help="for each row (default 10)")
     arguments = parser.parse_args()
-    scan_native.keep_pages()
+    with settings_of_training():
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure and print the rows that the arguments select."""
     native = scan_native.NATIVE.name if scan_native.NATIVE else "none: plain torch"
     print(f"charlstm {__version__}, torch {torch.__version__}, Python {platform.python_version()}, kernels {native}")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; {' '.join(sys.argv)}")

@@ -77,7 +77,7 @@ class RunDir:
             raise CheckpointError(f"cannot train into {escape(str(self.path))}: {error.strerror}") from error
 
     def unlock(self) -> None:
-        """Release the lock; without effect if there is none."""
+        """Release the lock; without effect if the directory is not locked."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -247,16 +247,3 @@ def _load() -> TrainingKernels | None:
 
 
 NATIVE = _load()
-
-
-def keep_pages() -> None:
-    """Let the C library keep freed memory, instead of returning it to the system after each step.
-
-    A step allocates T·B·G·H floats, and their page faults cost a tenth of its time. For the whole process; without
-    effect where the C library is not glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)

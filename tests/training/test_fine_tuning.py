@@ -1,4 +1,4 @@
-"""`--from`: a model goes on with another text, whose characters it may not all know."""
+"""Fine-tuning: training continues with another text, which may have new characters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHAPE: dict[str, Any] = {"hidden": 12, "embedding": 5, "layers": 2, "cell": "gru
 
 @pytest.fixture
 def base(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
-    """A model of OLD, in an empty folder that is the current one and holds both texts."""
+    """A model that was trained on OLD; the working directory holds both texts."""
     monkeypatch.chdir(memory)
     Path("old.txt").write_text(OLD)
     Path("new.txt").write_text(NEW)
@@ -48,7 +48,7 @@ def begin(base: Model, text: corpus.Corpus, run: str = "run", **options: Any) ->
     return Trainer.start(text, run, TrainingOptions(**{**SMALL, "steps": 30, **options}), from_=base)
 
 
-def test_known_characters_keep_their_rows_and_the_vocabulary_is_that_of_both_texts(
+def test_the_vocabulary_is_that_of_both_texts_and_old_characters_keep_their_weights(
     base: Model, new: corpus.Corpus
 ) -> None:
     run = begin(base, new)
@@ -68,7 +68,7 @@ def columns(base: Model, symbols: str) -> list[int]:
     return [symbols.index(symbol) for symbol in base.vocabulary.symbols]
 
 
-def test_before_the_first_step_it_foresees_as_its_model_did_and_a_new_character_less_than_an_average_one(
+def test_before_the_first_step_predictions_are_those_of_the_base_and_new_characters_are_unlikely(
     base: Model, new: corpus.Corpus
 ) -> None:
     run = begin(base, new)
@@ -85,7 +85,7 @@ def test_before_the_first_step_it_foresees_as_its_model_did_and_a_new_character_
     assert ours[..., wrong] != pytest.approx(theirs, abs=1e-3)
 
 
-def test_new_characters_have_embeddings_of_their_own_and_like_those_of_known_ones() -> None:
+def test_new_characters_have_different_embeddings_of_the_usual_size() -> None:
     small, large = ModelConfig(300, 8, embedding=6), ModelConfig(900, 8, embedding=6)
     network, theirs = Network(large), Network(small)
     theirs.initialise(torch.Generator().manual_seed(1), 1.0)
@@ -98,14 +98,14 @@ def test_new_characters_have_embeddings_of_their_own_and_like_those_of_known_one
     assert np.abs(drawn.std(0) / [1, 2, 3, 4, 5, 6] - 1).max() < 0.15
 
 
-def test_a_text_of_known_characters_keeps_the_vocabulary_and_every_weight(base: Model) -> None:
+def test_a_text_without_new_characters_keeps_the_vocabulary_and_every_weight(base: Model) -> None:
     Path("cats.txt").write_text("a cat and a cat. " * 20)
     run = begin(base, corpus.read(["cats.txt"]))
     assert run.run.corpus.vocabulary == base.vocabulary
     assert all(np.array_equal(array, base.weights[name]) for name, array in run.state.network.weights().items())
 
 
-def test_the_shape_is_the_models_and_another_is_refused_naming_both(base: Model, new: corpus.Corpus) -> None:
+def test_another_shape_than_that_of_the_base_is_an_error_with_both_values(base: Model, new: corpus.Corpus) -> None:
     run = begin(base, new, cell="gru", hidden=12)
     assert [getattr(run.run.options, name) for name in SHAPE] == [*SHAPE.values()]
     with pytest.raises(UsageError, match=r"cell lstm \(saved: gru\), hidden 64 \(saved: 12\), layers 1"):
@@ -115,14 +115,14 @@ def test_the_shape_is_the_models_and_another_is_refused_naming_both(base: Model,
     assert not Path("other").exists()
 
 
-def test_the_rate_is_lower_than_that_for_fresh_weights(base: Model, new: corpus.Corpus) -> None:
+def test_the_default_learning_rate_is_lower_than_for_random_weights(base: Model, new: corpus.Corpus) -> None:
     fresh = Trainer.start(new, "fresh", TrainingOptions(**SMALL, **SHAPE, steps=30))
     assert 0 < begin(base, new).run.options.lr < fresh.run.options.lr
     assert begin(base, new, "other", lr=0.3).run.options.lr == 0.3
 
 
 @pytest.mark.parametrize("cell", ["lstm", "peephole", "rnn"])
-def test_a_fine_tuned_run_that_is_resumed_ends_in_the_same_bytes(base: Model, new: corpus.Corpus, cell: Cell) -> None:
+def test_a_resumed_fine_tuning_ends_in_the_same_bytes(base: Model, new: corpus.Corpus, cell: Cell) -> None:
     model = charlstm.train(corpus.read(["old.txt"]), "other", **SMALL, **{**SHAPE, "cell": cell}, steps=5)
     list(begin(model, new, "straight", dropout=0.2).events())
     run = begin(model, new, dropout=0.2)
@@ -136,7 +136,7 @@ def test_a_fine_tuned_run_that_is_resumed_ends_in_the_same_bytes(base: Model, ne
         assert Path("run", name).read_bytes() == Path("straight", name).read_bytes()
 
 
-def test_resume_takes_nothing_from_another_model(base: Model, new: corpus.Corpus) -> None:
+def test_resuming_with_another_base_is_an_error(base: Model, new: corpus.Corpus) -> None:
     list(begin(base, new).events())
     other = charlstm.train(corpus.read(["old.txt"]), "other", **SMALL, **SHAPE, steps=3)
     list(Trainer.resume(new, "run", {"steps": 31}, from_=base).events())
@@ -146,7 +146,9 @@ def test_resume_takes_nothing_from_another_model(base: Model, new: corpus.Corpus
         Trainer.resume(corpus.read(["old.txt"]), "other", {"steps": 4}, from_=base)
 
 
-def test_it_learns_faster_than_from_nothing_and_is_scored_on_its_own_text(base: Model, new: corpus.Corpus) -> None:
+def test_fine_tuning_learns_faster_than_random_weights_and_is_scored_on_the_new_text(
+    base: Model, new: corpus.Corpus
+) -> None:
     charlstm.train(corpus.read(["old.txt"]), "long", **SMALL, **SHAPE, steps=300)
     found = {}
     for run, more in (("tuned", {"from_": "long"}), ("fresh", SHAPE)):
@@ -163,7 +165,7 @@ def test_it_learns_faster_than_from_nothing_and_is_scored_on_its_own_text(base: 
     assert found["tuned"] < found["fresh"]
 
 
-def test_a_model_that_has_no_file_can_be_fine_tuned(base: Model, new: corpus.Corpus) -> None:
+def test_a_model_without_a_file_can_be_fine_tuned(base: Model, new: corpus.Corpus) -> None:
     bare = Model(base.config, base.vocabulary, base.weights)
     events = list(begin(bare, new).events())
     assert isinstance(events[0], Started)
@@ -173,7 +175,7 @@ def test_a_model_that_has_no_file_can_be_fine_tuned(base: Model, new: corpus.Cor
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_a_text_that_is_kept_in_a_file_trains_as_one_in_memory(
+def test_a_text_whose_ids_are_in_a_file_trains_like_one_in_memory(
     base: Model, new: corpus.Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list(begin(base, new).events())
@@ -198,7 +200,7 @@ def train(base: Model, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]
     return lambda *words: here(capfd, "train", *words)
 
 
-def test_the_option_its_variable_and_the_runs_config_do_the_same(
+def test_the_option_the_variable_and_the_configuration_of_the_run_have_the_same_effect(
     train: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = train("new.txt", "--from", "base", "-o", "run", *TINY)
@@ -214,9 +216,7 @@ def test_the_option_its_variable_and_the_runs_config_do_the_same(
     assert 'from = "base/best.safetensors"\n' in Path("run/config.toml").read_text()
 
 
-def test_what_a_model_was_fine_tuned_from_is_shown(
-    train: Callable[..., Done], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_base_of_a_model_is_shown(train: Callable[..., Done], capfd: pytest.CaptureFixture[str]) -> None:
     train("new.txt", "--from", "base", "-o", "run", "-q", *TINY)
     assert "fine-tuned from  base/best.safetensors\n" in here(capfd, "info", "run").text
     known = json.loads(here(capfd, "info", "run", "--json").out)["facts"]["base"]
@@ -233,7 +233,7 @@ def test_what_a_model_was_fine_tuned_from_is_shown(
         (("--from", "base", "-o", "base"), 1, "base already holds a model"),
     ],
 )
-def test_what_cannot_be_fine_tuned_is_one_line(
+def test_an_impossible_fine_tuning_is_an_error_in_one_line(
     train: Callable[..., Done], words: tuple[str, ...], status: int, said: str
 ) -> None:
     before = Path("base", LAST).read_bytes()
@@ -244,6 +244,6 @@ def test_what_cannot_be_fine_tuned_is_one_line(
     assert not Path("checkpoints").exists()
 
 
-def test_the_base_is_not_overwritten_by_a_fresh_start(base: Model, new: corpus.Corpus) -> None:
+def test_a_new_run_does_not_overwrite_the_base(base: Model, new: corpus.Corpus) -> None:
     with pytest.raises(CheckpointError, match="already holds a model"):
         begin(base, new, "base")

@@ -49,7 +49,7 @@ def with_boundary(layer: Recurrence, boundary: int | None) -> Recurrence:
 
 
 def outcome(layer: Recurrence, path: str, table: Tensor, ids: Tensor, state: Tensor) -> list[Tensor]:
-    """Outputs, last state, and the gradient of everything under a loss that weighs every number differently."""
+    """Return outputs, last state and all gradients of a loss that weights every output differently."""
     layer._path = path  # type: ignore[assignment]
     outputs, last = layer(table, ids, state)
     loss = (
@@ -60,7 +60,7 @@ def outcome(layer: Recurrence, path: str, table: Tensor, ids: Tensor, state: Ten
 
 
 def worst(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest difference, relative to the size of the numbers compared."""
+    """Return the largest difference, relative to the size of the numbers."""
     assert [a.shape for a in ours] == [b.shape for b in theirs]
     return max(
         float((a - b).detach().abs().max() / b.detach().abs().max().clamp(min=1))
@@ -76,7 +76,7 @@ def test_every_path_agrees_with_the_equations_in_float64(path: str, cell: str, s
 
 
 @pytest.mark.parametrize(("path", "cell"), PATHS)
-def test_every_path_agrees_in_float32_as_far_as_float32_goes(path: str, cell: str) -> None:
+def test_every_path_agrees_in_float32_within_its_precision(path: str, cell: str) -> None:
     """The tolerance is four times the reference's own error, float32 against float64, and never below one rounding."""
     shape = (9, 21, 13, 8, 45, 2)
     exact = [
@@ -89,7 +89,7 @@ def test_every_path_agrees_in_float32_as_far_as_float32_goes(path: str, cell: st
 
 
 def _with_path(double: tuple, single: tuple) -> tuple:  # type: ignore[type-arg]
-    """The float64 problem with exactly the numbers of the float32 one."""
+    """Return the problem in float64 with exactly the numbers of the one in float32."""
     layer = double[0]
     layer.load_state_dict(single[0].state_dict())
     return (
@@ -118,7 +118,9 @@ def test_every_instruction_set_agrees(cell: str, variant: int, monkeypatch: pyte
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("pool", ["torch's", "own"])
-def test_threads_share_a_batch_without_a_trace(cell: str, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_does_not_change_the_result(
+    cell: str, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if scan_native.NATIVE is None:
         pytest.skip("no compiler at install")
     if pool == "own":
@@ -131,7 +133,7 @@ def test_threads_share_a_batch_without_a_trace(cell: str, pool: str, monkeypatch
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("path", "cell"), [(path, cell) for path, cell in PATHS if path != "vendor"])
-def test_every_path_begins_afresh_at_a_boundary_as_the_equations_do(
+def test_every_path_resets_the_state_at_a_boundary_like_the_equations(
     path: str, cell: str, shape: tuple[int, ...]
 ) -> None:
     layer, *case = problem(cell, shape, torch.float64)
@@ -144,7 +146,7 @@ def test_every_path_begins_afresh_at_a_boundary_as_the_equations_do(
 
 
 @pytest.mark.parametrize("path", ["plain", "native"])
-def test_ids_may_lie_in_memory_in_any_order(path: str) -> None:
+def test_ids_may_have_any_memory_layout(path: str) -> None:
     if path == "native" and scan_native.NATIVE is None:
         pytest.skip("no compiler at install")
     layer, table, ids, state = problem("lstm", (9, 4, 7, 4, 6, 2), torch.float32)
@@ -156,7 +158,7 @@ def test_ids_may_lie_in_memory_in_any_order(path: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_window_with_a_boundary_is_two_texts_side_by_side(cell: str) -> None:
+def test_a_window_with_a_boundary_equals_two_separate_texts(cell: str) -> None:
     """The reference itself: outputs and gradients behind a boundary are those of a text that begins with it."""
     layer, table, _, state = problem(cell, (7, 1, 6, 4, 5, 2), torch.float64)
     ids = torch.tensor([[1], [2], [4], [0], [3], [2], [5]])
@@ -183,7 +185,7 @@ def test_no_gradient_crosses_a_boundary(path: str, cell: str) -> None:
     assert gradient[:, :, 1].any()
 
 
-def test_a_layer_with_a_boundary_never_takes_a_vendors_path() -> None:
+def test_a_layer_with_a_boundary_never_uses_a_vendor_kernel() -> None:
     for cell in CELLS:
         assert recurrence.choose_path(cell, "cuda", has_boundary=True) == "plain"
         assert recurrence.choose_path(cell, "cpu", has_boundary=True) in ("native", "plain")
@@ -231,7 +233,7 @@ def test_weights_interchange_with_torch_by_plain_copy(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if len(GATES[cell]) > 1])
 def test_two_swapped_gates_are_noticed(cell: str) -> None:
-    """Negative control: a fast path that took its gates in another order would fail the parity tests."""
+    """Negative control: a fast path with another gate order fails the parity tests."""
     layer, table, ids, state = problem(cell, SHAPES[0], torch.float64)
     expected = outcome(layer, "reference", table, ids, state)
     swapped = {
@@ -262,7 +264,7 @@ def test_dropout_keeps_the_mean_and_repeats_with_its_generator(path: str) -> Non
 
 
 @pytest.mark.parametrize("path", [path for path, cell in PATHS if cell == "lstm" and path != "vendor"])
-def test_going_backward_twice_is_refused_rather_than_wrong(path: str) -> None:
+def test_a_second_backward_pass_is_an_error(path: str) -> None:
     layer, table, ids, state = problem("lstm", SHAPES[0], torch.float32)
     layer._path = path  # type: ignore[assignment]
     loss = layer(table, ids, state)[0].sum()
@@ -287,8 +289,8 @@ def test_native_product_equals_torch_for_every_layout(sizes: tuple[int, int, int
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "peephole", "coupled"])
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-def test_the_steps_that_a_gpu_compiles_are_one_graph_and_agree(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, without generating code: that nothing in them keeps torch.compile from taking them whole."""
+def test_the_steps_compiled_for_a_gpu_are_one_graph_and_agree(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, without code generation: torch.compile captures each step as one graph."""
     monkeypatch.setattr(
         scan_torch, "_fused", lambda function, _: torch.compile(function, fullgraph=True, backend="eager")
     )
@@ -310,8 +312,8 @@ def test_every_path_agrees_on_a_gpu(cell: str, path: str) -> None:
     assert worst([tensor.cpu() for tensor in found], expected) < 1e-10
 
 
-def test_plain_backward_with_a_wrong_sign_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control of the gradients alone: the forward pass is right, one gate's derivative is not."""
+def test_a_wrong_sign_in_the_backward_pass_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of the gradients: the forward pass is correct, the derivative of one gate is not."""
     right = scan_torch._gate_gradients_lstm
 
     def wrong(*args: Tensor) -> tuple[Tensor, Tensor]:

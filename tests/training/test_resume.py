@@ -1,4 +1,4 @@
-"""The record of a training in a file from a stranger, whose digest is right: gone on with, or refused in one line."""
+"""The training record of a file from a stranger with a valid digest: resumed, or rejected in one line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def generator(left: int, following: int) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """Change a state of torch's generator to one with so many numbers left and this one the next."""
+    """Return a function that sets the two counters of a state of torch's generator."""
 
     def change(state: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         data = bytearray(state.tobytes())
@@ -103,7 +103,7 @@ BAD: dict[str, tuple[str, Any, str]] = {  # what is changed, to what (a function
 
 
 def changed(saved: Checkpoint, path: str, value: Any) -> Checkpoint:
-    """The checkpoint with one thing in it set, or removed where the value is None in the tensors."""
+    """Return the checkpoint with one entry changed; a tensor is removed if the value is None."""
     entry, *keys = path.split("/") if not path.startswith("tensors/") else ["tensors", path.removeprefix("tensors/")]
     if not keys:
         return dataclasses.replace(saved, **{entry: value})
@@ -121,7 +121,7 @@ def changed(saved: Checkpoint, path: str, value: Any) -> Checkpoint:
 
 @pytest.mark.fault("R90")
 @pytest.mark.parametrize("kind", BAD)
-def test_a_record_that_no_training_wrote_is_refused_in_one_line(
+def test_an_invalid_training_record_is_rejected_in_one_line(
     kind: str, saved: Checkpoint, memory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path, value, says = BAD[kind]
@@ -137,12 +137,12 @@ def test_a_record_that_no_training_wrote_is_refused_in_one_line(
     assert file.read_bytes() == before
 
 
-def test_what_is_refused_is_what_was_changed(saved: Checkpoint) -> None:
-    """Negative control: nothing is wrong with the original."""
+def test_the_unchanged_record_is_accepted(saved: Checkpoint) -> None:
+    """Negative control of the test above."""
     assert resume.TrainingRecord.of(saved).options.hidden == 4
 
 
-def test_surroundings_of_any_shape_are_told_safely(saved: Checkpoint) -> None:
+def test_invalid_versions_and_threads_are_shown_safely(saved: Checkpoint) -> None:
     damaged: list[Any] = [3, None, [], {"torch": {"a": ["\x1b[2J" * 99]}}, {"\x1b": 1}]
     for versions in damaged:
         facts = {"corpus": saved.facts["corpus"], "versions": versions, "threads": "\x1b[2J"}
@@ -154,10 +154,8 @@ def test_surroundings_of_any_shape_are_told_safely(saved: Checkpoint) -> None:
 
 @pytest.mark.fault("R30")
 @pytest.mark.parametrize("count", [150, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_a_random_change_of_the_record_is_gone_on_with_or_refused_and_nothing_else(
-    count: int, saved: Checkpoint, memory: Path
-) -> None:
-    """Each is a whole checkpoint with a digest that is right; two more steps are made of what is taken."""
+def test_a_randomly_changed_record_is_either_resumed_or_rejected(count: int, saved: Checkpoint, memory: Path) -> None:
+    """Each file is a complete checkpoint with a valid digest; an accepted one trains for two more steps."""
     rng, trained, messages = random.Random(8), 0, set()
     (memory / "text").write_text(TEXT)
     text, file = corpus.read([memory / "text"]), memory / "run" / LAST

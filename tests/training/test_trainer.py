@@ -1,4 +1,4 @@
-"""The training loop: exact resume, promises about files, numbers that are not finite, signals."""
+"""A run from its start to its end: exact resume, files, losses that are NaN or infinite, patience, signals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SMALL: dict[str, Any] = {"hidden": 12, "embedding": 5, "batch_size": 3, "seq_len
 
 @pytest.fixture
 def tmp_path(memory: Path) -> Path:
-    """Hundreds of saves are made here."""
+    """A directory in memory, because these tests save hundreds of times."""
     return memory
 
 
@@ -64,7 +64,7 @@ def text(tmp_path: Path) -> corpus.Corpus:
 
 
 def finish(run: Trainer, stop_at: int | None = None) -> list[Event]:
-    """All events of a run; with `stop_at`, as if a signal came while that step was under way."""
+    """Return all events of a run; with `stop_at`, a signal arrives during that step."""
     if stop_at is not None:
         interrupt(run, stop_at)
     return list(run.events())
@@ -102,14 +102,19 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize("budget", [{"seconds": 0.2}, {"steps": 2}])
-def test_the_machine_is_measured_where_the_budget_is_a_time_and_nowhere_else(
+def test_the_speed_is_measured_only_for_a_budget_in_time(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any]
 ) -> None:
-    measured = []
-    monkeypatch.setattr(hardware, "speed", lambda where: measured.append(where) or 1e10)
+    measured: list[torch.device] = []
+
+    def speed(device: torch.device) -> float:
+        measured.append(device)
+        return 1e10
+
+    monkeypatch.setattr(hardware, "speed", speed)
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, **budget))
     *_, stopped = finish(run)
-    assert [where.type for where in measured] == (["cpu"] if "seconds" in budget else [])
+    assert [device.type for device in measured] == (["cpu"] if "seconds" in budget else [])
     assert isinstance(stopped, Stopped)
     assert 0 < stopped.step_seconds < stopped.seconds
 
@@ -132,7 +137,7 @@ def test_resuming_without_one_part_of_the_state_is_noticed(
             if (lost, name) in (("generator", "rng/generator"), ("mask", "rng/mask")):
                 array[:] = torch.Generator().manual_seed(99).get_state().numpy()
         if lost == "cursor" and saved.training is not None:
-            saved.training["cursor"] = 0
+            saved = dataclasses.replace(saved, training={**saved.training, "cursor": 0})
         return saved
 
     finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, **options})), stop_at=11)
@@ -160,7 +165,7 @@ list(Trainer.resume(given, run).events())
 
 
 @pytest.mark.fault("R33")
-def test_two_processes_with_one_seed_write_the_same_bytes_and_so_does_a_killed_one(
+def test_two_processes_with_the_same_seed_write_the_same_bytes_even_if_one_is_interrupted(
     text: corpus.Corpus, tmp_path: Path
 ) -> None:
     options = {**SMALL, "dropout": 0.2, "steps": 120, "sample_chars": 0}
@@ -173,7 +178,7 @@ def test_two_processes_with_one_seed_write_the_same_bytes_and_so_does_a_killed_o
 
 
 @pytest.mark.fault("R39")
-def test_resuming_a_finished_run_says_so_and_touches_nothing(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_reports_it_and_changes_no_file(text: corpus.Corpus, tmp_path: Path) -> None:
     before = straight(text, tmp_path / "run", steps=5)
     stamp = (tmp_path / "run" / LAST).stat().st_mtime_ns
     events = finish(Trainer.resume(text, tmp_path / "run"))
@@ -183,7 +188,7 @@ def test_resuming_a_finished_run_says_so_and_touches_nothing(text: corpus.Corpus
     assert (tmp_path / "run" / LAST).stat().st_mtime_ns == stamp
 
 
-def test_a_finished_run_goes_on_with_a_larger_budget(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_finished_run_continues_with_a_larger_budget(text: corpus.Corpus, tmp_path: Path) -> None:
     straight(text, tmp_path / "run", steps=5)
     events = finish(Trainer.resume(text, tmp_path / "run", {"steps": 8}))
     assert isinstance(events[-1], Stopped)
@@ -191,7 +196,7 @@ def test_a_finished_run_goes_on_with_a_larger_budget(text: corpus.Corpus, tmp_pa
 
 
 @pytest.mark.fault("R37")
-def test_another_text_is_refused_on_resume_unless_allowed(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_another_text_on_resume_is_an_error_unless_allowed(text: corpus.Corpus, tmp_path: Path) -> None:
     straight(text, tmp_path / "run", steps=5)
     (tmp_path / "other.txt").write_text(TEXT.replace("3 green", "4 green"))
     other = corpus.read([tmp_path / "other.txt"])
@@ -206,21 +211,21 @@ def test_another_text_is_refused_on_resume_unless_allowed(text: corpus.Corpus, t
 
 
 @pytest.mark.fault("R38")
-def test_another_shape_is_refused_on_resume_naming_both_values(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_another_shape_on_resume_is_an_error_with_both_values(text: corpus.Corpus, tmp_path: Path) -> None:
     straight(text, tmp_path / "run", steps=5)
     with pytest.raises(ResumeError, match=r"cell gru \(saved: lstm\), hidden 64 \(saved: 12\)"):
         Trainer.resume(text, tmp_path / "run", {"hidden": 64, "cell": "gru"})
 
 
 @pytest.mark.fault("R40")
-def test_weights_without_training_state_are_not_resumed_from(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_checkpoint_without_training_state_cannot_be_resumed(text: corpus.Corpus, tmp_path: Path) -> None:
     straight(text, tmp_path / "run", steps=5)
     with pytest.raises(ResumeError, match=LAST):
         Trainer.resume(text, tmp_path / "run" / BEST)
 
 
 @pytest.mark.fault("R42")
-def test_another_version_or_thread_count_on_resume_is_named(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_another_version_or_thread_count_on_resume_is_a_warning(text: corpus.Corpus, tmp_path: Path) -> None:
     straight(text, tmp_path / "run", steps=5)
     saved = checkpoint.load(tmp_path / "run" / LAST, training=True)
     saved.facts["versions"]["torch"] = "1.0"
@@ -236,7 +241,9 @@ def test_another_version_or_thread_count_on_resume_is_named(text: corpus.Corpus,
 
 
 @pytest.mark.fault("R12")
-def test_a_second_trainer_in_the_same_folder_is_refused_and_told_who(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_second_trainer_in_the_same_directory_gets_an_error_with_the_process_id(
+    text: corpus.Corpus, tmp_path: Path
+) -> None:
     first = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
     with pytest.raises(RunBusy, match=str(os.getpid())):
         Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=2))
@@ -246,21 +253,23 @@ def test_a_second_trainer_in_the_same_folder_is_refused_and_told_who(text: corpu
 
 
 @pytest.mark.fault("R8")
-def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error_before_the_first_step(
+    text: corpus.Corpus, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="Not a directory"):
         Trainer.start(text, tmp_path / "file" / "run", TrainingOptions(**SMALL, steps=2))
 
 
 class _Poisoned:
-    """Makes the loss or a gradient of one step infinite."""
+    """Make the loss of one step NaN, or a gradient infinite."""
 
     def __init__(self, run: Trainer, what: str, at: int) -> None:
         self.run, self.what, self.at, self.calls = run, what, at, 0
         if what == "gradient":
             run.state.network.projection.bias.register_hook(self.gradient)
         else:
-            run.state.network.register_forward_hook(self.logits)  # type: ignore[arg-type]
+            run.state.network.register_forward_hook(self.logits)
 
     def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
         self.calls += 1
@@ -298,18 +307,22 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_files(
 @pytest.mark.fault("R53", "R54")
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_without_the_finite_check_one_step_ruins_the_weights(text: corpus.Corpus, tmp_path: Path, what: str) -> None:
-    """Negative control of the test above: every gradient is said to be finite."""
+    """Negative control of the test above: the optimizer is given a finite norm for every gradient."""
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20, on_divergence="stop"))
     _Poisoned(run, what, at=7)
     step = run.state.optimizer.step
-    run.state.optimizer.step = lambda share, norm, factor: step(share, torch.ones_like(norm), factor)  # type: ignore[method-assign]
+
+    def unchecked(share: float, norm: torch.Tensor, factor: float = 1.0) -> float:
+        return step(share, torch.ones_like(norm), factor)
+
+    run.state.optimizer.step = unchecked  # type: ignore[method-assign]
     with pytest.raises(DivergenceError):
         list(run.events())
     assert not all(np.isfinite(array).all() for array in run.state.network.weights().values())
 
 
-def test_a_finite_step_after_which_weights_stay_would_be_noticed(text: corpus.Corpus, tmp_path: Path) -> None:
-    """Negative control of the test above: an ordinary step does move every weight that it can."""
+def test_a_finite_step_changes_every_weight(text: corpus.Corpus, tmp_path: Path) -> None:
+    """Negative control of the test above: an ordinary step is not skipped."""
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
     before = run.state.network.weights()
     list(run.events())
@@ -318,7 +331,7 @@ def test_a_finite_step_after_which_weights_stay_would_be_noticed(text: corpus.Co
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(
+def test_a_run_that_diverges_is_rolled_back_and_continues_at_half_the_learning_rate(
     text: corpus.Corpus, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(divergence, "GOOD_STEPS", 5)
@@ -335,7 +348,7 @@ def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(
     assert saved.training["tally"]["rollbacks"] == 1
 
 
-def test_a_run_that_cannot_but_diverge_gives_up_after_three_times(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_run_that_always_diverges_stops_after_three_rollbacks(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=20))
     run.state.network.projection.bias.register_hook(lambda gradient: gradient * math.nan)
     seen: list[Event] = []
@@ -344,7 +357,7 @@ def test_a_run_that_cannot_but_diverge_gives_up_after_three_times(text: corpus.C
     assert not (tmp_path / "run" / LAST).exists()
 
 
-def test_a_spike_of_the_loss_is_met_like_a_divergence(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_spike_of_the_loss_is_rolled_back(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=400))
     step = run.state.step
 
@@ -363,7 +376,7 @@ def test_a_spike_of_the_loss_is_met_like_a_divergence(text: corpus.Corpus, tmp_p
 
 
 @pytest.mark.fault("R55")
-def test_a_rate_out_of_all_bounds_ends_in_a_clear_error_or_a_finite_model(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_an_extreme_learning_rate_ends_in_a_clear_error_or_a_finite_model(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=50, lr=1e20))
     with contextlib.suppress(DivergenceError):
         list(run.events())
@@ -390,7 +403,7 @@ def test_best_is_replaced_only_by_a_strictly_better_finite_value(
 
 @pytest.fixture
 def canned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes a run validate every five steps and find these values."""
+    """Make a run validate every five steps and get these losses."""
 
     def give(*values: float) -> None:
         coming = iter(values)
@@ -405,7 +418,7 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 WORSE_AFTER_25 = (3.0, 2.5, 2.6, 2.7, 2.4, 2.5, 2.6, 2.6, 2.3, 2.9, 2.9, 2.9, 2.9)
 
 
-def test_a_run_out_of_patience_stops_and_stays_stopped(
+def test_a_run_out_of_patience_stops_and_stops_again_when_resumed(
     text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None]
 ) -> None:
     canned(*WORSE_AFTER_25)
@@ -424,7 +437,7 @@ def test_a_run_out_of_patience_stops_and_stays_stopped(
 
 
 @pytest.mark.parametrize("at", [24, 26, 38])
-def test_a_resumed_run_has_the_patience_of_the_straight_one(
+def test_a_resumed_run_stops_at_the_same_step_as_an_uninterrupted_one(
     text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], at: int
 ) -> None:
     canned(*WORSE_AFTER_25)
@@ -433,7 +446,7 @@ def test_a_resumed_run_has_the_patience_of_the_straight_one(
     assert interrupted(text, tmp_path / "run", at, steps=100, patience=3) == expected
 
 
-def test_patience_needs_something_to_validate_on(tmp_path: Path) -> None:
+def test_patience_requires_a_validation_text(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("abcabcabc")
     with pytest.raises(UsageError, match="patience counts validations"):
         Trainer.start(
@@ -444,7 +457,7 @@ def test_patience_needs_something_to_validate_on(tmp_path: Path) -> None:
 def test_patience_survives_a_rollback(
     text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known of the files is not rolled back with the weights: three worse ones are three."""
+    """The record of the files is not rolled back with the weights: three worse validations count as three."""
     canned(3.0, 3.1, 3.2, 3.3)
     monkeypatch.setattr(divergence, "GOOD_STEPS", 1000)
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=100, patience=3, keep=2))
@@ -462,7 +475,7 @@ def kept(run: Path) -> list[str]:
     return sorted(file.name for file in run.glob("step-*"))
 
 
-def test_the_latest_validations_are_kept_and_what_is_not_ours_is_never_removed(
+def test_the_weights_of_the_latest_validations_are_kept_and_no_other_file_is_removed(
     text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None]
 ) -> None:
     canned(*WORSE_AFTER_25)
@@ -483,7 +496,7 @@ def test_the_latest_validations_are_kept_and_what_is_not_ours_is_never_removed(
     assert all(np.array_equal(last.weights[name], latest.weights[name]) for name in last.weights)
 
 
-def test_a_resumed_run_keeps_what_the_straight_one_keeps(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_the_same_files_as_an_uninterrupted_one(text: corpus.Corpus, tmp_path: Path) -> None:
     options: dict[str, Any] = {"steps": 40, "validations": 8, "valid_share": 0.01, "keep": 3}
     expected = straight(text, tmp_path / "straight", **options)
     assert interrupted(text, tmp_path / "run", 22, **options) == expected
@@ -493,7 +506,7 @@ def test_a_resumed_run_keeps_what_the_straight_one_keeps(text: corpus.Corpus, tm
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
-def test_nothing_is_let_go_of_before_the_next_one_is_on_the_disk(
+def test_old_weights_are_removed_only_after_the_new_ones_are_stored(
     text: corpus.Corpus, tmp_path: Path, canned: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canned(*WORSE_AFTER_25)
@@ -531,7 +544,7 @@ def test_a_checkpoint_from_before_an_option_existed_is_resumed(text: corpus.Corp
 
 
 @pytest.mark.fault("R56")
-def test_a_validation_that_is_no_number_is_told_and_the_run_is_saved(
+def test_a_validation_loss_of_nan_is_reported_and_the_run_is_saved(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = evaluation.Score(9, 8, math.nan, math.nan, math.nan, "canned")
@@ -544,7 +557,7 @@ def test_a_validation_that_is_no_number_is_told_and_the_run_is_saved(
 
 
 @pytest.mark.fault("R7")
-def test_a_save_that_fails_in_mid_run_is_a_warning_and_tried_again(
+def test_a_save_that_fails_during_a_run_is_a_warning_and_is_repeated(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
@@ -579,7 +592,7 @@ def test_a_save_that_fails_at_the_end_is_an_error(
             finish(Trainer.start(text, tmp_path / failing, TrainingOptions(**SMALL, steps=6)))
 
 
-def test_a_folder_that_vanishes_is_made_again(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_removed_directory_is_created_again(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=30))
     for event in run.events():
         if isinstance(event, Started):
@@ -587,7 +600,7 @@ def test_a_folder_that_vanishes_is_made_again(text: corpus.Corpus, tmp_path: Pat
     assert checkpoint.load(tmp_path / "run" / LAST).step == 30
 
 
-def test_a_log_that_cannot_be_written_is_one_warning(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_gives_one_warning(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=6))
     (tmp_path / "run" / METRICS).mkdir()
     events = finish(run)
@@ -597,7 +610,9 @@ def test_a_log_that_cannot_be_written_is_one_warning(text: corpus.Corpus, tmp_pa
 
 
 @pytest.mark.fault("R45")
-def test_the_second_interrupt_acts_at_once_and_leaves_a_whole_checkpoint(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_the_second_interrupt_stops_at_once_and_leaves_a_complete_checkpoint(
+    text: corpus.Corpus, tmp_path: Path
+) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=500))
 
     def watch() -> None:
@@ -627,7 +642,7 @@ def test_a_signal_that_nohup_ignores_stays_ignored(text: corpus.Corpus, tmp_path
 
 
 @pytest.mark.fault("R47")
-def test_handlers_are_restored_and_a_thread_gets_none(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_signal_handlers_are_restored_and_are_not_set_in_a_thread(text: corpus.Corpus, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     for event in Trainer.start(text, tmp_path / "main", TrainingOptions(**SMALL, steps=3)).events():
         if isinstance(event, Progress):
@@ -654,7 +669,7 @@ def test_short_texts_train_with_smaller_windows(tmp_path: Path, characters: int)
 
 
 @pytest.mark.fault("R61")
-def test_one_character_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_text_of_one_character_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a")
     with pytest.raises(CorpusError, match="2 or more"):
         Trainer.start(corpus.read([tmp_path / "one.txt"]), tmp_path / "run", TrainingOptions(steps=1))
@@ -662,7 +677,7 @@ def test_one_character_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("R62")
-def test_a_text_of_one_symbol_has_no_surprise(tmp_path: Path) -> None:
+def test_a_text_of_a_single_symbol_has_a_loss_of_zero(tmp_path: Path) -> None:
     (tmp_path / "aaaa.txt").write_text("a" * 500)
     finish(Trainer.start(corpus.read([tmp_path / "aaaa.txt"]), tmp_path / "run", TrainingOptions(hidden=4, steps=2)))
     model = charlstm.load(tmp_path / "run")
@@ -670,7 +685,7 @@ def test_a_text_of_one_symbol_has_no_surprise(tmp_path: Path) -> None:
     assert model.evaluate("a" * 100).bits_per_char == 0
 
 
-def test_the_validation_that_training_reports_is_what_evaluation_finds(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_the_reported_validation_loss_is_that_of_an_evaluation(text: corpus.Corpus, tmp_path: Path) -> None:
     events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=40)))
     reported = [event for event in events if isinstance(event, Validated) and event.best][-1]
     saved = checkpoint.load(tmp_path / "run" / BEST)
@@ -679,7 +694,7 @@ def test_the_validation_that_training_reports_is_what_evaluation_finds(text: cor
     assert evaluation.evaluate(engine, valid).nats_per_char == pytest.approx(reported.valid_nats_per_char, abs=1e-6)
 
 
-def test_a_budget_in_time_ends_by_the_clock_and_resumes(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_run_with_a_budget_in_time_ends_by_the_clock_and_can_be_resumed(text: corpus.Corpus, tmp_path: Path) -> None:
     first = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, seconds=0.5)))
     assert isinstance(first[-1], Stopped)
     assert 0.3 < first[-1].seconds < 30
@@ -689,37 +704,39 @@ def test_a_budget_in_time_ends_by_the_clock_and_resumes(text: corpus.Corpus, tmp
     assert second[-1].seconds > first[-1].seconds
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_a_device_that_is_not_there_is_named(text: corpus.Corpus, tmp_path: Path) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_an_unavailable_device_is_an_error_that_names_it(text: corpus.Corpus, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="device cuda"):
         Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3, device="cuda"))
 
 
-def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_in_memory_is_an_error_before_it_is_allocated(
+    text: corpus.Corpus, tmp_path: Path
+) -> None:
     with pytest.raises(CharlstmError, match=r"GB of memory.*reduce hidden"):
         Trainer.start(text, tmp_path / "run", TrainingOptions(hidden=65536, layers=64, steps=1))
 
 
-def test_a_step_that_runs_out_of_memory_ends_in_one_line(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_a_step_that_runs_out_of_memory_ends_in_a_clear_error(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))
 
-    def hungry(_share: float) -> Step:
+    def hungry(share: float) -> Step:
         torch.empty(2**60)
-        raise AssertionError("no machine has so much memory")
+        raise AssertionError("no machine has this much memory")
 
     run.state.step = hungry  # type: ignore[method-assign]
     with pytest.raises(CharlstmError, match=r"not enough memory .*batch_size"):
         list(run.events())
 
 
-def test_events_become_json(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_events_are_written_as_json(text: corpus.Corpus, tmp_path: Path) -> None:
     for event in finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))):
         assert json.loads(json.dumps(to_json(event)))["event"] == event.name
     lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
     assert [line["event"] for line in lines] == ["started", "validated", "stopped"]
 
 
-def test_train_gives_back_the_best_model(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_train_returns_the_best_model(text: corpus.Corpus, tmp_path: Path) -> None:
     seen: list[Event] = []
     model = trainer.train(text, tmp_path / "run", on_event=seen.append, **SMALL, steps=30)
     assert isinstance(seen[-1], Stopped)
@@ -727,7 +744,7 @@ def test_train_gives_back_the_best_model(text: corpus.Corpus, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("valid_chars", "scored"), [(100, 100), (0, 443), (10**6, 443)])
-def test_a_validation_scores_the_first_characters_of_the_part_held_out_and_eval_the_same(
+def test_a_validation_and_an_evaluation_score_the_first_characters_of_the_held_out_part(
     text: corpus.Corpus, tmp_path: Path, valid_chars: int, scored: int
 ) -> None:
     options = TrainingOptions(**SMALL, steps=5, valid_chars=valid_chars)
@@ -742,7 +759,7 @@ def test_a_validation_scores_the_first_characters_of_the_part_held_out_and_eval_
     assert score.nats_per_char == pytest.approx(validated.valid_nats_per_char, rel=1e-6)
 
 
-def test_the_rate_warms_up_and_falls_to_nothing(text: corpus.Corpus, tmp_path: Path) -> None:
+def test_the_learning_rate_warms_up_and_falls_to_zero(text: corpus.Corpus, tmp_path: Path) -> None:
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**{**SMALL, "steps": 5, "lr": 2.0, "warmup": 0.2}))
     rates = [run.state.optimizer.rate(share) for share in (0, 0.1, 0.2, 0.6, 1)]
     assert rates == pytest.approx([0.04, 1.02, 2, 1.5, 0])
@@ -753,7 +770,7 @@ def test_the_rate_warms_up_and_falls_to_nothing(text: corpus.Corpus, tmp_path: P
 def test_options_chosen_from_an_estimated_speed_are_chosen_again_when_the_speed_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The estimate is that nothing will be read; then forty steps read the text more than 30 times."""
+    """The estimate is less than one epoch; then forty steps read the text more than 30 times."""
     (tmp_path / "short.txt").write_text("abc" * 8)
     short = corpus.read([tmp_path / "short.txt"])
     monkeypatch.setattr(hardware, "speed", lambda _: 1.0)

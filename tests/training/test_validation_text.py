@@ -1,4 +1,4 @@
-"""`--valid`: a text of its own to validate on; and `--valid-share 0`: none at all."""
+"""A separate validation text (`--valid`), and training without validation (`--valid-share 0`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def texts(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder as the current one, with the texts in it."""
+    """Make a new working directory with the texts."""
     monkeypatch.chdir(memory)
     Path("text.txt").write_text(TEXT)
     Path("dev.txt").write_text(DEV)
@@ -48,7 +48,7 @@ def events(text: str, run: str, valid: str | None = None, **options: Any) -> lis
     return list(Trainer.start(corpus.read([text]), run, TrainingOptions(**options), valid=given).events())
 
 
-def test_the_whole_text_trains_as_it_would_if_the_other_were_its_end() -> None:
+def test_the_whole_text_trains_as_if_the_validation_text_were_held_out_of_it() -> None:
     share = 1 - CUT / len(TEXT)
     plain, own = events("text.txt", "plain", valid_share=share), events("begin.txt", "own", "end.txt")
     assert isinstance(plain[0], Started)
@@ -62,7 +62,7 @@ def test_the_whole_text_trains_as_it_would_if_the_other_were_its_end() -> None:
         assert all(np.array_equal(first[weight], second[weight]) for weight in first)
 
 
-def test_the_vocabulary_is_that_of_both_and_eval_without_a_text_scores_the_other() -> None:
+def test_the_vocabulary_is_that_of_both_texts_and_eval_scores_the_validation_text() -> None:
     seen = events("text.txt", "run", "dev.txt")
     best = [event for event in seen if isinstance(event, Validated) and event.best][-1]
     model = charlstm.load("run")
@@ -77,7 +77,7 @@ def test_the_vocabulary_is_that_of_both_and_eval_without_a_text_scores_the_other
         model.evaluate()
 
 
-def test_no_more_of_it_is_scored_than_of_a_part_held_out() -> None:
+def test_the_validation_text_is_scored_up_to_the_same_length_as_a_held_out_part() -> None:
     seen = events("text.txt", "run", "dev.txt", valid_chars=50)
     assert isinstance(seen[0], Started)
     assert (seen[0].held_out_chars, seen[0].valid_chars) == (len(DEV), 50)
@@ -85,7 +85,7 @@ def test_no_more_of_it_is_scored_than_of_a_part_held_out() -> None:
     assert model.evaluate() == model.evaluate(DEV[:50])
 
 
-def test_resume_checks_the_text_and_ends_in_the_same_bytes() -> None:
+def test_resume_checks_the_validation_text_and_ends_in_the_same_bytes() -> None:
     text, dev = corpus.read(["text.txt"]), corpus.read(["dev.txt"])
     events("text.txt", "straight", "dev.txt")
     run = Trainer.start(text, "run", TrainingOptions(**SMALL, steps=30), valid=dev)
@@ -106,7 +106,7 @@ def test_resume_checks_the_text_and_ends_in_the_same_bytes() -> None:
         Trainer.resume(text, "plain", {"steps": 31}, valid=dev)
 
 
-def test_a_new_text_may_lack_characters_of_the_run_that_it_goes_on_with() -> None:
+def test_a_new_text_on_resume_may_lack_characters_of_the_run() -> None:
     events("text.txt", "run", steps=5)
     Path("cat.txt").write_text("the cat sat. " * 20)
     list(Trainer.resume(corpus.read(["cat.txt"]), "run", {"steps": 8}, allow_new_corpus=True).events())
@@ -116,7 +116,7 @@ def test_a_new_text_may_lack_characters_of_the_run_that_it_goes_on_with() -> Non
 
 
 @pytest.mark.parametrize("share", [0, 0.0, 1e-9])
-def test_nothing_is_held_out_where_nothing_shall_be(share: float) -> None:
+def test_a_share_of_zero_holds_out_nothing(share: float) -> None:
     seen = events("text.txt", "run", valid_share=share)
     assert isinstance(seen[0], Started)
     assert (seen[0].train_chars, seen[0].held_out_chars) == (len(TEXT), 0)
@@ -129,7 +129,7 @@ def test_nothing_is_held_out_where_nothing_shall_be(share: float) -> None:
         charlstm.load("run").evaluate()
 
 
-def test_what_contradicts_itself_or_cannot_be_scored_is_refused() -> None:
+def test_contradictory_options_and_texts_too_short_to_score_are_errors() -> None:
     with pytest.raises(UsageError, match=r"valid_share 0\.2 and valid are mutually exclusive"):
         events("text.txt", "run", "dev.txt", valid_share=0.2)
     with pytest.raises(UsageError, match="patience"):
@@ -150,7 +150,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     return lambda *words: here(capfd, *words)
 
 
-def test_the_option_is_told_kept_and_asked_for_again(run: Callable[..., Done]) -> None:
+def test_the_validation_text_is_shown_saved_and_required_on_resume(run: Callable[..., Done]) -> None:
     done = run("train", "text.txt", "--valid", "dev.txt", "-o", "run", *TINY)
     assert (done.status, done.out) == (0, b"")
     assert f"split     {len(TEXT):,} for training, {len(DEV)} for validation, dev.txt" in done.err.splitlines()
@@ -164,7 +164,7 @@ def test_the_option_is_told_kept_and_asked_for_again(run: Callable[..., Done]) -
     assert run("train", "text.txt", "--valid", "dev.txt", "-o", "run", "--resume", "--steps", "8", "-q").status == 0
 
 
-def test_what_to_type_after_an_interrupt_names_the_validation_text(
+def test_the_command_to_resume_names_the_validation_text(
     run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from charlstm.cli import training_display
@@ -174,7 +174,7 @@ def test_what_to_type_after_an_interrupt_names_the_validation_text(
     assert done.err.endswith("to resume: charlstm train text.txt --valid dev.txt -o run --resume\n")
 
 
-def test_stdin_may_be_the_validation_text_but_not_both(
+def test_stdin_may_be_one_of_the_two_texts_but_not_both(
     run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(DEV.encode())))
@@ -188,7 +188,7 @@ def test_stdin_may_be_the_validation_text_but_not_both(
 
 
 @pytest.mark.parametrize("valid", ["nothing.txt", "empty.txt", "latin.txt"])
-def test_a_validation_text_that_is_none_is_one_line(run: Callable[..., Done], valid: str) -> None:
+def test_an_invalid_validation_text_is_an_error_in_one_line(run: Callable[..., Done], valid: str) -> None:
     Path("empty.txt").write_text("")
     Path("latin.txt").write_bytes(b"caf\xe9 au lait")
     done = run("train", "text.txt", "--valid", valid, *TINY)
