@@ -11,14 +11,10 @@ from tests.project import language
 FILES = [file.relative_to(language.ROOT).as_posix() for file in language.files()]
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in language.NOT_YET])
+@pytest.mark.parametrize("name", FILES)
 def test_a_file_uses_plain_english(name: str) -> None:
     found = list(language.hits(name, language.texts(language.ROOT / name)))
     assert not found, "\n".join(f"{hit.file}:{hit.line}: {hit.found!r} in …{hit.text}…" for hit in found)
-
-
-def test_the_exceptions_name_files_that_exist() -> None:
-    assert set(language.NOT_YET) <= set(FILES)
 
 
 @pytest.mark.parametrize(
