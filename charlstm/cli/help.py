@@ -90,7 +90,7 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and options in sections."""
-        sections: dict[str, list[tuple[str, str]]] = {}
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}  # they come first
         for parameter in self.get_params(ctx):
             kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
             if record := parameter.get_help_record(ctx):
@@ -98,6 +98,8 @@ class Command(TyperCommand):
         names = [name for records in sections.values() for name, _ in records]
         width = max(len(name) for name in names if len(name) <= NAME_COLUMNS)
         for heading, records in sections.items():
+            if not records:
+                continue
             with formatter.section(_bold(heading)):
                 formatter.write_dl([(f"{name:<{width}}", text) for name, text in records], col_max=width)
 

@@ -62,11 +62,11 @@ def info(
         *_documents(found.vocabulary),
         ("text", _text(found.corpus, unit)),
         ("steps", f"{found.step:,}"),
-        *([] if found.corpus.validation is None else [("validated on", _text(found.corpus.validation, unit))]),
+        *([] if found.corpus.validation is None else [("validation text", _text(found.corpus.validation, unit))]),
         *([] if found.base is None else [("fine-tuned from", found.base.checkpoint or "not known")]),
         ("validation", "not known" if best is None else f"{best / math.log(2):.4f} bits per {unit} at the best"),
         ("training state", "in this file" if found.training is not None else "not in this file: weights only"),
-        ("made by", _versions(found.facts)),
+        ("versions", _versions(found.facts)),
         ("kernels", _kernels()),
     ]
     print_table(rows)
@@ -81,11 +81,7 @@ def _documents(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Return a row with the boundary between documents, if the text has several documents."""
     from charlstm.text.documents import quote_boundary
 
-    return (
-        []
-        if vocabulary.boundary is None
-        else [("documents", f"with {quote_boundary(vocabulary.boundary)} between them")]
-    )
+    return [] if vocabulary.boundary is None else [("documents", f"separated by {quote_boundary(vocabulary.boundary)}")]
 
 
 def _first(symbols: str) -> str:

@@ -381,5 +381,5 @@ class _TextBuffer:
 
 def _storage_error(what: str, error: OSError) -> CorpusError:
     where = escape(str(id_file.folder()))
-    hint = "free some disk space, or set XDG_CACHE_HOME to another folder"
+    hint = "free some disk space, or set XDG_CACHE_HOME to another directory"
     return CorpusError(f"{what} cannot be stored in {where}: {error.strerror or error}; {hint}")

@@ -228,9 +228,7 @@ def download(name: str, report: Report | None = None, folder: Path | None = None
                 abandoned.unlink()
             _fetch(name, file, report or (lambda done, total: None))
     except BlockingIOError as error:
-        raise DownloadError(
-            f"{name}: another charlstm is downloading ({error.strerror}); try again when it has finished"
-        ) from error
+        raise DownloadError(f"{name}: another process is downloading ({error.strerror}); try again later") from error
     except OSError as error:
         where = escape(str(file.parent))
         raise DownloadError(f"{name}: cannot be stored in {where}: {error.strerror or error}") from error
@@ -313,7 +311,7 @@ def _fetch(name: str, file: Path, report: Report) -> None:
             except requests.HTTPError as error:
                 reason = escape(error.response.reason or "")[:60]
                 status = f"{error.response.status_code} {reason}"
-                raise DownloadError(f"{name}: {url} answers {status}; try again later") from error
+                raise DownloadError(f"{name}: {url} responded with {status}; try again later") from error
             finally:
                 received = progress.size
 

@@ -85,7 +85,7 @@ def _partial_boundary_length(text: _B, boundary: _B) -> int:
 
 def describe_division(boundary: str | None) -> str:
     """Return a noun phrase for a text with this boundary between its documents, or None."""
-    return "one text" if boundary is None else f"documents with {quote_boundary(boundary)} between"
+    return "a single text" if boundary is None else f"documents separated by {quote_boundary(boundary)}"
 
 
 def quote_boundary(boundary: str) -> str:

@@ -91,7 +91,9 @@ class StoredIds:
             ids = np.frombuffer(self._file.read(self._length * self._stored.itemsize, self._offset), self._stored)
         except (OSError, EOFError) as error:
             reason = getattr(error, "strerror", None) or "the file was truncated"
-            raise CorpusError(f"the ids of the text in {folder()} cannot be read: {reason}; start again") from error
+            raise CorpusError(
+                f"the ids of the text in {folder()} cannot be read: {reason}; run the command again"
+            ) from error
         ids = ids if self._table is None else self._table[ids]
         return ids if dtype is None else ids.astype(dtype)
 

@@ -250,7 +250,7 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes() -> None:
     for name in ("last", "best"):
         assert Path(f"whole/{name}.safetensors").read_bytes() == Path(f"parts/{name}.safetensors").read_bytes()
     assert charlstm.load("whole").evaluate().bits_per_char > 0
-    with pytest.raises(ResumeError, match=r"documents with '\\n' between, not one text"):
+    with pytest.raises(ResumeError, match=r"documents separated by '\\n', not a single text"):
         Trainer.resume(charlstm.read(["names"]), "parts", allow_new_corpus=True)
 
 
@@ -348,7 +348,7 @@ def test_names_are_learned_from_a_pipe_and_sampled_as_lines() -> None:
     options += ["--batch-size", 16, "--seq-len", 16]
     trained = spawn(["train", "-", "--lines-as-documents", "-o", "run", *options], stdin=Path("names").read_bytes())
     assert trained.status == 0, trained.err
-    assert r"documents  with '\n' between them" in trained.err
+    assert r"documents  separated by '\n'" in trained.err
     sampled = spawn(["sample", "-c", "run", "--count", 20, "--temp", 0.5, "--seed", 1])
     lines = sampled.text.splitlines()
     assert len(lines) == 20
@@ -377,7 +377,7 @@ def test_all_forms_of_eval_give_the_same_score(capfd: Capture) -> None:
     assert compared["ours"]["bits_per_char"] == pytest.approx(whole["bits_per_char"], abs=1e-6)
     heat = here(capfd, "eval", "t", "-c", "m", "--heat")
     assert re.sub("\x1b\\[[0-9;]*m|↵", "", heat.text) == "\n".join(NAMES) + "\n"
-    assert r"with '\n' between them" in here(capfd, "info", "m").text
+    assert r"separated by '\n'" in here(capfd, "info", "m").text
     assert json.loads(here(capfd, "info", "m", "--json").out)["boundary"] == "\n"
 
 
@@ -398,7 +398,7 @@ def test_resuming_and_fine_tuning_keep_the_boundary_of_the_model(capfd: Capture)
     assert charlstm.load("tuned").vocabulary.boundary == "\n"
     status, complaint = train("names", "--resume", "-o", "checkpoints/names", "--documents", "--allow-new-corpus")
     assert status == 1
-    assert r"documents with '\n' between" in complaint
+    assert r"documents separated by '\n'" in complaint
     assert train("names", "--config", "checkpoints/names/config.toml", "--steps", 2, "-o", "again")[0] == 0
     assert charlstm.load("again").vocabulary.boundary == "\n"
     status, complaint = train("names", "--lines-as-documents", "--boundary", ".")

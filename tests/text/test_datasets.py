@@ -211,7 +211,7 @@ def test_a_refusing_server_is_named_with_its_status(
 ) -> None:
     net.status = status
     monkeypatch.setattr(datasets, "RETRIES", 1)  # an HTTP status is not retried
-    with pytest.raises(DownloadError, match=f"{net.url} answers {status} "):
+    with pytest.raises(DownloadError, match=f"{net.url} responded with {status} "):
         text(tmp_path)
     assert net.requests == 1
     assert left(tmp_path) == set()
@@ -285,7 +285,7 @@ def test_a_zip_archive_is_kept_unchanged_and_read_as_its_text(
 def test_a_second_process_does_not_download_at_the_same_time(net: Net, known: None, tmp_path: Path) -> None:
     with (
         FolderLock(tmp_path),
-        pytest.raises(DownloadError, match=f"another charlstm is downloading .*process {os.getpid()}"),
+        pytest.raises(DownloadError, match=f"another process is downloading .*process {os.getpid()}"),
     ):
         text(tmp_path)
     assert text(tmp_path) == TEXT
@@ -454,7 +454,7 @@ def test_a_failed_download_prints_one_line_and_exits_with_status_1(net: Net, tmp
     net.status = 404
     done = run(net, tmp_path, "corpus", "book")
     assert (done.status, done.out) == (1, b"")
-    assert done.err.splitlines()[1:] == [f"charlstm: book: {net.url} answers 404 Not Found; try again later"]
+    assert done.err.splitlines()[1:] == [f"charlstm: book: {net.url} responded with 404 Not Found; try again later"]
 
 
 def test_ctrl_c_leaves_no_file_and_the_next_command_downloads(net: Net, tmp_path: Path) -> None:

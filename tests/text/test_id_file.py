@@ -275,7 +275,7 @@ def test_without_a_writable_folder_the_text_is_in_memory(
         with pytest.raises(CorpusError) as caught:
             refused()
         assert str(caught.value).startswith(f"a text of more than 1000 characters cannot be stored in {folder}: ")
-        assert str(caught.value).endswith("free some disk space, or set XDG_CACHE_HOME to another folder")
+        assert str(caught.value).endswith("free some disk space, or set XDG_CACHE_HOME to another directory")
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_file(folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,7 +155,7 @@ def test_the_validation_text_is_shown_saved_and_required_on_resume(run: Callable
     assert (done.status, done.out) == (0, b"")
     assert f"split     {len(TEXT):,} for training, {len(DEV)} for validation, dev.txt" in done.err.splitlines()
     assert "text                dev.txt" in run("eval", "-c", "run").text
-    assert f"validated on    dev.txt: {len(DEV)} characters" in run("info", "run").text
+    assert f"validation text  dev.txt: {len(DEV)} characters" in run("info", "run").text
     assert run("train", "text.txt", "--config", "run/config.toml", "-o", "again", "-q") == (0, b"", "")
     assert Path("again", LAST).read_bytes() == Path("run", LAST).read_bytes()
     done = run("train", "text.txt", "-o", "run", "--resume", "--steps", "8")
