@@ -38,16 +38,22 @@ def copy_sources(folder: Path, change: tuple[str, str, str] | None = None) -> Pa
     return folder
 
 
-def build(compiler: str, output: Path, *flags: str, sources: Path = SOURCES) -> Path:
-    """Compile the check program and return its path."""
-    files = [PROGRAM, *sorted(sources.glob("*.c"))]
+def build(compiler: str, output: Path, *flags: str, sources: Path = SOURCES, program: bool = True) -> Path:
+    """Compile the sources, with the check program if `program`, and return the path of the output."""
+    files = [*([PROGRAM] if program else []), *sorted(sources.glob("*.c"))]
     command = [require(compiler), *FLAGS, *flags, "-I", str(sources), *map(str, files)]
     done = subprocess.run([*command, "-o", str(output), "-lm", "-pthread"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return output
 
 
-def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, with variables added to the environment."""
     return subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=600, env={**os.environ, **environment}
+        [*map(str, command)],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
