@@ -1,4 +1,4 @@
-"""The settings of a run are applied within it and restored after it; the devices and the speed of the machine."""
+"""Test the settings of a run, which are restored after it, and the devices and the speed of the machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mapped_blocks() -> int:
 
 
 def a_large_block_is_mapped_from_the_system() -> bool:
-    """Whether malloc takes 64 MB from the system for itself and returns it when it is freed, as it does by default."""
+    """Return whether malloc maps 64 MB separately and returns them to the system when freed, as by default."""
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
         ctypes.c_void_p,
@@ -60,7 +60,7 @@ def a_large_block_is_mapped_from_the_system() -> bool:
 
 
 def kept_after_free() -> int:
-    """Bytes of 16 MB in small blocks that malloc keeps at the top of its heap after they are freed."""
+    """Free 16 MB in small blocks, and return the bytes that malloc keeps at the top of its heap."""
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
         ctypes.c_void_p,
@@ -101,7 +101,7 @@ def test_the_number_of_threads_is_restored() -> None:
 
 
 @pytest.mark.usefixtures("precision")
-def test_the_precision_of_products_is_lowered_on_cuda_alone_and_restored() -> None:
+def test_the_precision_of_products_is_lowered_on_cuda_only_and_restored() -> None:
     torch.set_float32_matmul_precision("highest")
     with hardware.run_settings(CPU, None):
         assert torch.get_float32_matmul_precision() == "highest"
@@ -124,7 +124,7 @@ def test_settings_are_restored_after_an_error() -> None:
         assert a_large_block_is_mapped_from_the_system()
 
 
-def test_a_device_that_torch_does_not_find_is_refused_with_those_that_it_finds(
+def test_the_error_for_an_unavailable_device_names_the_available_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -81,8 +81,8 @@ def test_a_run_that_does_not_fit_is_refused_at_its_start_and_when_it_is_resumed(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux only")
-def test_a_batch_and_a_window_longer_than_the_text_end_in_one_line(tmp_path: Path) -> None:
-    """The command that the system killed for memory, in a process that cannot take more than 16 GB."""
+def test_a_batch_and_a_window_longer_than_the_text_are_an_error_of_one_line(tmp_path: Path) -> None:
+    """Run a command that once ran out of memory, in a process that is limited to 16 GB."""
     (tmp_path / "text.txt").write_text("All the letters of a text, again. " * 45_000)
     command = ["train", "text.txt", "--hidden", "4096", "--batch-size", "100000", "--seq-len", "100000", "--steps", "1"]
     program = (
@@ -98,7 +98,7 @@ def test_a_batch_and_a_window_longer_than_the_text_end_in_one_line(tmp_path: Pat
     assert re.search(r"GB are available: reduce \S*batch.size or \S*seq.len$", line)
 
 
-def test_the_formula_is_that_of_the_documentation_worked_by_hand() -> None:
+def test_the_formula_gives_the_hand_worked_example_of_the_documentation() -> None:
     """2 LSTM layers of 512, B 64, T 128, V 65, dropout: 408.3 MB in docs/training.md, without the carried states."""
     step = memory.step_memory(ModelConfig(65, 512, 2, 512), 64, 128, dropout=0.3)
     carried = 4 * 3 * 2 * 64 * 2 * 512

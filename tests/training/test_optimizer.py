@@ -1,4 +1,4 @@
-"""The optimizer against torch's own AdamW and clipping, and against a learning-rate schedule worked by hand."""
+"""Compare the optimizer with AdamW and clipping of torch, and with a hand-worked learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def options(**given: object) -> TrainingConfig:
 
 
 def network(cell: Cell = "peephole") -> Network:
-    """A small network whose biases and peepholes are not zero, so that weight decay would change them."""
+    """Return a small network whose biases and peepholes are not zero, so that weight decay would change them."""
     made = Network(ModelConfig(7, hidden=5, layers=2, embedding=4, cell=cell))
     generator = torch.Generator().manual_seed(3)
     for parameter in made.parameters():
@@ -84,14 +84,14 @@ def test_ten_steps_equal_those_of_torch_over_two_parameter_groups(cell: Cell, be
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_weight_decay_on_every_parameter_is_noticed(cell: Cell) -> None:
+def test_weight_decay_on_every_parameter_is_detected(cell: Cell) -> None:
     """Negative control: the comparison with torch fails if biases and peepholes decay, too."""
     config = options(weight_decay=0.5, lr=0.05)
     assert differences_after_steps(cell, config, decay_everything=True) > 1e-2
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_weight_decay_scales_matrices_and_leaves_biases_and_peepholes(cell: Cell) -> None:
+def test_weight_decay_scales_matrices_but_not_biases_and_peepholes(cell: Cell) -> None:
     """With a gradient of zero a step multiplies a matrix by 1 − rate · decay and changes nothing else."""
     model = network(cell)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -105,7 +105,7 @@ def test_weight_decay_scales_matrices_and_leaves_biases_and_peepholes(cell: Cell
     assert sum(not is_matrix(name) for name in before) == (7 if cell == "peephole" else 5)  # 2 layers, 1 projection
 
 
-def test_a_changed_weight_decay_acts_at_the_next_step() -> None:
+def test_a_changed_weight_decay_applies_at_the_next_step() -> None:
     model = network()
     optimizer = Optimizer(model, options(weight_decay=0.5))
     optimizer.weight_decay = 0.0
@@ -123,7 +123,7 @@ def test_the_rate_rises_linearly_and_then_falls_with_the_square_of_the_share_to_
         assert optimizer.rate(share) == pytest.approx(rate, abs=1e-12)
 
 
-def test_a_warmup_over_the_whole_budget_and_none_at_all_are_possible() -> None:
+def test_a_warm_up_over_the_whole_budget_and_no_warm_up_are_possible() -> None:
     assert Optimizer(network(), options(lr=0.1, warmup=1.0)).rate(1.0) == pytest.approx(0.1)
     assert Optimizer(network(), options(lr=0.1, warmup=0.0)).rate(0.0) == pytest.approx(0.1)
 

@@ -30,7 +30,7 @@ def run(code: str) -> str:
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["loaded before torch", "loaded after torch"])
 def test_a_second_libgomp_does_not_hide_the_pool_of_torch(is_first: bool, tmp_path: Path) -> None:
-    """Scikit-learn, for example, brings a libgomp of its own."""
+    """Scikit-learn, for example, contains its own libgomp."""
     if run(POOL) != "True":
         pytest.skip("this torch computes with another OpenMP runtime than libgomp")
     paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line}
@@ -51,7 +51,7 @@ def test_300_threads_without_a_pool_of_torch_compute_a_product() -> None:
     assert run(code) == "True"
 
 
-def test_the_own_pool_is_kept_between_calls_and_made_anew_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_own_pool_is_kept_between_calls_and_recreated_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_native, "_openmp_pool", lambda: None)
     monkeypatch.setattr(scan_native, "_threads", lambda _: 3)
     assert scan_native.NATIVE is not None
