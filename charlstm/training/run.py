@@ -31,6 +31,9 @@ class Run:
         model: the shape of the network; the weights are not initialised.
 
     Attributes:
+        corpus: the training text.
+        valid: the separate validation text, or None.
+        directory: the run directory.
         train_chars: symbols of the training part.
         valid_ids: (N,) symbols that each validation scores.
         state: network, optimizer and everything else that a step changes.

@@ -43,7 +43,7 @@ class TrainingState:
         device: the device that trains.
 
     Attributes:
-        options: those of the run; `dropout` and `reset` may change between steps.
+        options: those of the run; `dropout` and `weight_decay` may change between steps.
         carried: (L, S, B, H) recurrent state after the last window.
         generator: random numbers of initial weights and resets.
         mask_generator: random numbers of dropout, on the device.
@@ -128,7 +128,7 @@ class TrainingState:
         """Take the state of a checkpoint.
 
         Args:
-            saved: from `to_resumable`, or a file that `resume.check` accepts.
+            saved: from `to_resumable`, or from a file of any origin, because its record and tensors are checked.
             same_text: False keeps the streams at the start and the carried state zero: both belong to one text.
 
         Raises:
