@@ -53,12 +53,15 @@ class Recurrence(nn.Module):
     Args:
         config: the cell and the sizes.
         path: the path; None selects it by `choose_path` for the device of the parameters.
+
+    Attributes:
+        requested_path: the argument `path`; it may be changed between two calls. `path` is the path in use.
     """
 
     def __init__(self, config: ModelConfig, path: Path | None = None) -> None:
         super().__init__()
         self.config = config
-        self._path = path
+        self.requested_path = path
         for name, shape in config.shapes().items():
             if name.startswith("recurrence."):
                 self.register_parameter(name.removeprefix("recurrence."), nn.Parameter(torch.zeros(shape)))
@@ -67,7 +70,7 @@ class Recurrence(nn.Module):
     def path(self) -> Path:
         """The selected path, for the device of the parameters."""
         device: str = self.weight_hh_l0.device.type  # type: ignore[assignment]
-        return self._path or choose_path(self.config.cell, device, self.config.boundary is not None)
+        return self.requested_path or choose_path(self.config.cell, device, self.config.boundary is not None)
 
     def weights(self, layer: int) -> cells.Weights:
         """Return the parameters of one layer."""

@@ -50,7 +50,7 @@ def with_boundary(layer: Recurrence, boundary: int | None) -> Recurrence:
 
 def outcome(layer: Recurrence, path: str, table: Tensor, ids: Tensor, state: Tensor) -> list[Tensor]:
     """Return outputs, last state and all gradients of a loss that weights every output differently."""
-    layer._path = path  # type: ignore[assignment]
+    layer.requested_path = path  # type: ignore[assignment]
     outputs, last = layer(table, ids, state)
     loss = (
         outputs * torch.linspace(-1, 2, outputs.numel(), dtype=outputs.dtype, device=outputs.device).view_as(outputs)
@@ -177,7 +177,7 @@ def test_a_window_with_a_boundary_equals_two_separate_texts(cell: str) -> None:
 def test_no_gradient_crosses_a_boundary(path: str, cell: str) -> None:
     layer, table, _, state = problem(cell, (5, 2, 6, 4, 5, 2), torch.float64)
     layer = with_boundary(layer, 0)
-    layer._path = path  # type: ignore[assignment]
+    layer.requested_path = path  # type: ignore[assignment]
     ids = torch.tensor([[1, 1], [2, 3], [0, 4], [5, 5], [2, 2]])
     outputs, last = layer(table, ids, state)
     (gradient,) = torch.autograd.grad(outputs[2:].sum() + last.sum(), state)
@@ -195,7 +195,7 @@ def test_a_layer_with_a_boundary_never_uses_a_vendor_kernel() -> None:
 @pytest.mark.parametrize(("path", "cell"), [*PATHS, *(("reference", cell) for cell in CELLS)])
 def test_chunked_sequence_with_carried_state_equals_whole_sequence(path: str, cell: str) -> None:
     layer, table, ids, state = problem(cell, (7, 5, 6, 4, 19, 2), torch.float64)
-    layer._path = path  # type: ignore[assignment]
+    layer.requested_path = path  # type: ignore[assignment]
     whole, last = layer(table, ids, state)
     first, between = layer(table, ids[:3], state)
     second, end = layer(table, ids[3:], between)
@@ -208,7 +208,7 @@ def test_gradcheck_of_each_written_out_gradient(path: str, cell: str, boundary: 
     layer, table, ids, state = problem(cell, (3, 2, 3, 2, 3, 1), torch.float64)
     ids[1, 0] = 1
     layer = with_boundary(layer, boundary)
-    layer._path = path  # type: ignore[assignment]
+    layer.requested_path = path  # type: ignore[assignment]
     names = [name for name, _ in layer.named_parameters()]
 
     def run(table: Tensor, state: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,7 +266,7 @@ def test_dropout_keeps_the_mean_and_repeats_with_its_generator(path: str) -> Non
 @pytest.mark.parametrize("path", [path for path, cell in PATHS if cell == "lstm" and path != "vendor"])
 def test_a_second_backward_pass_is_an_error(path: str) -> None:
     layer, table, ids, state = problem("lstm", SHAPES[0], torch.float32)
-    layer._path = path  # type: ignore[assignment]
+    layer.requested_path = path  # type: ignore[assignment]
     loss = layer(table, ids, state)[0].sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
