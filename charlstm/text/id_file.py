@@ -53,7 +53,7 @@ class StoredIds:
 
     def __init__(
         self,
-        file: _File,
+        file: IdFile,
         dtype: np.dtype[Any],
         offset: int,
         length: int,
@@ -98,14 +98,28 @@ class StoredIds:
         return ids if dtype is None else ids.astype(dtype)
 
 
-class _File:
-    """An open file that is closed when the last reference to it is deleted."""
+class IdFile:
+    """An open file that is closed when the last reference to it is deleted.
+
+    Args:
+        fd: the file descriptor.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         weakref.finalize(self, os.close, fd)
 
+    @classmethod
+    def open(cls, path: Path) -> IdFile:
+        """Open a file for reading.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        return cls(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)))
+
     def size(self) -> int:
+        """Return the size in bytes."""
         return os.fstat(self._fd).st_size
 
     def read(self, size: int, offset: int) -> bytes:
@@ -146,7 +160,7 @@ def find(key: str) -> tuple[StoredIds, Vocabulary, str] | None:
     """
     path = _path(key)
     try:
-        file = _open(path)
+        file = IdFile.open(path)
         found = _parse(file, key)
         if not _has_valid_digest(file):
             return None
@@ -178,7 +192,7 @@ def store(
     _evict(path)
     header = {"key": key, "sha256": sha256, "length": length, "vocabulary": vocabulary.to_json()}
     atomicfile.replace(path, _chunks(json.dumps(header).encode(), blocks))
-    return _parse(_open(path), key)[0]
+    return _parse(IdFile.open(path), key)[0]
 
 
 def store_temporarily(file: IO[bytes], vocabulary: Vocabulary, blocks: Iterable[np.ndarray[Any, Any]]) -> StoredIds:
@@ -201,7 +215,7 @@ def store_temporarily(file: IO[bytes], vocabulary: Vocabulary, blocks: Iterable[
             file.write(block.data)
             length += len(block)
         file.flush()
-        return StoredIds(_File(os.dup(file.fileno())), vocabulary.dtype, 0, length)
+        return StoredIds(IdFile(os.dup(file.fileno())), vocabulary.dtype, 0, length)
 
 
 def temporary_file() -> IO[bytes]:
@@ -233,11 +247,7 @@ def _chunks(header: bytes, blocks: Iterable[np.ndarray[Any, Any]]) -> Iterator[b
     yield digest.digest()
 
 
-def _open(path: Path) -> _File:
-    return _File(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)))
-
-
-def _parse(file: _File, key: str) -> tuple[StoredIds, Vocabulary, str]:
+def _parse(file: IdFile, key: str) -> tuple[StoredIds, Vocabulary, str]:
     """Parse the header of a file, and check its key and length, but not its digest.
 
     Raises:
@@ -256,7 +266,7 @@ def _parse(file: _File, key: str) -> tuple[StoredIds, Vocabulary, str]:
     return ids, vocabulary, str(header["sha256"])
 
 
-def _has_valid_digest(file: _File) -> bool:
+def _has_valid_digest(file: IdFile) -> bool:
     digest, end = hashlib.sha256(), file.size() - DIGEST_BYTES
     for offset in range(0, end, BLOCK_BYTES):
         digest.update(file.read(min(BLOCK_BYTES, end - offset), offset))

@@ -24,7 +24,7 @@ from charlstm.errors import CorpusError, UnknownSymbols
 from charlstm.model import Model
 from charlstm.text import corpus, id_file, reading, vocabulary
 from charlstm.text.corpus import Corpus, read
-from charlstm.text.id_file import StoredIds
+from charlstm.text.id_file import IdFile, StoredIds
 from charlstm.text.reading import Block
 from charlstm.text.vocabulary import Vocabulary
 from charlstm.training import dynamic_evaluation
@@ -110,7 +110,7 @@ def test_a_slice_of_a_slice_equals_that_of_an_array(
 ) -> None:
     expected: Any = np.frombuffer(data[: len(data) // 4 * 4], dtype)
     memory_file.write_bytes(b"before" + expected.tobytes() + b"behind")
-    found = StoredIds(id_file._open(memory_file), expected.dtype, 6, len(expected))
+    found = StoredIds(IdFile.open(memory_file), expected.dtype, 6, len(expected))
     for start, stop in zip(cuts[::2], cuts[1::2], strict=False):
         found, expected = found[start:stop], expected[start:stop]
         assert len(found) == len(expected)
