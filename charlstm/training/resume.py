@@ -125,7 +125,7 @@ def newest_run_of(
     """
     texts: dict[tuple[SymbolKind, str | None, str], Corpus | None] = {}
     refusal: CorpusError | None = None
-    for file in sorted(root.glob(f"*/{LAST}"), key=lambda file: file.stat().st_mtime, reverse=True):
+    for file in sorted(root.glob(f"*/{LAST}"), key=_saved_at, reverse=True):
         try:
             saved = checkpoint.load(file)
         except CheckpointError:
@@ -155,6 +155,14 @@ def newest_run_of(
         *(f"no run of this text in {root}: name a run by ", Field("run")),
         *(", or start a new one without ", Field("resume")),
     )
+
+
+def _saved_at(file: Path) -> float:
+    """Return when a file was written, in seconds; 0 if it was removed meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def options_of(record: TrainingRecord, changes: Mapping[str, Any]) -> TrainingConfig:

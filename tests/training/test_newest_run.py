@@ -106,3 +106,14 @@ def test_a_text_that_no_run_can_read_gives_the_error_of_reading(text: Path, tmp_
         newest_run_of(reader_of(text, []), symbols="chars", root=root)
     as_bytes = run_of(corpus.read([text], symbols="bytes"), root / "bytes", saved_at=1000)
     assert newest_run_of(reader_of(text, []), root=root)[0] == as_bytes
+
+
+def test_a_run_that_is_removed_during_the_search_is_skipped(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, given = tmp_path / "runs", corpus.read([text])
+    kept, removed = run_of(given, root / "kept", 1), run_of(given, root / "removed", 2)
+    found = [kept / LAST, removed / LAST]
+    (removed / LAST).unlink()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(found))
+    assert newest_run_of(reader_of(text, []), root=root)[0] == kept
