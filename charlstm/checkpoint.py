@@ -9,6 +9,7 @@ A file from a stranger executes no code, and every claim that it makes is checke
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,12 +52,12 @@ class Checkpoint:
     tensors: Mapping[str, Array] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def corpus(self) -> CorpusRecord:
         """The texts that the model was trained on and validated on; an empty record if the facts do not name them."""
         return CorpusRecord.from_json(self.facts.get("corpus"))
 
-    @property
+    @functools.cached_property
     def base(self) -> BaseRecord | None:
         """The model that this one was fine-tuned from; None if its training began with random weights."""
         base = self.facts.get("base")

@@ -106,7 +106,7 @@ class Model:
         self._precision: Precision = precision
         self._threads = threads
 
-    @property
+    @functools.cached_property
     def corpus(self) -> CorpusRecord:
         """The texts that the model was trained on and validated on; an empty record if `facts` do not name them."""
         return CorpusRecord.from_json(self.facts.get("corpus"))

@@ -309,10 +309,9 @@ def _fetch(name: str, file: Path, report: Report) -> None:
             try:
                 get(url, progress, None)
             except requests.HTTPError as error:
-                assert error.response is not None, "pooch raises this for the status of a response"
-                reason = escape(error.response.reason or "")[:60]
-                status = f"{error.response.status_code} {reason}"
-                raise DownloadError(f"{name}: {url} responded with {status}; try again later") from error
+                response = error.response
+                status = "" if response is None else f" {response.status_code} {escape(response.reason or '')[:60]}"
+                raise DownloadError(f"{name}: {url} responded with{status}; try again later") from error
             finally:
                 received = progress.size
 
