@@ -58,13 +58,14 @@ int main(void)
 
 
 def compilers() -> list[str]:
-    """gcc and clang; in CI both must be there."""
+    """Return which of gcc and clang are installed; in CI both must be."""
     found = [name for name in ("gcc", "clang") if shutil.which(name)]
     assert len(found) == 2 or "CI" not in os.environ, "CI needs gcc and clang"
     return found
 
 
-needs_compiler = pytest.mark.skipif(not compilers(), reason="no C compiler")
+has_no_compiler = "CI" not in os.environ and shutil.which("gcc") is None and shutil.which("clang") is None
+needs_compiler = pytest.mark.skipif(has_no_compiler, reason="no C compiler")
 
 
 def build(folder: Path, source: str, *flags: str, compiler: str | None = None, main: str = HARNESS) -> Path:
