@@ -1,20 +1,72 @@
-"""The application: the list of commands. Slow imports are inside the commands, so that --help is fast."""
+"""The application: the list of commands. The module of a command is imported when the command is run.
+
+So `charlstm sample` does not pay for the options of `train`. Slow imports are inside the commands, for --help.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from charlstm import __version__
-from charlstm.cli import corpus, export, info, sample, train, verify
-from charlstm.cli import eval as eval_command
-from charlstm.cli import next as next_command
 from charlstm.cli.help import Command, Group
+
+FUNCTIONS = {  # command: function of the module in this package that has the command's name
+    "train": "train",
+    "sample": "sample",
+    "next": "next_characters",
+    "eval": "evaluate",
+    "info": "info",
+    "verify": "verify",
+    "export": "export",
+    "corpus": "corpus",
+}
+
+
+@functools.cache
+def command_of(name: str) -> Any:
+    """Import the module of a command and return the command.
+
+    Args:
+        name: a key of `FUNCTIONS`.
+    """
+    module = importlib.import_module(f"charlstm.cli.{name}")
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    alone.command(name, cls=Command, epilog=module.EXAMPLES)(getattr(module, FUNCTIONS[name]))
+    return typer.main.get_command(alone)
+
+
+class CommandTable(Mapping[str, Any]):
+    """The commands by their names. A value is made when it is read."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in FUNCTIONS:
+            raise KeyError(name)
+        return command_of(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FUNCTIONS)
+
+    def __len__(self) -> int:
+        return len(FUNCTIONS)
+
+
+class Application(Group):
+    """The group of all commands."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.commands = CommandTable()  # type: ignore[assignment]  # it is only read
+
 
 app = typer.Typer(
     name="charlstm",
-    cls=Group,
+    cls=Application,
     rich_markup_mode=None,  # rich's takes 0.15 s at every --help
     pretty_exceptions_enable=False,
     epilog="""\
@@ -36,13 +88,3 @@ def charlstm(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-app.command("train", cls=Command, epilog=train.EXAMPLES)(train.train)
-app.command("sample", cls=Command, epilog=sample.EXAMPLES)(sample.sample)
-app.command("next", cls=Command, epilog=next_command.EXAMPLES)(next_command.next_characters)
-app.command("eval", cls=Command, epilog=eval_command.EXAMPLES)(eval_command.evaluate)
-app.command("info", cls=Command, epilog=info.EXAMPLES)(info.info)
-app.command("verify", cls=Command, epilog=verify.EXAMPLES)(verify.verify)
-app.command("export", cls=Command, epilog=export.EXAMPLES)(export.export)
-app.command("corpus", cls=Command, epilog=corpus.EXAMPLES)(corpus.corpus)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import charlstm
+from charlstm.cli.app import FUNCTIONS
 from tests.helpers.commands import ROOT, environment, model_file, spawn
 
 PACKAGE = ROOT / "charlstm"
@@ -56,6 +57,16 @@ def test_sample_eval_and_info_load_numpy_and_no_heavy_package(tmp_path: Path) ->
     calls = (["sample", "-n", "5", "-c"], ["eval", str(tmp_path / "text"), "-c"], ["info"], ["verify"])
     lines = "; ".join(f"assert run({[*call, str(model)]}) == 0" for call in calls)
     assert loaded_by(f"from charlstm.cli.main import run; {lines}; print()") & HEAVY == {"numpy"}
+
+
+def test_a_command_loads_no_module_of_another_command(tmp_path: Path) -> None:
+    model = model_file(tmp_path / "m")
+    commands = {f"charlstm.cli.{name}" for name in FUNCTIONS}
+    found = modules_loaded_by(
+        f"from charlstm.cli.main import run; assert run(['sample', '-n', '5', '-c', {str(model)!r}]) == 0; print()"
+    )
+    assert found & commands == {"charlstm.cli.sample"}
+    assert modules_loaded_by("from charlstm.cli.main import run; run(['--help'])") >= commands, "it lists all of them"
 
 
 @pytest.mark.fault("R88")
