@@ -9,7 +9,6 @@ A file from a stranger executes no code, and every claim that it makes is checke
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +41,10 @@ class Checkpoint:
         training: what the trainer needs besides the tensors; any JSON object, which the trainer checks.
         tensors: all other arrays under their full names in the file: "optim/…", "state/…", "rng/…".
         facts: what the file records about the model: texts, best validation, versions, … Any JSON object.
+        corpus: the texts that the model was trained on and validated on, parsed from `facts`; an empty record if they
+            do not name them.
+        base: the model that this one was fine-tuned from, parsed from `facts`; None if its training began with random
+            weights.
     """
 
     model: ModelConfig
@@ -51,17 +54,13 @@ class Checkpoint:
     training: Mapping[str, Any] | None = None
     tensors: Mapping[str, Array] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    corpus: CorpusRecord = field(init=False)
+    base: BaseRecord | None = field(init=False)
 
-    @functools.cached_property
-    def corpus(self) -> CorpusRecord:
-        """The texts that the model was trained on and validated on; an empty record if the facts do not name them."""
-        return CorpusRecord.from_json(self.facts.get("corpus"))
-
-    @functools.cached_property
-    def base(self) -> BaseRecord | None:
-        """The model that this one was fine-tuned from; None if its training began with random weights."""
+    def __post_init__(self) -> None:
         base = self.facts.get("base")
-        return None if base is None else BaseRecord.from_json(base)
+        object.__setattr__(self, "corpus", CorpusRecord.from_json(self.facts.get("corpus")))
+        object.__setattr__(self, "base", None if base is None else BaseRecord.from_json(base))
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -55,7 +55,7 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto", threa
     """
     file = runs.resolve(path)
     found = checkpoint.load(file)
-    return Model(found.model, found.vocabulary, found.weights, found.facts, file, precision, threads)
+    return Model(found.model, found.vocabulary, found.weights, found.facts, found.corpus, file, precision, threads)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Model:
         vocabulary: the symbols, `config.vocab_size` of them.
         weights: name → float32 array, with the names and shapes of `config.shapes()`.
         facts: what the checkpoint records about the model, as in `Checkpoint.facts`.
+        corpus: the texts that the model was trained on and validated on; None if they are not known.
         path: the file that the model was loaded from.
         precision: as in `load`.
         threads: as in `load`.
@@ -94,6 +95,7 @@ class Model:
         vocabulary: Vocabulary,
         weights: Mapping[str, NDArray[np.float32]],
         facts: Mapping[str, Any] | None = None,
+        corpus: CorpusRecord | None = None,
         path: Path | None = None,
         precision: Precision = "auto",
         threads: int | None = None,
@@ -102,14 +104,10 @@ class Model:
         self.vocabulary = vocabulary
         self.weights = weights
         self.facts = dict(facts or {})
+        self.corpus = corpus or CorpusRecord()
         self.path = path
         self._precision: Precision = precision
         self._threads = threads
-
-    @functools.cached_property
-    def corpus(self) -> CorpusRecord:
-        """The texts that the model was trained on and validated on; an empty record if `facts` do not name them."""
-        return CorpusRecord.from_json(self.facts.get("corpus"))
 
     @functools.cached_property
     def engine(self) -> Engine:

@@ -20,6 +20,7 @@ from charlstm.config import ModelConfig
 from charlstm.errors import CheckpointError, CorpusError, UsageError
 from charlstm.inference import native
 from charlstm.model import Model
+from charlstm.provenance import CorpusRecord
 from tests.helpers.models import random_weights, real_ids, real_text
 
 native_only = pytest.mark.skipif(not native.isas(), reason="the native engine was not compiled")
@@ -65,7 +66,7 @@ def test_a_changed_or_unknown_corpus_is_refused_for_validation(file: Path) -> No
         {"corpus": {"names": []}},
     ]
     for facts in damaged:
-        model.facts = facts
+        model.corpus = CorpusRecord.from_json(facts.get("corpus"))
         with pytest.raises(CorpusError, match="give the text to evaluate"):
             model.evaluate()
     model = charlstm.load(file)

@@ -100,7 +100,7 @@ def save_adapted(path: Path, model: Model, weights: Mapping[str, NDArray[np.floa
     Raises:
         CheckpointError: the file cannot be written.
     """
-    facts = {"corpus": model.facts["corpus"]} if "corpus" in model.facts else {}
+    facts = {"corpus": model.corpus.to_json()} if model.corpus.names else {}
     checkpoint.save(path, checkpoint.Checkpoint(model.config, model.vocabulary, dict(weights), facts=facts))
 
 

@@ -8,6 +8,7 @@ that has everything imported, which makes a thousand children affordable; run as
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -361,7 +362,7 @@ def child_save_for_ever(path: str, hidden: int) -> None:
     states = [example(step, hidden) for step in range(8)]
     for step in range(1, 1_000_000):
         state = states[step % 8]
-        checkpoint.save(path, Checkpoint(**{**vars(state), "step": step}))
+        checkpoint.save(path, dataclasses.replace(state, step=step))
         say(step)
 
 

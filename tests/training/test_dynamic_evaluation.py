@@ -17,6 +17,7 @@ from charlstm.errors import CorpusError, DivergenceError, UsageError
 from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
 from charlstm.model import Model
+from charlstm.provenance import CorpusRecord
 from charlstm.text.vocabulary import Vocabulary
 from charlstm.training import dynamic_evaluation
 from charlstm.training.network import Network
@@ -115,7 +116,8 @@ def test_a_diverged_model_is_an_error_that_names_the_rate() -> None:
 def test_the_adapted_model_is_saved_with_the_vocabulary_and_the_corpus_of_the_model(tmp_path: Path) -> None:
     config, weights = small()
     corpus = {"names": ["text"], "chars": 9, "sha256": "0" * 64, "encoding": "utf-8"}
-    model = Model(config, Vocabulary.of("abcdefg"), weights, facts={"corpus": corpus, "chars_seen": 5})
+    record = CorpusRecord.from_json(corpus)
+    model = Model(config, Vocabulary.of("abcdefg"), weights, {"corpus": corpus, "chars_seen": 5}, record)
     _, adapted = dynamic_evaluation.evaluate(config, weights, IDS, DynamicConfig(rate=0.1))
     dynamic_evaluation.save_adapted(tmp_path / "adapted.safetensors", model, adapted)
     saved = checkpoint.load(tmp_path / "adapted.safetensors")
