@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,16 +14,23 @@ from charlstm.cli.options import CHECKPOINT_HELP, Json
 from charlstm.config import UNITS
 from charlstm.errors import CorpusError
 
+if TYPE_CHECKING:
+    from charlstm.model import Model
+
+Described = tuple[dict[str, Any], list[tuple[str, str]]]  # the result for --json, and its rows for a reader
+
 EXAMPLES = """\
 charlstm export c -c runs/small -o poet.c
 cc -O2 -DCHARLSTM_MAIN poet.c -o poet && ./poet 500 0.8 7
+charlstm export onnx -o model.onnx
 charlstm export c -o poet.c --json       size and cost, for programs"""
 
+FORMAT_HELP = "c: one file of C99 without any library; onnx: one graph, which reads symbols and a state."
 SCORED_SYMBOLS = 20_000
 
 
 def export(
-    kind: Annotated[Literal["c"], typer.Argument(metavar="FORMAT", help="c: one file of C99 without any library.")],
+    kind: Annotated[Literal["c", "onnx"], typer.Argument(metavar="FORMAT", help=FORMAT_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
     checkpoint: Annotated[
         Path | None,
@@ -37,36 +44,55 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model as C source for a small device.
+    """Write a model in a form that runs without charlstm.
 
-    The weights are rounded to 8 bits, and the program computes in integers: one seed gives the same text on every
+    C: the weights are rounded to 8 bits, and the program computes in integers: one seed gives the same text on every
     processor. The command shows the memory that the program needs, and what the rounding costs in bits per character
     on the first 20,000 characters of the held-out part.
+
+    ONNX: the weights are those of the model. The command compares the graph with the model in onnxruntime before it
+    writes the file, and shows the largest difference. It needs pip install 'charlstm[onnx]'.
     """
-    from charlstm.export.c import export_c, rounding_loss
     from charlstm.model import load
 
     model = load(checkpoint)
+    values, rows = {"c": _export_c, "onnx": _export_onnx}[kind](model, output)
+    if as_json:
+        write_stdout(json.dumps({"file": str(output), **values, "checkpoint": str(model.path)}) + "\n")
+    else:
+        print_table([("file", str(output)), *rows])
+
+
+def _export_c(model: Model, output: Path) -> Described:
+    from charlstm.export.c import export_c, rounding_loss
+
     footprint = export_c(model, output)
     try:
-        loss, reason = rounding_loss(model, model.validation_part()[:SCORED_SYMBOLS]), ""
+        loss, cost = rounding_loss(model, model.validation_part()[:SCORED_SYMBOLS]), ""
     except CorpusError as error:  # the text is not here, or nothing was held out
-        loss, reason = None, str(error)
-    if as_json:
-        found = {"file": str(output), **asdict(footprint), "rounding": None if loss is None else asdict(loss)}
-        write_stdout(json.dumps({**found, "checkpoint": str(model.path)}) + "\n")
-        return
+        loss, cost = None, str(error)
     unit = UNITS[model.vocabulary.unit]
-    cost = reason
     if loss is not None:
         added = loss.rounded_bits_per_char - loss.exact_bits_per_char
         cost = f"{added:+.4f} bits per {unit} ({loss.exact_bits_per_char:.4f} before, {loss.chars:,} {unit}s)"
-    print_table(
-        [
-            ("file", str(output)),
-            ("constants", f"{footprint.flash_bytes:,} bytes of flash"),
-            ("state", f"{footprint.ram_bytes:,} bytes of RAM"),
-            (f"multiply-adds per {unit}", f"{footprint.multiply_adds:,}"),
-            ("cost of rounding", cost),
-        ]
-    )
+    rows = [
+        ("constants", f"{footprint.flash_bytes:,} bytes of flash"),
+        ("state", f"{footprint.ram_bytes:,} bytes of RAM"),
+        (f"multiply-adds per {unit}", f"{footprint.multiply_adds:,}"),
+        ("cost of rounding", cost),
+    ]
+    return {**asdict(footprint), "rounding": None if loss is None else asdict(loss)}, rows
+
+
+def _export_onnx(model: Model, output: Path) -> Described:
+    from charlstm.export.onnx import export_onnx
+
+    written = export_onnx(model, output)
+    layers, states, _, hidden = model.config.state_shape(1)
+    rows = [
+        ("size", f"{written.bytes:,} bytes"),
+        ("inputs", f"symbols int64 (T, B), state float32 ({layers}, {states}, B, {hidden})"),
+        ("outputs", f"logits float32 (T, B, {model.config.vocab_size}), state_out"),
+        ("largest difference", f"{written.largest_difference:.1e} from the model, in onnxruntime"),
+    ]
+    return asdict(written), rows

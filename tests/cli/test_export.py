@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,4 +62,26 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, capfd: Captur
     assert done.status == 1
     assert done.err.count("\n") == 1
     assert "missing" in done.err
-    assert here(capfd, "export", "onnx", "-o", "x").status == 2
+    assert here(capfd, "export", "fortran", "-o", "x").status == 2
+
+
+def test_the_exported_graph_is_compared_with_the_model(tmp_path: Path, capfd: Capture) -> None:
+    model = model_file(tmp_path / "model.safetensors")
+    done = here(capfd, "export", "onnx", "-c", model, "-o", tmp_path / "model.onnx")
+    assert (done.status, done.err) == (0, "")
+    lines = dict(line.split("  ", 1) for line in done.text.splitlines())
+    assert lines["inputs"].strip() == "symbols int64 (T, B), state float32 (1, 2, B, 12)"
+    assert lines["largest difference"].endswith("from the model, in onnxruntime")
+    found = json.loads(here(capfd, "export", "onnx", "-c", model, "-o", tmp_path / "again.onnx", "--json").out)
+    assert found["bytes"] == (tmp_path / "model.onnx").stat().st_size == (tmp_path / "again.onnx").stat().st_size
+    assert 0 < found["largest_difference"] <= 1e-5
+    assert found["checkpoint"] == str(model)
+
+
+def test_a_missing_package_is_one_line(tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    model = model_file(tmp_path / "model.safetensors")
+    done = here(capfd, "export", "onnx", "-c", model, "-o", tmp_path / "model.onnx")
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "pip install 'charlstm[onnx]'" in done.err
+    assert not (tmp_path / "model.onnx").exists()

@@ -351,6 +351,7 @@ TAKES_CHECKPOINT = [
     "verify {}",
     "train {text} --resume -o {run}",
     "export c -c {} -o {run}/model.c",
+    "export onnx -c {} -o {run}/model.onnx",
 ]
 TAKES_TEXT = ["train {}", "train {text} {}", "eval -c {model} {}", "sample -c {model} --prime-file {}"]
 NEITHER = ["", "corpus"]
