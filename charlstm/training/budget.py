@@ -60,6 +60,19 @@ class Budget:
             return min(1.0, step / total)
         return min(1.0, (seconds + min(reserved, self.time_limit / 2)) / self.time_limit)
 
+    def parts(self, count: int, step: int, seconds: float, reserved: float = 0.0) -> int:
+        """Return how many of `count` equal parts of the budget are spent.
+
+        Args:
+            count: number of parts.
+            step: as in `share`.
+            seconds: as in `share`.
+            reserved: as in `share`.
+        """
+        if (total := self.total_steps) is not None:
+            return min(count, step * count // total)  # exact: each part ends at one step
+        return int(self.share(step, seconds, reserved) * count)
+
     def seconds_left(self, step: int, seconds: float, steps_per_second: float) -> float:
         """Return the estimated seconds until the budget is spent."""
         if (total := self.total_steps) is not None:

@@ -62,6 +62,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """At 200 even shares of the budget: a point of the curves of loss, speed and learning rate."""
+
+    name: ClassVar[str] = "curve"
+
+    step: int
+    share: float  # of the budget, 0 to 1
+    seconds: float  # spent training, in all processes of the run
+    train_bits_per_char: float  # smoothed
+    chars_per_second: float
+    lr: float
+
+
+@dataclass(frozen=True)
 class Validated:
     """After the validation text was scored, each transition once, with carried state."""
 
@@ -116,7 +130,7 @@ class Stopped:
     step_seconds: float = 0.0  # spent in training steps by this process; the rest is validation, sampling and saving
 
 
-Event = Started | Progress | Validated | CheckpointSaved | Warned | Stopped
+Event = Started | Progress | CurvePoint | Validated | CheckpointSaved | Warned | Stopped
 
 
 def to_json(event: Event) -> dict[str, Any]:

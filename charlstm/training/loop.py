@@ -77,7 +77,7 @@ class TrainingLoop:
         """Step until the budget is spent, patience is exhausted or a signal arrives; report, validate, save."""
         run, state, clock, guard = self._run, self._run.state, self._run.clock, self._guard
         shown = saved = clock.seconds()
-        speed = SpeedMeter(shown, state.counters.chars_seen)
+        speed, points = SpeedMeter(shown, state.counters.chars_seen), run.curve_points
         while not self._signals.received and not run.is_out_of_patience and (share := run.share) < 1:
             began = clock.seconds()
             step = state.step(share)
@@ -87,10 +87,12 @@ class TrainingLoop:
 
             show, save = now - shown >= PROGRESS_SECONDS, now - saved >= SAVE_SECONDS
             validate, keep = run.schedule.due(state.counters.step, now), self._is_good_step()
-            if state.device.type == "cuda" and not (show or validate or save or keep or run.share >= 1):
+            is_point = run.curve_points > points
+            if state.device.type == "cuda" and not (show or is_point or validate or save or keep or run.share >= 1):
                 continue  # reading the loss would wait for the GPU and leave it without work
             if found := guard.check(state.counters):
                 yield self._roll_back(found)
+                points = run.curve_points
                 continue
             if self._provisional and share >= SPEED_KNOWN_AT and (change := self._choose_again(share)):
                 yield Warned(state.counters.step, change)
@@ -99,6 +101,9 @@ class TrainingLoop:
             if show:
                 shown = now
                 yield run.progress(step.lr, speed.chars_per_second(clock.seconds(), state.counters.chars_seen))
+            if is_point:
+                points = run.curve_points
+                yield run.curve_point(step.lr, speed.chars_per_second(clock.seconds(), state.counters.chars_seen))
             if validate:
                 yield from self._validate()
             if save:

@@ -14,10 +14,12 @@ from charlstm.text.corpus import Corpus, beginning
 from charlstm.training import hardware, memory, validation
 from charlstm.training.budget import Budget
 from charlstm.training.counters import Clock, StepTime
-from charlstm.training.events import Progress, Started, Stopped, StopReason, Validated
+from charlstm.training.events import CurvePoint, Progress, Started, Stopped, StopReason, Validated
 from charlstm.training.run_dir import RunDir
 from charlstm.training.state import TrainingState
 from charlstm.training.validation import ValidationSchedule
+
+CURVE_POINTS = 200  # `CurvePoint` events of a whole run
 
 
 class Run:
@@ -81,6 +83,12 @@ class Run:
         """The share of the budget that is spent, from 0 to 1; at 1 the run ends."""
         reserved = self.schedule.expected_seconds()
         return self.budget.share(self.state.counters.step, self.clock.seconds(), reserved)
+
+    @property
+    def curve_points(self) -> int:
+        """The number of points of the curves, at even shares of the budget, that the run has reached."""
+        reserved = self.schedule.expected_seconds()
+        return self.budget.parts(CURVE_POINTS, self.state.counters.step, self.clock.seconds(), reserved)
 
     @property
     def is_out_of_patience(self) -> bool:
@@ -178,6 +186,22 @@ class Run:
             chars_seen=counters.chars_seen,
             seconds=seconds,
             seconds_left=self.budget.seconds_left(counters.step, seconds, chars_per_second / self._step_chars),
+            lr=lr,
+        )
+
+    def curve_point(self, lr: float, chars_per_second: float) -> CurvePoint:
+        """Return the event at a point of the curves.
+
+        Args:
+            lr: the learning rate of the step.
+            chars_per_second: the speed of the last seconds.
+        """
+        return CurvePoint(
+            step=self.state.counters.step,
+            share=self.share,
+            seconds=self.clock.seconds(),
+            train_bits_per_char=self.state.counters.train_nats / math.log(2),
+            chars_per_second=chars_per_second,
             lr=lr,
         )
 

@@ -168,6 +168,27 @@ class Metrics:
         if self._file is not None:
             self._file.close()
 
+    def forget_after(self, step: int) -> str | None:
+        """Remove the events of later steps, which an earlier process wrote after its last save: they will occur again.
+
+        Args:
+            step: the step from which the run continues.
+
+        Returns:
+            A warning if the log could not be changed.
+        """
+        try:
+            if not self._path.is_file():  # a pipe must not be read
+                return None
+            with self._path.open("rb") as log:
+                lines = log.readlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            if len(kept) < len(lines):
+                atomicfile.replace(self._path, kept)
+        except OSError as error:
+            return _not_written(self._path, error)
+        return None
+
     def write(self, event: Event) -> str | None:
         """Append one event.
 
@@ -190,6 +211,16 @@ class Metrics:
             self._has_warned = True
             return warning
         return None
+
+
+def _step_of(line: bytes) -> int:
+    """Return the step of an event in the log; 0 if the line has none, or is not an event."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return 0
+    step = event.get("step") if isinstance(event, dict) else None
+    return step if isinstance(step, int) else 0
 
 
 def _not_written(file: Path, error: OSError) -> str:

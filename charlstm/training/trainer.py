@@ -185,7 +185,9 @@ class Trainer:
                 Metrics(self.run.directory) as metrics,
                 Signals() as signals,
             ):
-                loop = TrainingLoop(self.run, signals, provisional=self._provisional, warnings=self._warnings)
+                not_written = metrics.forget_after(self.state.counters.step)
+                warnings = [*self._warnings, *([not_written] if not_written else [])]
+                loop = TrainingLoop(self.run, signals, provisional=self._provisional, warnings=warnings)
                 for event in loop.events():
                     if not isinstance(event, (Progress, CheckpointSaved)) and (warning := metrics.write(event)):
                         yield Warned(self.state.counters.step, warning)

@@ -43,6 +43,20 @@ def test_the_seconds_left_come_from_the_clock_or_from_the_speed() -> None:
     assert budget_of(seconds=10.0).seconds_left(10, 11.0, steps_per_second=2.0) == 0
 
 
+def test_a_step_ends_each_part_of_a_budget() -> None:
+    """Each part ends at one step, also where a share in floating point is below the whole number: 29 of 200."""
+    for total in (29, 200, 777):
+        parts = [budget_of(steps=total).parts(200, step, 0.0) for step in range(total + 1)]
+        assert (parts[0], parts[-1]) == (0, 200)
+        assert len({*parts}) == min(total, 200) + 1
+    assert budget_of(steps=40).parts(200, 41, 0.0) == 200
+
+
+def test_the_parts_of_a_budget_in_time_follow_the_clock() -> None:
+    assert [budget_of(seconds=10.0).parts(4, 3, seconds) for seconds in (0.0, 2.4, 2.6, 9.9, 11.0)] == [0, 0, 1, 3, 4]
+    assert budget_of(seconds=10.0).parts(4, 3, 2.4, reserved=0.2) == 1
+
+
 @pytest.mark.parametrize("budget", [budget_of(steps=40), budget_of(epochs=1)])
 def test_a_budget_in_steps_or_epochs_has_no_time_limit(budget: Budget) -> None:
     with pytest.raises(ValueError, match="no time limit"):

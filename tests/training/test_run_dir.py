@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from charlstm import checkpoint
+from charlstm import atomicfile, checkpoint
 from charlstm.config import TrainingOptions
 from charlstm.errors import CheckpointError, Field, RunBusy
 from charlstm.training import run_dir
@@ -109,6 +110,45 @@ def test_the_log_warns_once_if_it_cannot_be_written(tmp_path: Path) -> None:
         assert warning is not None
         assert warning.endswith("No such file or directory; training continues")
         assert metrics.write(Warned(2, "x")) is None
+
+
+def test_events_of_later_steps_are_removed_from_the_log_and_all_other_lines_stay_as_they_are(tmp_path: Path) -> None:
+    """Lines that are not events stay too: the log may hold what another version wrote."""
+    kept = [
+        b'{"event": "started"}\n',
+        b'{"event": "curve", "step": 7}\n',
+        b"[" * 100_000 + b"\n",
+        b"\xff 8\n",
+        b'{"step": "9"}\n',
+        b"12\n",
+        b'{"event": "trunca',
+    ]
+    log = tmp_path / METRICS
+    log.write_bytes(b"".join([*kept[:3], b'{"event": "curve", "step": 8}\n', *kept[3:]]))
+    with Metrics(RunDir(tmp_path)) as metrics:
+        assert metrics.forget_after(8) is None
+        assert b'"step": 8' in log.read_bytes()
+        assert metrics.forget_after(7) is None
+    assert log.read_bytes() == b"".join(kept)
+
+
+def test_a_pipe_in_place_of_the_log_is_not_read_and_a_log_that_cannot_be_read_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Metrics(RunDir(tmp_path)) as metrics:
+        assert metrics.forget_after(0) is None  # there is no log yet
+        os.mkfifo(tmp_path / METRICS)
+        assert metrics.forget_after(0) is None
+        (tmp_path / METRICS).unlink()
+        (tmp_path / METRICS).write_text('{"step": 3}\n')
+
+        def full(path: Path, chunks: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(atomicfile, "replace", full)
+        warning = metrics.forget_after(0)
+    assert warning is not None
+    assert warning.endswith("No space left on device; training continues")
 
 
 def test_the_log_is_appended_to_on_a_new_line(tmp_path: Path) -> None:

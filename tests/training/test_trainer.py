@@ -40,7 +40,8 @@ from charlstm.text import corpus
 from charlstm.training import divergence, hardware, loop, trainer
 from charlstm.training.counters import Counters
 from charlstm.training.events import CheckpointSaved, Event, Progress, Started, Stopped, Validated, Warned, to_json
-from charlstm.training.run_dir import METRICS
+from charlstm.training.run import CURVE_POINTS
+from charlstm.training.run_dir import METRICS, Metrics
 from charlstm.training.state import Step
 from charlstm.training.trainer import Trainer
 from charlstm.training.validation import ValidationSchedule
@@ -733,7 +734,81 @@ def test_events_are_written_as_json(text: corpus.Corpus, tmp_path: Path) -> None
     for event in finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=3))):
         assert json.loads(json.dumps(to_json(event)))["event"] == event.name
     lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["started", "validated", "stopped"]
+    assert [line["event"] for line in lines] == ["started", *["curve"] * 3, "validated", "stopped"]
+
+
+def curve(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    return [line for line in lines if line["event"] == "curve"]
+
+
+@pytest.mark.parametrize("steps", [37, 200, 333])
+def test_the_log_holds_the_curves_at_a_fixed_number_of_points(text: corpus.Corpus, tmp_path: Path, steps: int) -> None:
+    trainer = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=steps))
+    finish(trainer)
+    points = curve(tmp_path / "run")
+    assert len(points) == min(CURVE_POINTS, steps)
+    assert points[-1]["step"] == steps
+    for point in points:
+        assert point["share"] == point["step"] / steps
+        assert point["lr"] == trainer.state.optimizer.rate((point["step"] - 1) / steps)
+        assert point["chars_per_second"] >= 1
+    assert points[-1]["train_bits_per_char"] == trainer.state.counters.train_nats / math.log(2)
+    assert len({point["train_bits_per_char"] for point in points}) == len(points)
+
+
+def test_the_curves_of_a_run_with_a_budget_in_time_end_with_it(text: corpus.Corpus, tmp_path: Path) -> None:
+    events = finish(Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, seconds=0.3)))
+    points = curve(tmp_path / "run")
+    assert len({point["step"] for point in points}) == len(points) <= CURVE_POINTS
+    assert isinstance(events[-1], Stopped)
+    assert (points[-1]["step"], points[-1]["share"]) == (events[-1].step, 1)
+
+
+def repeatable(run: Path) -> list[tuple[str, int, float | None]]:
+    """Return what the log says of curves and validations, without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    return [
+        (line["event"], line["step"], line["train_bits_per_char"])
+        for line in lines
+        if line["event"] in ("curve", "validated")
+    ]
+
+
+@pytest.mark.parametrize("is_forgotten", [True, False])
+def test_the_log_of_a_resumed_run_has_each_event_once(
+    text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_forgotten: bool
+) -> None:
+    """A killed process has logged events after its last save. They are removed; the control keeps them."""
+    options: dict[str, Any] = {"steps": 300, "validations": 7}
+    straight(text, tmp_path / "straight", **options)
+    run = tmp_path / "run"
+    finish(Trainer.start(text, run, TrainingOptions(**SMALL, **options)), stop_at=101)
+    saved = (run / LAST).read_bytes()
+    finish(Trainer.resume(text, run), stop_at=222)
+    (run / LAST).write_bytes(saved)  # as if the second process had been killed before its first save
+    if not is_forgotten:
+        monkeypatch.setattr(Metrics, "forget_after", lambda self, step: None)
+    finish(Trainer.resume(text, run))
+    assert (repeatable(run) == repeatable(tmp_path / "straight")) is is_forgotten
+    started = [line for line in (run / METRICS).read_text().splitlines() if '"started"' in line]
+    assert [json.loads(line)["resumed_step"] for line in started] == [0, 101, 101]
+
+
+def test_a_log_repeats_the_steps_after_a_rollback(text: corpus.Corpus, tmp_path: Path) -> None:
+    run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, steps=150))
+    step, is_broken = run.state.step, [True]
+
+    def diverging(share: float) -> Step:
+        if run.state.counters.step == 120 and is_broken.pop():
+            is_broken.append(False)
+            return Step(0.1, torch.tensor(math.nan), torch.tensor(1.0))
+        return step(share)
+
+    run.state.step = diverging  # type: ignore[method-assign]
+    finish(run)
+    steps = [point["step"] for point in curve(tmp_path / "run")]
+    assert steps == [*range(1, 121), *range(101, 151)]
 
 
 def test_train_returns_the_best_model(text: corpus.Corpus, tmp_path: Path) -> None:
