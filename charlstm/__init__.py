@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UnknownSymbols,
         UsageError,
     )
+    from charlstm.explain.explanation import Explanation
     from charlstm.inference.context import Context
     from charlstm.inference.engine import Engine
     from charlstm.inference.evaluation import Score
@@ -56,6 +57,7 @@ _HOMES = {
     ),
     "inference.evaluation": ("Score",),
     "model": ("Model", "load"),
+    "explain.explanation": ("Explanation",),
     "inference.context": ("Context",),
     "training.trainer": ("Trainer", "train"),
     "text.vocabulary": ("Vocabulary",),
@@ -71,6 +73,7 @@ __all__ = [
     "DivergenceError",
     "DownloadError",
     "Engine",
+    "Explanation",
     "Model",
     "ModelConfig",
     "ResumeError",

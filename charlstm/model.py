@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from charlstm.config import SamplingKeywords
+    from charlstm.explain.explanation import Explanation
+
+EXPLAINED_CHARS = 5000  # symbols of a text that `explain` reads
 
 
 def load(path: str | Path | None = None, *, precision: Precision = "auto", threads: int | None = None) -> Model:
@@ -381,6 +384,36 @@ class Model:
             score = evaluation.score_of(len(ids), nats, evaluation.protocol_of(model.config, evaluation.EXACT))
             scores.append(replace(score, unknown=foreign + skipped))
         return Comparison(scores[0], scores[1], surprisal.difference(bits[0], bits[1]))
+
+    def explain(
+        self,
+        text: str | None = None,
+        *,
+        chars: int = EXPLAINED_CHARS,
+        beside: Sequence[Model] = (),
+        unknown: Unknown = "error",
+    ) -> Explanation:
+        """Measure what the model does with a text: gates, named units, gradients, context, and more.
+
+        Args:
+            text: the text; None takes the validation part of the training corpus.
+            chars: number of symbols of the text, from its beginning; 0 takes all.
+            beside: other models, whose gradients and use of context are measured on the same text.
+            unknown: what to do with characters that are not in the vocabulary.
+
+        Returns:
+            An `Explanation`, whose attributes have documented shapes; `to_json()` gives it as a JSON object.
+
+        Raises:
+            UsageError: `chars` is invalid, a model has other symbols, or the activations do not fit in memory.
+            CorpusError: the text has fewer than two symbols; or there is no `text`, and the training corpus cannot
+                be read or has changed.
+            UnknownSymbols: the text has characters that are not in the vocabulary, and `unknown` is 'error'.
+            CheckpointError: weights or activations are NaN or infinite.
+        """
+        from charlstm.explain.explanation import explain
+
+        return explain(self, text, chars=chars, beside=beside, unknown=unknown)
 
     def int8_cost(
         self,

@@ -1,0 +1,1 @@
+"""What a trained model does with a text, as data: numpy only."""
