@@ -90,14 +90,17 @@ static double seconds(void)
  * is recorded for each number of threads, and the fastest is used. Another number is tried again when the time that its
  * last trial lost is at most a 400th of the time since then.
  *
- * Measured on two cores of an AMD EPYC with a load of about 5, one run each, fp32, median µs per character with this
- * choice, and with the fixed number of engine_threads:
+ * Measured on two cores of an AMD EPYC (Zen 4), fp32, µs per character with this choice, and with the fixed number of
+ * engine_threads. Idle: medians of five processes of each kind in turn. Load of about 5: one run each.
  *
- *     one sequence    1 × 256: 23.9 and 1,803    1 × 512: 116 and 1,929     2 × 512: 605 and 1,683
- *     64 sequences    1 × 256: 12.6 and 10.7     1 × 512: 47.9 and 33.7     2 × 512: 203 and 215
+ *     idle            one sequence    1 × 256: 13.0 and 7.4      1 × 512: 57.0 and 111    2 × 512: 218 and 292
+ *                     64 sequences    1 × 256: 3.6 and 3.5       1 × 512: 12.1 and 12.1   2 × 512: 37.4 and 38.8
+ *     loaded          one sequence    1 × 256: 23.9 and 1,803    1 × 512: 116 and 1,929   2 × 512: 605 and 1,683
+ *                     64 sequences    1 × 256: 12.6 and 10.7     1 × 512: 47.9 and 33.7   2 × 512: 203 and 215
  *
- * So the choice made one sequence faster, and 64 sequences were not faster in two of three models. An idle machine has
- * not been measured. */
+ * So one sequence gains up to a factor of 75 on a loaded machine, and of two on an idle one whose threads share
+ * processors with other virtual machines; 64 sequences gain nothing. (Idle 1 × 256: the median ratio of the pairs is
+ * 1.04.) */
 static int choose_threads(const pace *pace, int most, double now)
 {
     int best = 0;

@@ -223,6 +223,10 @@ def _openmp_pool() -> int | None:
     Its threads spin for a while after each of torch's operations. Work given to them finds them awake; work given to
     other threads would compete with them for the processors. A process can have several libgomp (scikit-learn brings
     one): torch's is the one that the dynamic linker finds from libtorch_cpu.so.
+
+    Measured on two idle cores of an AMD EPYC (Zen 4) with a second libgomp loaded, medians of four processes of each
+    kind in turn, ms per training step at 1 × 256 and 1 × 512: torch's pool 15.1 and 65.5, a pool of our own 29.0 and
+    84.8, threads made for every call 26.3 and 86.1. Without the second libgomp: 15.3 and 61.6.
     """
     torch.mm(torch.ones(1, 1), torch.ones(1, 1))  # the runtime is loaded by now
     try:
