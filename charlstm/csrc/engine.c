@@ -13,7 +13,6 @@
  */
 #include "engine_internal.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -313,11 +312,7 @@ static void move_state(engine *e, float *state, int turn, int out)
                 const size_t at = (size_t)b * e->width;
                 float *own = (s == 0 ? y->h[turn] : y->c) + at;
                 memcpy(out ? state : own, out ? own : state, H * 4);
-                if (out || s > 0 || !o->int8) continue;
-                for (size_t u = 0; u < H; u++) {
-                    const float h = state[u] > -1 ? state[u] < 1 ? state[u] : 1 : -1; /* NaN too becomes −1 */
-                    y->q[turn][at + u] = (uint8_t)lrintf(h * 127 + 128);
-                }
+                if (!out && s == 0 && o->int8) e->kernels->quantise(own, e->width, y->q[turn] + at);
             }
 }
 

@@ -207,6 +207,18 @@ INLINE floats NAME(exp2)(floats x)
 INLINE floats NAME(sigmoid)(floats x) { return 1.0f / (1.0f + NAME(exp2)(x * -1.4426950f)); }
 INLINE floats NAME(tanh)(floats x) { return 1.0f - 2.0f / (1.0f + NAME(exp2)(x * 2.8853901f)); }
 
+/* h in 8 bits, 127·h + 128, in the low byte of each lane; rounded as in exp2. */
+INLINE bits NAME(eight_bits)(floats h) { return (bits)(h * 127.0f + (0x1.8p23f + 128)) & 255; }
+
+/* The same for n units, n a multiple of 16. Units outside the interval from -1 to 1 are limited to it. */
+static TARGET void NAME(quantise)(const float *h, int n, uint8_t *q)
+{
+    for (int u = 0; u < n; u += LANES) {
+        const bits steps = NAME(eight_bits)(NAME(between)(-1, 1, *(const floats *)(h + u)));
+        *(NAME(bytes) *)(q + u) = __builtin_convertvector(steps, NAME(bytes));
+    }
+}
+
 /* Compute the new state from the sums z (sequences, Z_STRIDE) of one group. c, h and q point to the group's first unit
  * of the first sequence; sequences are `stride` elements apart; `old` is the old h; q, if not NULL, receives h in 8
  * bits: 127·h + 128. */
@@ -245,8 +257,7 @@ static TARGET void NAME(cells)(int cell, int sequences, const float *z, const fl
             }
             *(floats *)(c + v) = cell_new;
             *(floats *)(h + v) = out;
-            const bits steps = (bits)(out * 127.0f + (0x1.8p23f + 128)) & 255; /* rounded as in exp2 */
-            if (q) *(NAME(bytes) *)(q + v) = __builtin_convertvector(steps, NAME(bytes));
+            if (q) *(NAME(bytes) *)(q + v) = __builtin_convertvector(NAME(eight_bits)(out), NAME(bytes));
 #undef Z
 #undef P
 #undef SIGMOID
@@ -329,7 +340,7 @@ static TARGET double NAME(softmax)(const float *logits, int n, float largest, do
     return NAME(sum_of)(total);
 }
 
-static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(cells),
+static const kernels NAME(kernels) = {NAME(product32), NAME(product8), NAME(quantise), NAME(cells),
                                       NAME(largest),   NAME(mass),     NAME(softmax)};
 
 #undef ISA

@@ -18,6 +18,7 @@ typedef struct {
     void (*product32)(const float *w, const float *x, size_t x_stride, int K, float *z, int sequences, int R);
     void (*product8)(const int8_t *w, const float *scale, const int32_t *offset, const uint8_t *x, size_t x_stride,
                      int K, float *z, int sequences, int R);
+    void (*quantise)(const float *h, int n, uint8_t *q);
     void (*cells)(int cell, int sequences, const float *z, const float *peephole, const float *old, float *c, float *h,
                   uint8_t *q, size_t stride);
     float (*largest)(const float *logits, int n);

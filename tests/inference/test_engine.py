@@ -224,6 +224,19 @@ def test_reading_a_text_in_parts_gives_the_same_state(cell: Cell, backend: str) 
     assert np.array_equal(parts, engine.advance(ids, engine.zero_state(3)))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_int8_rounds_h_between_calls_as_within_a_call(isa: str) -> None:
+    """If h were rounded to a float before it is rounded to 8 bits, one value in many thousands would differ."""
+    config = ModelConfig(20, hidden=64, layers=1, embedding=8)
+    engine = make(config, random_weights(config, scale=6), isa, precision="int8")
+    ids = np.random.default_rng(1).integers(0, 20, (6000, 4))
+    state, nats = engine.zero_state(4), []
+    for t in range(len(ids) - 1):
+        found, state = engine.score(ids[t : t + 2], state)
+        nats.append(found)
+    assert np.array_equal(np.concatenate(nats), engine.score(ids, engine.zero_state(4))[0])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_sequence_gives_the_same_bits_alone_and_in_a_batch(isa: str, precision: str) -> None:
