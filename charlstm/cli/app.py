@@ -23,6 +23,7 @@ FUNCTIONS = {  # command: function of the module in this package that has the co
     "eval": "evaluate",
     "info": "info",
     "verify": "verify",
+    "explain": "explain",
     "export": "export",
     "corpus": "corpus",
 }

@@ -351,10 +351,18 @@ TAKES_CHECKPOINT = [
     "info --verify {}",
     "verify {}",
     "train {text} --resume -o {run}",
+    "explain -c {} -o {run}/explain.html",
+    "explain {text} -c {} --json",
     "export c -c {} -o {run}/model.c",
     "export onnx -c {} -o {run}/model.onnx",
 ]
-TAKES_TEXT = ["train {}", "train {text} {}", "eval -c {model} {}", "sample -c {model} --prime-file {}"]
+TAKES_TEXT = [
+    "train {}",
+    "train {text} {}",
+    "eval -c {model} {}",
+    "explain -c {model} {} --json",
+    "sample -c {model} --prime-file {}",
+]
 NEITHER = ["", "corpus"]
 
 

@@ -1,0 +1,1 @@
+"""The page of `charlstm explain`: its builder, and its HTML, CSS and JavaScript."""
