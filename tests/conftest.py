@@ -7,8 +7,12 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Tests run in parallel, each with models so small that a second thread gains nothing. The variable must be set before
 # torch is loaded; the processes that tests start inherit it.
@@ -38,6 +42,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what tests cache out of the cache directory of the user."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, started when the first test of this process needs it."""
+    from tests.helpers.browser import launched
+
+    with launched() as found:
+        yield found
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import typer
 
 from charlstm.cli.console import print_table, write_stdout
 from charlstm.cli.options import CHECKPOINT_HELP, Json
-from charlstm.config import UNITS
-from charlstm.errors import CorpusError
+from charlstm.config import UNITS, Precision
+from charlstm.errors import CorpusError, Field, UsageError
 
 if TYPE_CHECKING:
     from charlstm.model import Model
@@ -23,14 +23,19 @@ EXAMPLES = """\
 charlstm export c -c runs/small -o poet.c
 cc -O2 -DCHARLSTM_MAIN poet.c -o poet && ./poet 500 0.8 7
 charlstm export onnx -o model.onnx
+charlstm export html -o play.html        a page with a playground
 charlstm export c -o poet.c --json       size and cost, for programs"""
 
-FORMAT_HELP = "c: one file of C99 without any library; onnx: one graph, which reads symbols and a state."
+FORMAT_HELP = (
+    "c: one file of C99 without any library; onnx: one graph, which reads symbols and a state; html: one page that "
+    "runs the model in a browser."
+)
+PRECISION_HELP = "Precision of the weights in a page: fp32 is exact, int8 is smaller. [default: fp32 up to 4 MB]"
 SCORED_SYMBOLS = 20_000
 
 
 def export(
-    kind: Annotated[Literal["c", "onnx"], typer.Argument(metavar="FORMAT", help=FORMAT_HELP)],
+    kind: Annotated[Literal["c", "onnx", "html"], typer.Argument(metavar="FORMAT", help=FORMAT_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
     checkpoint: Annotated[
         Path | None,
@@ -42,6 +47,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    precision: Annotated[Precision, typer.Option("--precision", help=PRECISION_HELP, show_default=False)] = "auto",
     as_json: Json = False,
 ) -> None:
     """Write a model in a form that runs without charlstm.
@@ -52,11 +58,19 @@ def export(
 
     ONNX: the weights are those of the model. The command compares the graph with the model in onnxruntime before it
     writes the file, and shows the largest difference. It needs pip install 'charlstm[onnx]'.
+
+    HTML: one page that needs no network. It generates the text that `charlstm sample` generates for the same seed,
+    precision and options, while the probabilities of the next character are shown.
     """
     from charlstm.model import load
 
+    if precision != "auto" and kind != "html":
+        raise UsageError(Field("precision"), f" applies to html only; {kind} has one precision")
     model = load(checkpoint)
-    values, rows = {"c": _export_c, "onnx": _export_onnx}[kind](model, output)
+    if kind == "html":
+        values, rows = _export_html(model, output, precision)
+    else:
+        values, rows = {"c": _export_c, "onnx": _export_onnx}[kind](model, output)
     if as_json:
         write_stdout(json.dumps({"file": str(output), **values, "checkpoint": str(model.path)}) + "\n")
     else:
@@ -94,5 +108,16 @@ def _export_onnx(model: Model, output: Path) -> Described:
         ("inputs", f"symbols int64 (T, B), state float32 ({layers}, {states}, B, {hidden})"),
         ("outputs", f"logits float32 (T, B, {model.config.vocab_size}), state_out"),
         ("largest difference", f"{written.largest_difference:.1e} from the model, in onnxruntime"),
+    ]
+    return asdict(written), rows
+
+
+def _export_html(model: Model, output: Path, precision: Precision) -> Described:
+    from charlstm.export.html import export_html
+
+    written = export_html(model, output, precision)
+    rows = [
+        ("size", f"{written.bytes:,} bytes"),
+        ("weights", f"{written.weight_bytes:,} bytes in {written.precision}"),
     ]
     return asdict(written), rows

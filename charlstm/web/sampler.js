@@ -42,9 +42,10 @@ const charlstmSampler = (() => {
     for (const [name, [low, high]] of Object.entries(RANGES)) {
       const value = all[name];
       if (name === "length" && value === null) continue;
-      const isWhole = !WHOLE.includes(name) || Number.isInteger(value);
-      if (typeof value !== "number" || !isWhole || !(value >= low && value <= high))
-        throw new RangeError(`${name} must be ${isWhole ? "" : "a whole number "}from ${low} to ${high}, got ${value}`);
+      const isWhole = WHOLE.includes(name);
+      const isValid = typeof value === "number" && value >= low && value <= high && (!isWhole || Number.isInteger(value));
+      const range = high === Number.MAX_VALUE ? `of at least ${low}` : `from ${low} to ${high}`;
+      if (!isValid) throw new RangeError(`${name} must be a ${isWhole ? "whole " : ""}number ${range}, not ${value}`);
     }
     return all;
   }
@@ -175,9 +176,12 @@ const charlstmSampler = (() => {
 
   // ---- texts ----
 
-  /** Generate a text symbol by symbol. Yields {id, text, logits, weights}: the symbol, the characters that it completes
-   * ("" within a character of a model of bytes), the logits (V) that it was sampled from, and the weights (V) of all
-   * symbols after the filters. The text ends after `length` symbols or before the boundary of its document. */
+  /** Generate a text symbol by symbol, until it has `length` symbols or its document ends.
+   *
+   * Yields {id, text, logits, weights, state}: the symbol, the characters that it completes ("" within a character of a
+   * model of bytes), the logits (V) that it was sampled from, the weights (V) of all symbols after the filters, and the
+   * state before the symbol is read, which changes with the next one.
+   */
   function* generate(model, options = {}) {
     const all = complete(options);
     const vocabulary = model.text;
@@ -205,7 +209,7 @@ const charlstmSampler = (() => {
         pending = [];
         isOfPrime = false;
       }
-      yield { id, text, logits, weights };
+      yield { id, text, logits, weights, state };
     }
   }
 
@@ -255,5 +259,5 @@ const charlstmSampler = (() => {
     });
   }
 
-  return { DEFAULTS, generate, sampleText, distribution, logitsAfter, randomSeed, expose };
+  return { DEFAULTS, checkOptions: complete, generate, sampleText, distribution, logitsAfter, randomSeed, expose };
 })();
