@@ -4,7 +4,7 @@
  * same roundings. All numbers are single-precision floats. Math.fround rounds the double-precision result of an
  * operation; fround(a * b + c) is a fused multiply-add, because the product of two floats is exact in double precision.
  *
- * A page contains a header in JSON and the weights in base64; charlstm/web/weights.py defines both.
+ * A page contains a header in JSON and the weights in base 85: charlstm/web/weights.py and page.py define them.
  *
  * Letters: V vocabulary, E embedding, H hidden, G gates, L layers.
  */
@@ -333,10 +333,15 @@ const charlstmEngine = (() => {
   /** The model of this page, from the elements that charlstm/web/page.py wrote. */
   function load() {
     const header = JSON.parse(document.getElementById("charlstm-model").textContent);
-    const binary = atob(document.getElementById("charlstm-weights").textContent);
-    const bytes = new Uint8Array(binary.length);
-    for (let k = 0; k < bytes.length; k++) bytes[k] = binary.charCodeAt(k);
-    return new Model(header, bytes.buffer);
+    const text = document.getElementById("charlstm-weights").textContent;
+    const words = new Uint32Array(text.length / 5);
+    const digit = (at) => (text.charCodeAt(at) === 33 ? 20 : text.charCodeAt(at) - 40);
+    for (let k = 0, at = 0; k < words.length; k++) {
+      let word = 0;
+      for (const end = at + 5; at < end; at++) word = 85 * word + digit(at);
+      words[k] = word;
+    }
+    return new Model(header, words.buffer);
   }
 
   return { Model, load };

@@ -100,15 +100,16 @@
       position.symbol.textContent = label;
       position.bar.style.width = `${(100 * found[id]) / most}%`;
       position.mark.style.left = `${Math.min(100, (100 * plain[id]) / most)}%`;
-      position.share.textContent = percent(found[id]);
+      position.share.textContent = found[id] > 0 ? percent(found[id]) : "0 %";
+      position.button.classList.toggle("excluded", found[id] === 0);
       position.button.setAttribute("aria-label",
         `${label}: ${percent(found[id])}, of the model ${percent(plain[id])}. Continue the text with it.`);
     });
     const kept = found.reduce((count, share) => count + (share > 0), 0);
-    const rest = order.slice(SHOWN).reduce((sum, id) => sum + found[id], 0);
+    const rest = order.slice(positions.length).reduce((sum, id) => sum + found[id], 0);
+    const others = kept > positions.length ? `, those without a bar with ${percent(rest)} together` : "";
     element("rest").textContent =
-      `${kept.toLocaleString("en")} of ${found.length.toLocaleString("en")} symbols can follow; ` +
-      `those without a bar have ${percent(rest)} together.`;
+      `${kept.toLocaleString("en")} of ${found.length.toLocaleString("en")} symbols can follow${others}.`;
   }
 
   /** Read the prime, and show what can follow. */
