@@ -51,22 +51,19 @@ def curve(engine: Engine, ids: Ids, bits: NDArray[np.float64], name: str = "") -
         name: the name of the model in the result.
     """
     steps = min(MAX_CONTEXT, len(ids) - 1)
-    state, starts = None, np.zeros(0, np.int64)
+    last_start = len(ids) - 1 - steps
+    starts = _spread(MANY, last_start + 1)
+    state = engine.zero_state(len(starts))
     differences: list[NDArray[np.float64]] = []
-    first, size = 0, MANY
-    while first < steps:
-        end = min(steps, FIRST_STEPS if size == MANY else steps)
-        last_start = len(ids) - 1 - steps
-        if state is None:
-            starts = np.unique(np.linspace(0, last_start, min(size, last_start + 1)).astype(np.int64))
-            state = engine.zero_state(len(starts))
-        else:
-            chosen = np.unique(np.linspace(0, len(starts) - 1, min(FEW, len(starts))).astype(np.int64))
+    for first, end in ((0, min(steps, FIRST_STEPS)), (FIRST_STEPS, steps)):
+        if first >= end:
+            continue
+        if first:
+            chosen = _spread(FEW, len(starts))
             starts, state = starts[chosen], np.ascontiguousarray(state[:, :, chosen])
         rows = starts + np.arange(first, end + 1)[:, None]
         nats, state = engine.score(ids[rows].astype(np.int32), state)
         differences += list(nats / np.log(2) - bits[rows[1:]])
-        first, size = end, FEW
     full = float(np.mean(bits[1:]))
     edges = [n for n in _edges() if n < steps] + [steps]
     parts = [np.concatenate(differences[a:b]) for a, b in zip([0, *edges], edges, strict=False)]
@@ -79,3 +76,8 @@ def _edges() -> list[int]:
     """Return 1, 2, 3, 4, 6, 8, 12, 16, 24, … up to MAX_CONTEXT."""
     powers = [2**k for k in range(MAX_CONTEXT.bit_length())]
     return sorted({*powers, *(3 * power // 2 for power in powers[1:])})
+
+
+def _spread(count: int, size: int) -> NDArray[np.int64]:
+    """Return at most `count` different integers from 0 to size − 1, evenly spread."""
+    return np.unique(np.linspace(0, size - 1, min(count, size)).astype(np.int64))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from charlstm.explain.lookup import index_in
 from charlstm.explain.trace import Ids
 
 
@@ -43,7 +44,7 @@ def longest_copy(generated: Ids, training: Ids) -> Copy:
     if not len(generated) or not len(training):
         return Copy(0, 0, 0)
     symbols = np.unique(generated)
-    levels = [(np.searchsorted(symbols, generated), _lookup(symbols, training.astype(symbols.dtype)))]
+    levels = [(np.searchsorted(symbols, generated), index_in(symbols, training))]
     if not (levels[0][1] >= 0).any():
         return Copy(0, 0, 0)
     width = 1
@@ -65,7 +66,7 @@ def longest_copy(generated: Ids, training: Ids) -> Copy:
     return Copy(length, start, found_at)
 
 
-_Numbers = tuple[NDArray[np.int64], NDArray[np.int64]]
+_Numbers = tuple[NDArray[np.int64], NDArray[np.integer]]
 """For substrings of one length: at each position of the generated and of the training text its number, or −1."""
 
 
@@ -75,13 +76,7 @@ def _joined(left: _Numbers, right: _Numbers, offset: int) -> _Numbers:
     ours, theirs = (len(numbers) - offset for numbers in right)
     pairs = left[0][:ours] * factor + right[0][offset:]
     known = np.unique(pairs)
-    numbers = np.full(theirs, -1, np.int64)
+    numbers = np.full(theirs, -1, np.int32)
     alive = np.flatnonzero((left[1][:theirs] >= 0) & (right[1][offset:] >= 0))
-    numbers[alive] = _lookup(known, left[1][alive] * factor + right[1][alive + offset])
+    numbers[alive] = index_in(known, left[1][alive].astype(np.int64) * factor + right[1][alive + offset])
     return np.searchsorted(known, pairs), numbers
-
-
-def _lookup(known: NDArray[np.integer], values: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the index of each value in a sorted array, or −1."""
-    index = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return np.where(known[index] == values, index, -1)

@@ -82,7 +82,7 @@ def learning(directory: Path) -> Learning | None:
                 seconds = _number(event.get("seconds")) or 0.0
                 text = sample[:MAX_SAMPLE] if isinstance(sample, str) else ""
                 validations[step] = Validation(step, seconds, valid, train, event.get("best") is True, text)
-        elif event.get("event") == "progress" and train is not None:
+        elif event.get("event") in ("curve", "progress") and train is not None:
             training[step] = step, train, _number(event.get("lr"))
     if not validations:
         return None

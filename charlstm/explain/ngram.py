@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm.explain import features
+from charlstm.explain.lookup import MAX_TABLE, index_in
 from charlstm.explain.trace import Ids
 from charlstm.text.vocabulary import Vocabulary
 
 MAX_ORDER = 8
-MAX_TABLE = 2**22  # entries of a table of counts; above it the pairs are sorted
 KINDS = (
     "letter within a word",
     "first letter of a word",
@@ -145,10 +145,9 @@ def surprisal(training: Ids, ids: Ids, size: int, max_order: int = MAX_ORDER) ->
             inside = places >= order - 1
             places, theirs = places[inside], theirs[inside]
             found = theirs * size + training[places - (order - 1)]
-            index = np.minimum(np.searchsorted(known, found), max(len(known) - 1, 0))
-            same = known[index] == found if len(known) else np.zeros(len(found), bool)
-            places, theirs = places[same], index[same]
-            ours = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
+            index = index_in(known, found)
+            places, theirs = places[index >= 0], index[index >= 0].astype(np.int64)
+            ours = np.maximum(index_in(known, keys), 0).astype(np.int64)
         classes = int(ours.max(initial=0)) + 1
         total, distinct, joint = _counts(theirs, training[places], ours, targets, classes, size)
         seen = is_full & (total > 0)
@@ -183,8 +182,8 @@ def _counts(
     known, counts = np.unique(pairs, return_counts=True)
     total = np.bincount(contexts, minlength=classes)
     distinct = np.bincount(known // size, minlength=classes)
-    index = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
-    joint = np.where(known[index] == wanted, counts[index], 0) if len(known) else np.zeros(len(wanted), np.int64)
+    index = index_in(known, wanted)
+    joint = np.where(index >= 0, np.append(counts, 0)[index], 0)
     return total[ours], distinct[ours], joint
 
 
