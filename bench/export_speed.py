@@ -20,6 +20,7 @@ from pathlib import Path
 
 import charlstm
 from charlstm.export.c import export_c
+from charlstm.export.integer_model import IntegerModel
 
 ROOT = Path(__file__).parents[1]
 CHARACTERS = 500
@@ -44,9 +45,10 @@ def avr(folder: Path) -> str:
     run("avr-gcc", *options, folder / "main.c", "-o", folder / "poet.elf")
     source = ROOT / "tests" / "export" / "simulate_avr.c"
     run("cc", "-O2", source, "-o", folder / "simulate", "-lsimavr", "-lelf")
-    cycles = int(run(folder / "simulate", folder / "poet.elf", folder / "text").split()[-1])
+    cycles, stack = map(int, run(folder / "simulate", folder / "poet.elf", folder / "text").split()[-2:])
     flash, ram = sizes("avr-size", folder / "poet.elf")
-    return f"{flash:,} bytes of flash, {ram:,} of RAM and the stack, {16e6 * CHARACTERS / cycles:.1f} characters/s"
+    speed = 16e6 * CHARACTERS / cycles
+    return f"{flash:,} bytes of flash, {ram:,} + {stack} of stack bytes of RAM, {speed:.1f} characters/s"
 
 
 def cortex_m4(folder: Path) -> str:
@@ -81,7 +83,7 @@ def main() -> None:
     model = charlstm.load(parser.parse_args().checkpoint)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        need = export_c(model, folder / "model.c")
+        need = export_c(model, IntegerModel(model.config, model.weights), folder / "model.c")
         print(f"{model.config.cell} {model.config.layers} × {model.config.hidden}, {model.config.vocab_size} symbols")
         print(f"constants {need.flash_bytes:,} bytes, state {need.ram_bytes:,}, {need.multiply_adds:,} multiply-adds")
         for target in (avr, cortex_m4, host):

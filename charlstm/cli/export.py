@@ -79,10 +79,12 @@ def export(
 
 def _export_c(model: Model, output: Path) -> Described:
     from charlstm.export.c import export_c, rounding_loss
+    from charlstm.export.integer_model import IntegerModel
 
-    footprint = export_c(model, output)
+    rounded = IntegerModel(model.config, model.weights)
+    footprint = export_c(model, rounded, output)
     try:
-        loss, cost = rounding_loss(model, model.validation_part()[:SCORED_SYMBOLS]), ""
+        loss, cost = rounding_loss(model, rounded, model.validation_part()[:SCORED_SYMBOLS]), ""
     except CorpusError as error:  # the text is not here, or nothing was held out
         loss, cost = None, str(error)
     unit = UNITS[model.vocabulary.unit]

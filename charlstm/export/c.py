@@ -6,7 +6,7 @@ which `integer_model` defines and computes, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from charlstm import atomicfile
 from charlstm.cells import GATES
 from charlstm.config import ModelConfig
-from charlstm.export.integer_model import POWER, SIGMOID, IntegerModel, Matrix, weight_bits
+from charlstm.export.integer_model import POWER, SIGMOID, IntegerModel, Rows, weight_bits
 from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
 from charlstm.model import Model
@@ -66,7 +66,8 @@ HEAD = """\
 @DEFINITIONS@
 typedef struct {
     int32_t c[CHARLSTM_LAYERS][CHARLSTM_HIDDEN]; /* cell state, Q16; of a GRU the hidden state, Q15 */
-    int8_t h[CHARLSTM_LAYERS][(CHARLSTM_HIDDEN + 3) / 4 * 4]; /* hidden activations, 127 is 1; then zeros */
+    uint8_t x[CHARLSTM_ACTIVATIONS]; /* the symbol's embedding, and the hidden activations of each layer */
+    uint8_t next[CHARLSTM_HIDDEN];   /* the new activations of a layer */
     uint32_t seed, sampled;                      /* of the random numbers; symbols sampled so far */
     union {
         int32_t logit[CHARLSTM_VOCABULARY];
@@ -147,21 +148,20 @@ class RoundingLoss:
     rounded_bits_per_char: float
 
 
-def export_c(model: Model, path: str | Path) -> Footprint:
+def export_c(model: Model, rounded: IntegerModel, path: str | Path) -> Footprint:
     """Write a model as one file of C99.
 
     Args:
         model: a trained model.
+        rounded: the model with rounded weights, `IntegerModel(model.config, model.weights)`.
         path: the file to write; an existing one is replaced.
 
     Returns:
         The memory and arithmetic that the exported model needs.
 
     Raises:
-        CheckpointError: the weights are too large to be rounded to 8 bits.
         OSError: the file cannot be written; an existing one is unchanged.
     """
-    rounded = IntegerModel(model.config, model.weights)
     config = model.config
     description = f"{config.cell}, {config.layers} x {config.hidden}, {config.vocab_size} symbols, from {model.path}"
     source = c_source(config, model.vocabulary, rounded, description)
@@ -169,19 +169,20 @@ def export_c(model: Model, path: str | Path) -> Footprint:
     return footprint(config, model.vocabulary, rounded)
 
 
-def rounding_loss(model: Model, ids: Symbols) -> RoundingLoss:
+def rounding_loss(model: Model, rounded: IntegerModel, ids: Symbols) -> RoundingLoss:
     """Measure what rounding the weights costs.
 
     Args:
         model: a trained model.
+        rounded: the model with rounded weights, as in `export_c`.
         ids: (N,) symbols of a text. A million take some minutes.
 
     Raises:
         CorpusError: fewer than two symbols.
     """
     exact = evaluation.evaluate(Engine(model.config, model.weights, precision="fp32"), ids)
-    rounded = evaluation.evaluate(cast(evaluation.ScoringModel, IntegerModel(model.config, model.weights)), ids)
-    return RoundingLoss(exact.transitions, exact.bits_per_char, rounded.bits_per_char)
+    score = evaluation.evaluate(cast(evaluation.ScoringModel, rounded), ids)
+    return RoundingLoss(exact.transitions, exact.bits_per_char, score.bits_per_char)
 
 
 def c_source(config: ModelConfig, vocabulary: Vocabulary, model: IntegerModel, description: str = "") -> str:
@@ -203,10 +204,11 @@ def c_source(config: ModelConfig, vocabulary: Vocabulary, model: IntegerModel, d
 def footprint(config: ModelConfig, vocabulary: Vocabulary, model: IntegerModel) -> Footprint:
     """Return the memory and the arithmetic that the exported model needs."""
     flash = sum(values.nbytes for _, values in _tables(config, vocabulary, model))
-    columns = -(-config.hidden // 4) * 4
-    state = config.layers * (4 * config.hidden + columns) + 8 + 4 * config.vocab_size + (vocabulary.kind == "bytes")
-    matrices = [*model.inputs, *model.hidden, model.output, *([] if model.first is None else [model.first])]
-    return Footprint(flash, -(-state // 4) * 4, sum(matrix.rounded.size for matrix in matrices))
+    activations = _padded(model.inputs) + config.layers * _padded(config.hidden)
+    state = 4 * config.layers * config.hidden + -(-(activations + config.hidden) // 4) * 4
+    state += 8 + 4 * config.vocab_size + (vocabulary.kind == "bytes")
+    multiply_adds = sum(rows.weights.size for rows in [*model.rows, model.output])
+    return Footprint(flash, -(-state // 4) * 4, multiply_adds)
 
 
 def _definitions(config: ModelConfig, vocabulary: Vocabulary, model: IntegerModel) -> Iterator[tuple[str, int | str]]:
@@ -216,23 +218,21 @@ def _definitions(config: ModelConfig, vocabulary: Vocabulary, model: IntegerMode
     yield "CHARLSTM_VOCABULARY", config.vocab_size
     yield "CHARLSTM_HIDDEN", config.hidden
     yield "CHARLSTM_LAYERS", config.layers
-    yield "CHARLSTM_EMBEDDING", config.embedding
     yield "CHARLSTM_BOUNDARY", "(-1)" if config.boundary is None else config.boundary
     yield "CHARLSTM_BYTES", int(vocabulary.kind == "bytes")
-    yield "CHARLSTM_TABLE", int(model.has_table)
+    yield "CHARLSTM_TABLE", int(model.table is not None)
     yield "CHARLSTM_START", _start(vocabulary)
     yield "CHARLSTM_TEXT_MAX", max(1, *map(len, texts))
     if len({*map(len, texts)}) == 1:
         yield "CHARLSTM_TEXT_LENGTH", len(texts[0])
+    yield "CHARLSTM_ACTIVATIONS", _padded(model.inputs) + config.layers * _padded(config.hidden)
+    yield "INPUTS", model.inputs
     yield "GATES", gates
-    yield "ROWS", gates * config.hidden
+    yield "UNIT_ROWS", gates + (config.cell == "gru")
     yield "WEIGHT_BITS", weight_bits(config.vocab_size)
     if model.table is not None:
         yield "TABLE_UNIT", model.table.unit
-    if model.first is not None:
-        yield "FIRST_UNIT", model.first.unit
-    yield "INPUT_UNIT", max((matrix.unit for matrix in model.inputs), default=1)
-    yield "HIDDEN_UNIT", max(matrix.unit for matrix in model.hidden)
+    yield "UNIT", model.rows[0].unit
     yield "OUTPUT_UNIT", model.output.unit
 
 
@@ -257,44 +257,63 @@ def _tables(
     yield "TEXT", np.frombuffer(b"".join(texts), np.uint8)
     if len({*map(len, texts)}) > 1:
         yield "TEXT_BEGIN", begins.astype(np.uint16 if begins[-1] < 65536 else np.uint32)
+    hidden, layer_rows = config.hidden, len(model.rows) // config.layers
     if model.table is not None:
-        yield "TABLE", np.ascontiguousarray(model.table.rounded.T)
-        yield "TABLE_FACTOR", model.table.factor
-    if model.first is not None and model.embedding is not None:
-        yield "EMBEDDING", model.embedding
-        yield "FIRST", _interleaved(model.first, len(GATES[config.cell]))
-        yield "FIRST_FACTOR", model.first.factor
-    for name, matrices in (("INPUT", model.inputs), ("HIDDEN", model.hidden)):
-        if matrices:
-            yield name, np.concatenate([_interleaved(matrix, len(GATES[config.cell])) for matrix in matrices])
-            yield f"{name}_FACTOR", np.concatenate([matrix.factor for matrix in matrices])
-    yield "BIAS", _narrow(model.bias)
-    if model.hidden_bias is not None:
-        yield "HIDDEN_BIAS", _narrow(model.hidden_bias)
+        yield "TABLE", model.table.rounded.reshape(config.vocab_size, -1, hidden).swapaxes(1, 2)
+        yield "TABLE_FACTOR", model.table.factor.reshape(-1, hidden).T
+    if model.embedding is not None:
+        yield "EMBEDDING", _unsigned(model.embedding)
+    layers = [model.rows[first : first + layer_rows] for first in range(0, len(model.rows), layer_rows)]
+    columns = [(model.inputs if k == 0 else hidden, hidden) for k in range(config.layers)]
+    yield "WEIGHT", np.concatenate([_unit_weights(*layer) for layer in zip(layers, columns, strict=True)])
+    yield "ROW", np.concatenate([_row_constants(layer, hidden) for layer in layers])
     if model.peephole is not None:
-        yield "PEEPHOLE", model.peephole.astype(np.int16)
-    padded = np.zeros((-(-config.vocab_size // 4) * 4, config.hidden), np.int8)
-    padded[: config.vocab_size] = model.output.rounded
-    yield "OUTPUT", _columns_by_four(padded.reshape(-1, 4, config.hidden))
-    yield "OUTPUT_FACTOR", model.output.factor
-    yield "OUTPUT_BIAS", _narrow(model.output_bias)
+        yield "PEEPHOLE", model.peephole.swapaxes(1, 2).astype(np.int16)
+    groups = -(-config.vocab_size // 4)
+    output = np.zeros((groups * 4, hidden), np.uint8)
+    output[: config.vocab_size] = _unsigned(model.output.weights)
+    yield "OUTPUT", _columns_by_four(output.reshape(groups, 4, hidden)).ravel()
+    yield "OUTPUT_ROW", np.stack([model.output.start, model.output.factor], axis=1)
 
 
-def _interleaved(matrix: Matrix, gates: int) -> NDArray[np.int8]:
-    """The rows (G·H, K) of all gates of a unit side by side."""
-    return _columns_by_four(matrix.rounded.reshape(gates, -1, matrix.rounded.shape[1]).swapaxes(0, 1))
+def _unit_weights(layer: Sequence[Rows], columns: tuple[int, int]) -> NDArray[np.uint8]:
+    """The weights of all units of a layer, in the order in which the program reads them.
+
+    Args:
+        layer: the rows of the layer, each part on the columns of x, of h, or of both.
+        columns: the number of columns of x and of h.
+    """
+    parts = []
+    for rows in layer:
+        count, width = rows.weights.shape
+        by_unit = _unsigned(rows.weights).reshape(count // columns[1], columns[1], width).swapaxes(0, 1)  # (H, rows, K)
+        is_joint = width == sum(columns)
+        vectors = np.split(by_unit, columns[:1], axis=2) if is_joint else [by_unit]
+        parts += [_columns_by_four(vector) for vector in vectors]
+    return np.concatenate(parts, axis=1).ravel()
 
 
-def _columns_by_four(rows: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Groups of rows (N, R, K) in the order in which `products` reads them: N, K/4, R, 4; flat, K padded with zeros."""
+def _row_constants(layer: Sequence[Rows], hidden: int) -> NDArray[np.int16]:
+    """The start and the factor of each row, unit by unit: flat."""
+    pairs = [np.stack([rows.start, rows.factor], axis=1).reshape(-1, hidden, 2) for rows in layer]
+    return np.concatenate(pairs).swapaxes(0, 1).ravel()
+
+
+def _unsigned(weights: NDArray[np.int8]) -> NDArray[np.uint8]:
+    return (weights.astype(np.int16) + 128).astype(np.uint8)
+
+
+def _columns_by_four(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Groups of rows (N, R, K) in the order in which `products` reads them: (N, K/4 · R · 4), K padded with zeros."""
     groups, count, columns = rows.shape
-    padded = np.zeros((groups, count, -(-columns // 4) * 4), np.int8)
+    padded = np.zeros((groups, count, _padded(columns)), np.uint8)
     padded[:, :, :columns] = rows
-    return padded.reshape(groups, count, -1, 4).swapaxes(1, 2).ravel()
+    by_four = padded.reshape(groups, count, _padded(columns) // 4, 4).swapaxes(1, 2)
+    return by_four.reshape(groups, count * _padded(columns))
 
 
-def _narrow(values: NDArray[np.int64]) -> NDArray[np.integer]:
-    return values.astype(np.int16 if np.abs(values).max() < 32768 else np.int32)
+def _padded(columns: int) -> int:
+    return -(-columns // 4) * 4
 
 
 def _table(name: str, values: NDArray[np.integer]) -> str:

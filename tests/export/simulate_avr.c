@@ -1,5 +1,5 @@
 /* Runs a program for the ATmega328P in simavr: `simulate PROGRAM OUTPUT` writes to OUTPUT what the program sends to its
- * serial port, and prints the number of cycles in the last line of stdout. */
+ * serial port, and prints the number of cycles and the size of the stack in bytes in the last line of stdout. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,9 +33,12 @@ int main(int argc, char **argv)
     flags &= ~(uint32_t)(AVR_UART_FLAG_STDIO | AVR_UART_FLAG_POLL_SLEEP);
     avr_ioctl(avr, AVR_IOCTL_UART_SET_FLAGS('0'), &flags);
     avr_irq_register_notify(avr_io_getirq(avr, AVR_IOCTL_UART_GETIRQ('0'), UART_IRQ_OUTPUT), received, output);
-    int state;
-    do state = avr_run(avr);
-    while (state != cpu_Done && state != cpu_Crashed && !(state == cpu_Sleeping && !avr->sreg[S_I]));
-    printf("%llu\n", (unsigned long long)avr->cycle);
+    int state, lowest = avr->ramend;
+    do {
+        state = avr_run(avr);
+        const int stack_pointer = avr->data[R_SPL] | avr->data[R_SPH] << 8;
+        if (stack_pointer > 255 && stack_pointer < lowest) lowest = stack_pointer; /* 0 before the program sets it */
+    } while (state != cpu_Done && state != cpu_Crashed && !(state == cpu_Sleeping && !avr->sreg[S_I]));
+    printf("%llu %d\n", (unsigned long long)avr->cycle, avr->ramend - lowest);
     return fclose(output) || state == cpu_Crashed;
 }

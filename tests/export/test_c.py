@@ -104,7 +104,7 @@ def expected(
         if bytes_follow is not None:
             utf8 = int(bytes_follow[0 if utf8 == 255 else utf8, symbol])
             never = bytes_follow[0 if utf8 == 255 else utf8] == 255
-            logits = np.where(never, -(2**30), logits)
+            logits = np.where(never, -32768, logits)
         return symbol_weights(logits, temperature, top_k)
 
     for symbol in ids:
@@ -148,8 +148,8 @@ def test_a_changed_rounding_is_detected(tmp_path: Path) -> None:
     config = ModelConfig(16, 13, 1, 3)
     model = IntegerModel(config, random_weights(config, scale=3))
     source = c_source(config, vocabulary, model)
-    assert "* 127 + 16384) >> 15" in source or "(int16_t)127 + 16384) >> 15" in source
-    program = build(tmp_path, source.replace("+ 16384) >> 15", "+ 16383) >> 15").replace("+ 64u) >> 7", ") >> 7"))
+    assert source.count("+ 64u) >> 7") == 1
+    program = build(tmp_path, source.replace("+ 64u) >> 7", ") >> 7"))
     ids = list(range(16)) * 4
     assert run([program, 1, 1000, 0, *ids]) != expected(model, vocabulary, ids, 1, 1000, 0)
 
@@ -226,7 +226,7 @@ def test_rounding_raises_the_loss_only_slightly() -> None:
     for cell in CELLS:
         config = ModelConfig(len(vocabulary), 32, embedding=16, cell=cell)
         weights = random_weights(config, scale=2)
-        loss = rounding_loss(Model(config, vocabulary, weights), ids)
+        loss = rounding_loss(Model(config, vocabulary, weights), IntegerModel(config, weights), ids)
         assert loss.chars == len(ids) - 1
         assert abs(loss.rounded_bits_per_char - loss.exact_bits_per_char) < 0.01
 

@@ -68,12 +68,19 @@ def on_cortex(cpu: str, board: str, code: int, data: int) -> Callable[[Path], by
     return run
 
 
-def on_avr(folder: Path) -> bytes:
+def simulate_avr(folder: Path, characters: int = CHARACTERS) -> tuple[int, int]:
+    """Run the example for the ATmega328P; return the cycles that it took, and the bytes of its stack."""
     shutil.copy(EXAMPLES / "avr" / "main.c", folder)
-    output("avr-gcc", "-mmcu=atmega328p", "-std=gnu99", "-Os", folder / "main.c", "-o", folder / "poet.elf")
+    options = ("-mmcu=atmega328p", "-std=gnu99", "-Os", f"-DCHARACTERS={characters}")
+    output("avr-gcc", *options, folder / "main.c", "-o", folder / "poet.elf")
     source = Path(__file__).with_name("simulate_avr.c")
     output("gcc", "-O2", source, "-o", folder / "simulate", "-lsimavr", "-lelf")
-    output(folder / "simulate", folder / "poet.elf", folder / "text")
+    cycles, stack = output(folder / "simulate", folder / "poet.elf", folder / "text").split()[-2:]
+    return int(cycles), int(stack)
+
+
+def on_avr(folder: Path) -> bytes:
+    simulate_avr(folder)
     return (folder / "text").read_bytes()
 
 
@@ -108,7 +115,7 @@ def test_the_text_of_a_seed_is_the_same_on_every_target(target: str, tmp_path: P
     assert RUNS[target](tmp_path) == expected
 
 
-@pytest.mark.parametrize("change", [("+ 16384) >> 15", "+ 16385) >> 15"), ("+ 64u) >> 7", "+ 65u) >> 7")])
+@pytest.mark.parametrize("change", [("+ 32896u) >> 8", "+ 32897u) >> 8"), ("+ 64u) >> 7", "+ 65u) >> 7")])
 def test_a_changed_rounding_changes_the_text(change: tuple[str, str], tmp_path: Path) -> None:
     """Negative control: the texts above differ as soon as one rounding does."""
     needs("gcc")
@@ -125,3 +132,17 @@ def test_every_cell_is_the_same_on_processors_with_their_own_code(cell: str, tmp
         needs("gcc", *TOOLS[target])
         (tmp_path / "model.c").write_text(source(cell))
         assert RUNS[target](tmp_path) == on_host(tmp_path)
+
+
+def test_a_model_of_70_symbols_fits_into_an_atmega328p(tmp_path: Path) -> None:
+    """Flash at most 31 KiB, RAM with the stack at most 1.5 KiB, and at least 40 characters a second at 16 MHz."""
+    needs("gcc", *TOOLS["avr"], "avr-size")
+    vocabulary = Vocabulary.of("\n" + "".join(map(chr, range(32, 101))))
+    config = ModelConfig(len(vocabulary), 64, 1, 12)
+    (tmp_path / "model.c").write_text(c_source(config, vocabulary, IntegerModel(config, random_weights(config))))
+    cycles, stack = simulate_avr(tmp_path, 40)
+    text, data, bss = map(int, output("avr-size", tmp_path / "poet.elf").split()[6:9])
+    assert len(vocabulary) == 70
+    assert text + data <= 31 * 1024
+    assert data + bss + stack <= 1536
+    assert 40 * 16e6 / cycles >= 40
