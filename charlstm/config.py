@@ -36,6 +36,7 @@ MAX_REPEAT_WINDOW = 1024  # the number of recent symbols that a context stores
 MAX_BEST_OF = 4096
 MAX_SECONDS = 1e9
 LENGTH = 1000  # the default length of a text, in characters, if nothing else ends it
+GREEDY_LENGTH = 10_000  # the same for a greedy text that something else may end, but need not
 
 _T = TypeVar("_T")
 
@@ -428,6 +429,13 @@ class SamplingConfig:
     )
     ban: str = setting("", "Never generate these characters.", "CHARS", heading=_FILTERS, unset="none")
     only: str | None = setting(None, "Generate only these characters.", "CHARS", heading=_FILTERS, unset="all")
+    match: str | None = setting(
+        None,
+        "Generate only texts that match this regular expression of Python as a whole.",
+        "REGEX",
+        heading=_END,
+        unset="any text",
+    )
     stop: tuple[str, ...] = setting(
         (), "End the text before this string; repeat the option for several strings.", "TEXT", heading=_END
     )
@@ -453,6 +461,8 @@ class SamplingConfig:
                 raise _invalid("stop", text, "a string of at least one character")
         if self.keep_stop and not self.stop:
             raise requires("keep_stop", "stop")
+        if self.match is not None and (self.stop or self.lines is not None):
+            raise mutually_exclusive("match", "stop" if self.stop else "lines")
 
     @property
     def max_length(self) -> int | None:
@@ -460,6 +470,11 @@ class SamplingConfig:
         if self.length is None:
             return None if self.stop or self.lines is not None else LENGTH
         return self.length or None
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most probable character is always taken, so that a text may repeat itself for ever."""
+        return self.temperature == 0 or self.top_k == 1 or self.top_p == 0
 
     @property
     def has_end(self) -> bool:
@@ -496,6 +511,7 @@ class SamplingKeywords(TypedDict, total=False):
     repeat_window: int
     ban: str
     only: str | None
+    match: str | None
     stop: tuple[str, ...]
     keep_stop: bool
     lines: int | None

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from charlstm.cli.console import writing_stdout
+from charlstm.cli.console import print_warning, writing_stdout
 from charlstm.cli.options import ContextOptions, ModelOptions, Options, known_prime, with_options
-from charlstm.config import SamplingConfig, mutually_exclusive, setting
+from charlstm.config import GREEDY_LENGTH, SamplingConfig, mutually_exclusive, setting
 from charlstm.errors import Field, UsageError
 from charlstm.terminal import TextOut, is_terminal
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from charlstm.config import Unknown
     from charlstm.inference.context import Context
     from charlstm.inference.sampling import GeneratedText
+    from charlstm.inference.stopping import Ended
     from charlstm.model import Model
 
 EXAMPLES = """\
 charlstm sample --temp 0.5 -n 300           more predictable text
 charlstm sample --prime "It was " --seed 7  continue a text, reproducibly
 charlstm sample --lines 20 --top-p 0.9      20 lines without rare characters
+charlstm sample --match '[A-Z][a-z]+ \\d+'    a text of a given form
 charlstm sample -e --stop '\\n\\n'            one paragraph
 charlstm sample -n 0 | less                 text without end
 charlstm sample --prime-lines - < begun.txt complete each line of a file
@@ -33,11 +35,12 @@ charlstm sample --count 5 -0 | xargs -0 -n 1 printf '<%s>'"""
 
 
 @dataclass(frozen=True)
-class PrimeOptions:
-    """Files with the text that the model reads first."""
+class FileOptions:
+    """Files with the text that the model reads first, and with the expression that a text matches."""
 
     prime_file: str | None = setting(None, "Read the prime from a file; - is stdin.", "FILE")
     prime_lines: str | None = setting(None, "Read one prime per line and complete each line; - is stdin.", "FILE")
+    match_file: str | None = setting(None, "Read the expression of --match from a file; - is stdin.", "FILE")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class OutputOptions:
 def sample(
     model_options: Annotated[ModelOptions, Options()],
     sampling: Annotated[SamplingConfig, Options()],
-    primes: Annotated[PrimeOptions, Options()],
+    primes: Annotated[FileOptions, Options()],
     context_options: Annotated[ContextOptions, Options()],
     output: Annotated[OutputOptions, Options()],
 ) -> None:
@@ -79,6 +82,8 @@ def sample(
 
     from charlstm.text import reading
 
+    if primes.match_file is not None:
+        sampling = replace(sampling, match=reading.read_text([primes.match_file]).removesuffix("\n"))
     model = model_options.load(warn=not output.as_json)
     state, unknown = context_options.load_state, context_options.unknown
     context = model.load_state(state) if state is not None else None
@@ -98,12 +103,12 @@ def sample(
             _write_stream(model, sampling, context, out, output)
 
 
-def _is_batch(sampling: SamplingConfig, primes: PrimeOptions, output: OutputOptions) -> bool:
+def _is_batch(sampling: SamplingConfig, primes: FileOptions, output: OutputOptions) -> bool:
     """Return whether texts are generated in a batch, instead of one text as a stream."""
     return output.as_json or primes.prime_lines is not None or sampling.count > 1 or sampling.best_of > 1
 
 
-def _checked(sampling: SamplingConfig, primes: PrimeOptions, output: OutputOptions) -> SamplingConfig:
+def _checked(sampling: SamplingConfig, primes: FileOptions, output: OutputOptions) -> SamplingConfig:
     """Return the sampling options, with one line per text for `--prime-lines` if nothing else ends the texts.
 
     Raises:
@@ -112,11 +117,14 @@ def _checked(sampling: SamplingConfig, primes: PrimeOptions, output: OutputOptio
     sources = {"prime": sampling.prime or None, "prime_file": primes.prime_file, "prime_lines": primes.prime_lines}
     if len(given := [name for name, source in sources.items() if source is not None]) > 1:
         raise mutually_exclusive(*given)
+    if sampling.match is not None and primes.match_file is not None:
+        raise mutually_exclusive("match", "match_file")
     if output.save_state is not None and sampling.count > 1:
         raise mutually_exclusive("save_state", "count")
     if output.save_state is not None and primes.prime_lines is not None:
         raise mutually_exclusive("save_state", "prime_lines")
-    if primes.prime_lines is not None and not sampling.stop and sampling.lines is None:
+    has_match = sampling.match is not None or primes.match_file is not None
+    if primes.prime_lines is not None and not sampling.stop and sampling.lines is None and not has_match:
         sampling = replace(sampling, lines=1)
     if _is_batch(sampling, primes, output) and not sampling.has_end:
         length, lines, stop = map(Field, ("length", "lines", "stop"))
@@ -141,6 +149,7 @@ def _write_texts(
                 out.write(text.text + _separator(text.text, sampling, output.null))
             if output.save_state is not None:
                 model.save_state(output.save_state, model.context_after(text))
+            _note_limit(text.ended)
     finally:  # the texts that were generated before an error are written, too
         out.close()
 
@@ -162,6 +171,16 @@ def _write_stream(
         out.close()
         if output.save_state is not None:
             model.save_state(output.save_state, stream.context)
+    _note_limit(stream.ended)
+
+
+def _note_limit(ended: Ended | None) -> None:
+    """Print a note if a text was ended by the limit of greedy sampling."""
+    if ended == "limit":
+        print_warning(
+            f"a text was ended after {GREEDY_LENGTH:,} characters, because a text of the most probable characters may "
+            "repeat itself for ever; --length sets another limit"
+        )
 
 
 def _separator(text: str, sampling: SamplingConfig, null: bool) -> str:
@@ -195,6 +214,7 @@ def _record(model: Model, sampling: SamplingConfig, text: GeneratedText) -> dict
         "unit": model.vocabulary.unit,
         "ended": text.ended,
         "log_probability": text.log_probability,
+        **({} if text.log_weight is None else {"log_weight": text.log_weight}),
         "bits_per_char": -text.log_probability / math.log(2) / chars if chars else None,
         "settings": settings,
         "checkpoint": str(model.path),

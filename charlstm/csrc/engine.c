@@ -231,7 +231,7 @@ static void take_steps(engine *e, int index, range sequences, range own, int oth
     const int B = j->batch, layers = e->options.layers, place = others > 1 ? index : 0;
     const range units = share(e->width / GROUP, place, others), symbols = share(e->projection.blocks, place, others);
     int32_t symbol;                            /* of a single sequence: each thread samples it, which saves a barrier */
-    uint8_t phase = B == 1 ? e->phases[0] : 0; /* likewise; with several sequences, e->phases is used */
+    int32_t phase = B == 1 ? e->phases[0] : 0; /* likewise; with several sequences, e->phases is used */
     const int32_t *ids = NULL;
     for (int t = j->begin; t < j->end; t++) {
         const int turn = t % 2;
@@ -249,10 +249,10 @@ static void take_steps(engine *e, int index, range sequences, range own, int oth
         project(e, !turn, symbols, sequences);
         pool_barrier(e->pool, others);
         if (j->kind == SCORE)
-            for (int b = own.begin; b < own.end; b++) j->nats[(size_t)t * B + b] = surprisal(e, b, ids[B + b]);
+            for (int b = own.begin; b < own.end; b++) score(e, b, index, t);
         if (j->kind == GENERATE && B == 1) {
             symbol = sample(e, 0, index, index, t, phase);
-            phase = phase_after(e, phase, symbol);
+            phase = phase_after(e, phase, symbol, t);
             if (index == 0) j->symbols[t] = symbol;
             ids = &symbol;
         }
@@ -260,7 +260,7 @@ static void take_steps(engine *e, int index, range sequences, range own, int oth
             int32_t *row = j->symbols + (size_t)t * B;
             for (int b = own.begin; b < own.end; b++) {
                 row[b] = sample(e, b, b, index, t, e->phases[b]);
-                e->phases[b] = phase_after(e, e->phases[b], row[b]);
+                e->phases[b] = phase_after(e, e->phases[b], row[b], t);
             }
             pool_barrier(e->pool, others);
             ids = row;
@@ -360,16 +360,26 @@ int engine_read(engine *e, int batch, int length, const int32_t *ids, float *sta
     return run(e, &(job){.kind = READ, .batch = batch, .length = length, .ids = ids, .logits = logits}, state);
 }
 
-int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats)
+int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats, int top,
+                 int32_t *best, double *shares)
 {
-    return run(e, &(job){.kind = SCORE, .batch = batch, .length = length, .ids = ids, .nats = nats}, state);
+    if (!in_range(top, 0, e->options.vocabulary)) return ENGINE_BAD_ARGUMENT;
+    const job scoring = {.kind = SCORE,
+                         .batch = batch,
+                         .length = length,
+                         .ids = ids,
+                         .nats = nats,
+                         .top = top,
+                         .best = best,
+                         .shares = shares};
+    return run(e, &scoring, state);
 }
 
 int engine_generate(engine *e, int batch, int length, const int32_t *ids, float *state, const engine_rule *rule,
                     uint64_t seed, const uint64_t *streams, uint64_t position, int32_t *symbols)
 {
     if (!is_rule(e, rule, batch > 0 ? batch : 0)) return ENGINE_BAD_ARGUMENT;
-    if (batch > 0 && batch <= e->options.batch && rule->follows) memcpy(e->phases, rule->phases, (size_t)batch);
+    if (batch > 0 && batch <= e->options.batch && rule->follows) memcpy(e->phases, rule->phases, (size_t)batch * 4);
     const job generation = {.kind = GENERATE,
                             .batch = batch,
                             .length = length,

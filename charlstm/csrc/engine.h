@@ -48,22 +48,31 @@ EXPORT int engine_threads(const engine *e, int batch);
  * logits after the last symbol, (batch, V). */
 EXPORT int engine_read(engine *e, int batch, int length, const int32_t *ids, float *state, float *logits);
 
-/* Compute the surprisal of each symbol but the first: ids (length + 1, batch) → nats (length, batch). */
-EXPORT int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats);
+/* Compute the surprisal of each symbol but the first: ids (length + 1, batch) → nats (length, batch). With top > 0, also
+ * the `top` most probable symbols at each of these positions and their probabilities: best and shares (length, batch,
+ * top), the most probable first, of equal ones the first in the vocabulary; −1 and NaN if the logits are not finite. */
+EXPORT int engine_score(engine *e, int batch, int length, const int32_t *ids, float *state, double *nats, int top,
+                        int32_t *best, double *shares);
 
-enum { ENGINE_NEVER = 255 };
+enum { ENGINE_NEVER = -1 };
 
 /* How a symbol is sampled: SamplingRule of inference/filters.py, which defines each filter and their order. */
 typedef struct {
     double temperature, top_p, min_p, typical, penalty; /* 1, 1, 0, 1, 1 leave the softmax as it is */
     int32_t top_k;                                      /* 0: all */
     int32_t window;                                     /* number of previous symbols that the penalty applies to */
-    int32_t states;                                     /* number of states of the automaton, at most ENGINE_NEVER */
-    const uint8_t *allowed;                             /* (V), 0: never sampled; NULL: all symbols are allowed */
+    int32_t states, classes; /* number of states of the automaton, and of the classes of symbols that it distinguishes */
+    int32_t end;             /* the state in which a text has ended; used with a limit only */
+    const uint8_t *allowed;  /* (V), 0: never sampled; NULL: all symbols are allowed */
     const int32_t
         *recent; /* (window, batch): the symbols before the first sampled one, the last row is ids; -1: none */
-    const uint8_t *follows; /* (states, V): the automaton's state after each symbol, or ENGINE_NEVER; NULL: none */
-    const uint8_t *phases;  /* (batch): state of each automaton before the first sampled symbol */
+    const int32_t *follows;   /* (states, classes): state after a symbol of each class, or ENGINE_NEVER; NULL: none */
+    const int32_t *class_of;  /* (V): class of each symbol */
+    const int32_t *distances; /* (states): fewest symbols from each state to an accepting one, whose distance is 0 */
+    const int32_t *phases;    /* (batch): state of each automaton before the first sampled symbol */
+    /* Largest number of symbols of a text, from the first of this call on; -1: no limit. A symbol is not sampled if no
+     * accepting state can be reached within the limit; in an accepting state it is sampled and leads to `end`. */
+    int64_t limit;
 } engine_rule;
 
 /* Read ids (batch), then sample `length` symbols of each sequence by the rule. The n-th symbol of sequence b takes the

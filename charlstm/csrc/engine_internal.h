@@ -42,6 +42,9 @@ typedef struct {
     const int32_t *ids;
     float *logits;
     double *nats;
+    int top; /* number of most probable symbols to find at each position */
+    int32_t *best;
+    double *shares;
     engine_rule rule;
     int filters; /* whether the rule excludes symbols by their probability */
     uint64_t seed, position;
@@ -76,7 +79,7 @@ struct engine {
     float *logits;          /* (batch, padded) */
     float *adjusted;        /* (threads, padded): penalised logits, with −∞ for excluded symbols */
     candidate *candidates;  /* (threads, padded) */
-    uint8_t *phases;        /* (batch): state of each sequence's automaton */
+    int32_t *phases;        /* (batch): state of each sequence's automaton */
     double *
         weights; /* (batch or threads, padded): softmax of each sequence, or each thread's copy for a single sequence */
     layer layers[MOST_LAYERS];
@@ -114,15 +117,16 @@ static inline size_t block_bytes(const matrix *m)
 /* Whether a rule's fields are in range and allow at least one symbol for each of `batch` sequences. */
 int is_rule(const engine *e, const engine_rule *rule, int batch);
 
-/* The surprisal of a symbol in nats under a sequence's logits; NaN if the logits are not finite. */
-double surprisal(const engine *e, int sequence, int32_t symbol);
+/* Store the surprisal of the symbol after step t of a sequence in nats, NaN if the logits are not finite, and the most
+ * probable symbols. No other thread may use row `thread` of the candidates. */
+void score(engine *e, int sequence, int thread, int t);
 
 /* Sample the symbol of a sequence at step t, with its automaton in state `phase`. No other thread may use row `row` of
  * the weights and row `thread` of the candidates. */
-int32_t sample(engine *e, int sequence, int row, int thread, int t, int phase);
+int32_t sample(engine *e, int sequence, int row, int thread, int t, int32_t phase);
 
-/* The state of an automaton after a symbol. */
-uint8_t phase_after(const engine *e, uint8_t phase, int32_t symbol);
+/* The state of an automaton after the symbol of step t. */
+int32_t phase_after(const engine *e, int32_t phase, int32_t symbol, int t);
 
 static inline int in_range(int value, int low, int high) { return value >= low && value <= high; }
 

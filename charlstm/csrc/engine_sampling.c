@@ -15,13 +15,6 @@ static float largest_of(const engine *e, const float *logits)
     return largest >= -FLT_MAX && largest <= FLT_MAX ? largest : NAN;
 }
 
-double surprisal(const engine *e, int sequence, int32_t symbol)
-{
-    const float *logits = e->logits + (size_t)sequence * e->padded, largest = largest_of(e, logits);
-    if (isnan(largest)) return NAN;
-    return log(e->kernels->mass(logits, e->padded, largest)) - ((double)logits[symbol] - largest);
-}
-
 /* SplitMix64's mixing function, the same as in inference/filters.py. */
 static uint64_t mix(uint64_t x)
 {
@@ -69,6 +62,27 @@ static int keep_first(candidate *c, int n, int most, double mass)
     return kept;
 }
 
+void score(engine *e, int sequence, int thread, int t)
+{
+    const job *j = &e->job;
+    const int V = e->options.vocabulary;
+    const size_t at = (size_t)t * (size_t)j->batch + (size_t)sequence, first = at * (size_t)j->top;
+    const float *logits = e->logits + (size_t)sequence * e->padded, largest = largest_of(e, logits);
+    const double mass = isnan(largest) ? NAN : e->kernels->mass(logits, e->padded, largest);
+    const int32_t symbol = j->ids[at + (size_t)j->batch];
+    j->nats[at] = isnan(largest) ? NAN : log(mass) - ((double)logits[symbol] - largest);
+    candidate *c = e->candidates + (size_t)thread * e->padded;
+    if (j->top > 0 && !isnan(largest)) {
+        for (int i = 0; i < V; i++) c[i] = (candidate){logits[i], logits[i], i};
+        keep_first(c, V, j->top, INFINITY);
+    }
+    for (int i = 0; i < j->top; i++) { /* keep_first returns the candidates in reverse order */
+        const candidate *kept = c + j->top - 1 - i;
+        j->best[first + (size_t)i] = isnan(largest) ? -1 : kept->symbol;
+        j->shares[first + (size_t)i] = isnan(largest) ? NAN : exp(kept->weight - largest) / mass;
+    }
+}
+
 static double weight_of(const candidate *c, int n)
 {
     double sum = 0;
@@ -111,15 +125,23 @@ static void filter(const engine_rule *r, double *weights, candidate *c, int V)
     for (int i = 0; i < n; i++) weights[c[i].symbol] = c[i].weight;
 }
 
+/* The state of an automaton after the symbol of step t, or ENGINE_NEVER if the symbol must not be sampled. */
+static inline int32_t state_after(const engine_rule *r, int32_t phase, int32_t symbol, int t)
+{
+    const int32_t after = r->follows[(size_t)phase * (size_t)r->classes + (size_t)r->class_of[symbol]];
+    if (after < 0 || after >= r->states) return ENGINE_NEVER;
+    if (r->limit < 0 || r->distances[after] < r->limit - t) return after;
+    return r->distances[phase] == 0 ? r->end : ENGINE_NEVER;
+}
+
 /* Apply the rule's penalty and exclusions to a sequence's logits at step t. Return the result in this thread's row, or
- * the logits themselves if nothing changes. `allowed` is the same for all sequences and steps; `follows` depends on the
- * state of the sequence's automaton. */
-static const float *adjust(engine *e, int sequence, int thread, int t, int phase)
+ * the logits themselves if nothing changes. `allowed` is the same for all sequences and steps; the automaton's
+ * exclusions depend on the state of the sequence. */
+static const float *adjust(engine *e, int sequence, int thread, int t, int32_t phase)
 {
     const engine_rule *r = &e->job.rule;
     const float *logits = e->logits + (size_t)sequence * e->padded;
-    const uint8_t *follows = r->follows ? r->follows + (size_t)phase * (size_t)e->options.vocabulary : NULL;
-    if (!r->allowed && !follows && r->penalty == 1) return logits;
+    if (!r->allowed && !r->follows && r->penalty == 1) return logits;
     float *own = memcpy(e->adjusted + (size_t)thread * e->padded, logits, (size_t)e->padded * 4);
     const float penalty = (float)r->penalty;
     for (int back = 1; r->penalty != 1 && back <= r->window; back++) {
@@ -130,12 +152,12 @@ static const float *adjust(engine *e, int sequence, int thread, int t, int phase
     }
     for (int i = 0; r->allowed && i < e->options.vocabulary; i++)
         if (!r->allowed[i]) own[i] = -INFINITY;
-    for (int i = 0; follows && i < e->options.vocabulary; i++)
-        if (follows[i] == ENGINE_NEVER) own[i] = -INFINITY;
+    for (int i = 0; r->follows && i < e->options.vocabulary; i++)
+        if (state_after(r, phase, i, t) == ENGINE_NEVER) own[i] = -INFINITY;
     return own;
 }
 
-int32_t sample(engine *e, int sequence, int row, int thread, int t, int phase)
+int32_t sample(engine *e, int sequence, int row, int thread, int t, int32_t phase)
 {
     const uint64_t gamma = 0x9E3779B97F4A7C15u;
     const float *logits = e->logits + (size_t)sequence * e->padded;
@@ -171,29 +193,25 @@ int32_t sample(engine *e, int sequence, int row, int thread, int t, int phase)
 }
 
 /* If logits are NaN or infinite, the symbol may be one that the automaton excludes; the state then stays as it is. */
-uint8_t phase_after(const engine *e, uint8_t phase, int32_t symbol)
+int32_t phase_after(const engine *e, int32_t phase, int32_t symbol, int t)
 {
-    const engine_rule *r = &e->job.rule;
-    if (!r->follows) return 0;
-    const uint8_t state = r->follows[(size_t)phase * (size_t)e->options.vocabulary + (size_t)symbol];
+    if (!e->job.rule.follows) return 0;
+    const int32_t state = state_after(&e->job.rule, phase, symbol, t);
     return state == ENGINE_NEVER ? phase : state;
 }
 
 static int is_share(double x) { return x >= 0 && x <= 1; }
 
-/* Whether each state that a sequence is in or can reach allows at least one symbol. */
+/* Whether every index that a rule's automaton uses is in range, except in `follows`, which is checked where it is read.
+ * A state that allows no symbol makes the largest logit −∞, which is reported as not finite. */
 static int is_automaton(const engine *e, const engine_rule *r, int batch)
 {
-    const int V = e->options.vocabulary;
-    uint8_t continues[ENGINE_NEVER] = {0};
-    if (!in_range(r->states, 1, ENGINE_NEVER)) return 0;
-    for (int s = 0; s < r->states; s++)
-        for (int i = 0; i < V && !continues[s]; i++)
-            continues[s] = r->follows[(size_t)s * (size_t)V + (size_t)i] != ENGINE_NEVER;
-    for (size_t i = 0; i < (size_t)r->states * (size_t)V; i++)
-        if (r->follows[i] != ENGINE_NEVER && !(r->follows[i] < r->states && continues[r->follows[i]])) return 0;
+    if (r->states < 1 || r->classes < 1 || !r->class_of || !r->phases) return 0;
+    if (r->limit >= 0 && (!r->distances || !in_range(r->end, 0, r->states - 1))) return 0;
+    for (int i = 0; i < e->options.vocabulary; i++)
+        if (!in_range(r->class_of[i], 0, r->classes - 1)) return 0;
     for (int b = 0; b < batch; b++)
-        if (!(r->phases[b] < r->states && continues[r->phases[b]])) return 0;
+        if (!in_range(r->phases[b], 0, r->states - 1)) return 0;
     return 1;
 }
 

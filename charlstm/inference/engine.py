@@ -19,8 +19,8 @@ from charlstm.cells import STEP, Weights
 from charlstm.config import ModelConfig, Precision
 from charlstm.errors import CheckpointError, Field, UsageError
 from charlstm.inference import filters, native
+from charlstm.inference.automaton import Automaton
 from charlstm.inference.filters import SamplingRule
-from charlstm.text.utf8 import NEVER
 
 Backend = Literal["auto", "native", "numpy"]
 Ids = NDArray[np.int32]
@@ -149,6 +149,35 @@ class Engine:
         """
         return self._in_parts(self._backend.score, self._check(ids, 2, state), state, 1)
 
+    def score_top(
+        self, ids: ArrayLike, state: State, top: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], State]:
+        """Score as `score`, and find the most probable symbols at each position.
+
+        Args:
+            ids: as in `score`.
+            state: as in `score`.
+            top: K, the number of symbols to find at each position, from 1 to V.
+
+        Returns:
+            The surprisal (T, B) as in `score`; the most probable symbols (T, B, K), the most probable first and of
+            equal ones the first in the vocabulary, −1 where the logits are NaN or infinite; their probabilities
+            (T, B, K); and the state.
+
+        Raises:
+            ValueError: ids, state or `top` have a wrong shape, type or range.
+        """
+        checked = self._check(ids, 2, state)
+        if not 1 <= top <= self.config.vocab_size:
+            raise ValueError(f"top must be from 1 to {self.config.vocab_size}, found {top}")
+
+        def score(rows: Ids, state: State) -> tuple[NDArray[np.float64], State]:
+            nats, best, shares, state = self._backend.score_top(rows, state, top)
+            return np.concatenate([nats[..., None], best, shares], 2), state  # one array, which `_in_parts` can join
+
+        found, state = self._in_parts(score, checked, state, 1)
+        return found[..., 0], found[..., 1 : top + 1].astype(np.int64), found[..., top + 1 :], state
+
     def generate(
         self,
         ids: ArrayLike,
@@ -161,6 +190,7 @@ class Engine:
         streams: ArrayLike | None = None,
         recent: ArrayLike | None = None,
         phases: ArrayLike | None = None,
+        remaining: int | None = None,
     ) -> tuple[Ids, State]:
         """Sample `length` symbols for each text: `SamplingRule(0.8)` samples at temperature 0.8.
 
@@ -175,7 +205,9 @@ class Engine:
             streams: (B,) the number of the stream of each text; None numbers them 0, 1, …
             recent: (T, B) the symbols before the first sampled one, for the repeat penalty; `ids` is the last row. −1
                 means no symbol. None means `ids` alone.
-            phases: (B,) the initial state of the automaton `rule.transitions` for each text; None means 0.
+            phases: (B,) the initial state of the automaton of the rule for each text; None means 0.
+            remaining: the number of symbols that each text may still have, at least `length`, if the automaton of the
+                rule has distances; None means no limit.
 
         Returns:
             The symbols (length, B); and the state, which does not include the last of them.
@@ -191,7 +223,8 @@ class Engine:
         states = np.zeros(batch, np.int64) if phases is None else np.asarray(phases, np.int64)
         vocabulary = self.config.vocab_size
         is_row = rule.allowed is None or rule.allowed.shape == (vocabulary,)
-        is_row = is_row and (rule.transitions is None or _allows_a_symbol(rule.transitions, states, vocabulary))
+        is_row = is_row and (rule.automaton is None or _allows_a_symbol(rule.automaton, states, vocabulary, remaining))
+        is_row = is_row and (remaining is None or remaining >= length)
         fits = numbers.shape == first.shape == states.shape and is_row
         fits = fits and previous.ndim == 2 and previous.shape[1] == batch
         if not fits or length < 1 or (previous.size and not -1 <= previous.min() <= previous.max() < vocabulary):
@@ -203,8 +236,8 @@ class Engine:
 
         def sample(rows: NDArray[np.int64], state: State) -> tuple[Ids, State]:
             ids, streams, recent = rows.astype(np.int32)[0], rows[1].astype(np.uint64), rows[3:].astype(np.int32)
-            phases = rows[2].astype(np.uint8)
-            return self._backend.generate(ids, state, length, rule, seed, position, streams, recent, phases)
+            phases = rows[2].astype(np.int32)
+            return self._backend.generate(ids, state, length, rule, seed, position, streams, recent, phases, remaining)
 
         try:
             return self._in_parts(sample, np.stack([first, numbers.astype(np.int64), states, *window]), state, 1)
@@ -279,6 +312,23 @@ class _Numpy:
             nats[t, finite] = log_sum - scores[np.arange(len(scores)), ids[t + 1, finite]]
         return nats, state
 
+    def score_top(
+        self, ids: Ids, state: State, top: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], State]:
+        shape = (max(0, len(ids) - 1), ids.shape[1])
+        nats, shares = np.full(shape, np.nan), np.full((*shape, top), np.nan)
+        best = np.full((*shape, top), -1, np.int32)
+        for t in range(len(nats)):
+            logits, after = self.advance(ids[t : t + 1], state, True)
+            nats[t] = self.score(ids[t : t + 2], state)[0][0]
+            finite = np.isfinite(logits.max(axis=1))
+            weights = filters.weights(logits[finite], 1.0)
+            order = np.argsort(-logits[finite], axis=1, kind="stable")[:, :top]
+            best[t, finite] = order
+            shares[t, finite] = np.take_along_axis(weights / weights.sum(axis=1, keepdims=True), order, 1)
+            state = after
+        return nats, best, shares, state
+
     def generate(
         self,
         ids: Ids,
@@ -289,16 +339,18 @@ class _Numpy:
         position: int,
         streams: NDArray[np.uint64],
         recent: Ids,
-        phases: NDArray[np.uint8],
+        phases: NDArray[np.int32],
+        remaining: int | None,
     ) -> tuple[Ids, State]:
         symbols = np.concatenate([recent, np.empty((length, len(ids)), np.int32)])
         for t in range(length):
             logits, state = self.advance(ids[None], state, True)
             previous, now = symbols[t : len(recent) + t], len(recent) + t
-            symbols[now] = filters.sample(logits, rule, filters.uniform(seed, streams, position + t), previous, phases)
+            numbers, left = filters.uniform(seed, streams, position + t), None if remaining is None else remaining - t
+            symbols[now] = filters.sample(logits, rule, numbers, previous, phases, left)
             ids = symbols[now]
-            if rule.transitions is not None:
-                phases = rule.transitions[phases, ids]
+            if rule.automaton is not None:
+                phases = rule.automaton.after(phases, ids, left)
         return symbols[len(recent) :], state
 
 
@@ -308,11 +360,11 @@ def layer_weights(config: ModelConfig, weights: Mapping[str, Any], layer: int) -
     return Weights(*(weights[f"recurrence.{name}_l{layer}"] for name in names))
 
 
-def _allows_a_symbol(transitions: NDArray[np.uint8], states: NDArray[np.int64], vocabulary: int) -> bool:
-    """Return whether a transition table (S, V) fits the vocabulary and allows a symbol in each of these states."""
-    if transitions.shape[1] != vocabulary or not ((states >= 0) & (states < len(transitions))).all():
+def _allows_a_symbol(automaton: Automaton, states: NDArray[np.int64], vocabulary: int, remaining: int | None) -> bool:
+    """Return whether an automaton fits the vocabulary and allows a symbol in each of these states."""
+    if len(automaton.classes) != vocabulary or not ((states >= 0) & (states < len(automaton.follows))).all():
         return False
-    return bool(np.any(transitions[states] != NEVER, axis=1).all())
+    return bool(automaton.allowed(np.unique(states), remaining).any(axis=1).all())
 
 
 def _check_weights(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from charlstm.text.utf8 import NEVER
+from charlstm.inference.automaton import Automaton
 
 GAMMA = 0x9E3779B97F4A7C15
 # Typical sampling treats distances from the entropy that differ by less than 1/TIES nats as equal, so that rounding
@@ -42,8 +42,7 @@ class SamplingRule:
         penalty: repeat penalty: positive logits of recent symbols are divided by it, negative ones are multiplied.
         window: number of recent symbols that the penalty applies to.
         allowed: (V,) which symbols may be sampled, or None for all.
-        transitions: (S, V) table of an automaton with S states, used instead of `allowed`: the next state after
-            each symbol, or NEVER if the symbol must not be sampled. Every reachable state allows at least one symbol.
+        automaton: which symbols may follow the previous ones, used instead of `allowed`.
 
     Raises:
         ValueError: a value is outside its range.
@@ -57,28 +56,20 @@ class SamplingRule:
     penalty: float = 1.0
     window: int = 0
     allowed: NDArray[np.bool_] | None = None
-    transitions: NDArray[np.uint8] | None = None
+    automaton: Automaton | None = None
 
     def __post_init__(self) -> None:
         shares = (self.top_p, self.min_p, self.typical)
         ok = 0 <= self.temperature < math.inf and self.top_k >= 0 and all(0 <= share <= 1 for share in shares)
         ok = ok and 0 < self.penalty < math.inf and self.window >= 0
-        ok = ok and (self.allowed is None or (self.transitions is None and bool(self.allowed.any())))
-        if not ok or (self.transitions is not None and not _is_automaton(self.transitions)):
+        ok = ok and (self.allowed is None or (self.automaton is None and bool(self.allowed.any())))
+        if not ok:
             raise ValueError(f"invalid sampling rule: {self}")
 
     @property
     def lookback(self) -> int:
         """Number of previous symbols that affect the distribution."""
         return self.window if self.penalty != 1 else 0
-
-
-def _is_automaton(transitions: NDArray[np.uint8]) -> bool:
-    """Return whether every transition of a table (S, V) leads to a state of the table that allows a symbol."""
-    if transitions.ndim != 2 or transitions.dtype != np.uint8 or len(transitions) > NEVER:
-        return False
-    after = np.unique(transitions[transitions != NEVER])
-    return bool(after.size and after[-1] < len(transitions) and (transitions[after] != NEVER).any(axis=1).all())
 
 
 def uniform(seed: int, stream: NDArray[np.integer] | int, position: int) -> Floats:
@@ -101,6 +92,7 @@ def adjusted(
     rule: SamplingRule,
     recent: NDArray[np.integer] | None = None,
     phases: NDArray[np.integer] | int = 0,
+    remaining: int | None = None,
 ) -> NDArray[np.floating]:
     """Apply the automaton or the set of allowed symbols, and the repeat penalty.
 
@@ -108,13 +100,14 @@ def adjusted(
         logits: (…, V).
         rule: the distribution.
         recent: (T, …) the previous symbols, the latest last; −1 means none. Used by the penalty only.
-        phases: (…) the state of the automaton `rule.transitions`.
+        phases: (…) the state of the automaton of the rule.
+        remaining: the number of symbols that the text may still have; None means no limit.
 
     Returns:
         (…, V) the logits, −∞ where a symbol must not be sampled.
     """
-    if rule.transitions is not None:
-        logits = np.where(rule.transitions[phases] != NEVER, logits, -np.inf).astype(logits.dtype)
+    if rule.automaton is not None:
+        logits = np.where(rule.automaton.allowed(phases, remaining), logits, -np.inf).astype(logits.dtype)
     if rule.allowed is not None:
         logits = np.where(rule.allowed, logits, -np.inf).astype(logits.dtype)
     if rule.lookback and recent is not None:
@@ -189,6 +182,7 @@ def filtered(
     rule: SamplingRule,
     recent: NDArray[np.integer] | None = None,
     phases: NDArray[np.integer] | int = 0,
+    remaining: int | None = None,
 ) -> Floats:
     """Return the unnormalised distribution of a rule: logits → `adjusted` → `weights` → the filters.
 
@@ -197,6 +191,7 @@ def filtered(
         rule: the distribution.
         recent: as in `adjusted`.
         phases: as in `adjusted`.
+        remaining: as in `adjusted`.
 
     Returns:
         (…, V) weights of at least 0; their sum is not 1.
@@ -206,7 +201,7 @@ def filtered(
     """
     if not np.isfinite(logits.max(axis=-1)).all():
         raise FloatingPointError("the model's logits are not finite")
-    found = weights(adjusted(logits, rule, recent, phases), rule.temperature)
+    found = weights(adjusted(logits, rule, recent, phases, remaining), rule.temperature)
     if rule.top_k:
         found = top_k(found, rule.top_k)
     if rule.top_p < 1:
@@ -223,9 +218,10 @@ def distribution(
     rule: SamplingRule,
     recent: NDArray[np.integer] | None = None,
     phases: NDArray[np.integer] | int = 0,
+    remaining: int | None = None,
 ) -> Floats:
     """Return the probability of each symbol under a rule, (…, V). Arguments and errors as in `filtered`."""
-    found = filtered(logits, rule, recent, phases)
+    found = filtered(logits, rule, recent, phases, remaining)
     return np.asarray(found / found.sum(axis=-1, keepdims=True))
 
 
@@ -235,6 +231,7 @@ def sample(
     numbers: Floats,
     recent: NDArray[np.integer] | None = None,
     phases: NDArray[np.integer] | int = 0,
+    remaining: int | None = None,
 ) -> NDArray[np.int64]:
     """Sample one symbol for each text by inverting the cumulative distribution.
 
@@ -244,6 +241,7 @@ def sample(
         numbers: (B,) uniform random numbers in [0, 1).
         recent: as in `adjusted`.
         phases: as in `adjusted`.
+        remaining: as in `adjusted`.
 
     Returns:
         (B,) symbols.
@@ -251,5 +249,5 @@ def sample(
     Raises:
         FloatingPointError: the largest logit is NaN or infinite.
     """
-    cumulative = np.cumsum(filtered(logits, rule, recent, phases), axis=-1)
+    cumulative = np.cumsum(filtered(logits, rule, recent, phases, remaining), axis=-1)
     return np.asarray((cumulative <= numbers[:, None] * cumulative[:, -1:]).sum(axis=-1), np.int64)

@@ -9,7 +9,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Mapping
-from ctypes import POINTER, byref, c_double, c_int, c_int32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_double, c_int, c_int32, c_int64, c_uint64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,9 @@ class EngineRule(ctypes.Structure):
 
     _fields_ = [
         *((name, c_double) for name in ("temperature", "top_p", "min_p", "typical", "penalty")),
-        *((name, c_int32) for name in ("top_k", "window", "states")),
-        *((name, c_void_p) for name in ("allowed", "recent", "follows", "phases")),
+        *((name, c_int32) for name in ("top_k", "window", "states", "classes", "end")),
+        *((name, c_void_p) for name in ("allowed", "recent", "follows", "class_of", "distances", "phases")),
+        ("limit", c_int64),
     ]
 
 
@@ -64,9 +65,13 @@ def library() -> ctypes.CDLL | None:
     engine.engine_threads.argtypes = [c_void_p, c_int]
     common: list[Any] = [c_void_p, c_int, c_int, c_void_p, c_void_p]  # handle, batch, length, ids, state
     engine.engine_read.argtypes = [*common, c_void_p]
-    engine.engine_score.argtypes = [*common, c_void_p]
+    engine.engine_score.argtypes = [*common, c_void_p, c_int, c_void_p, c_void_p]
     engine.engine_generate.argtypes = [*common, POINTER(EngineRule), c_uint64, c_void_p, c_uint64, c_void_p]
     return engine
+
+
+def _address(array: NDArray[Any] | None) -> int | None:
+    return None if array is None else array.ctypes.data
 
 
 def isas() -> list[str]:
@@ -180,8 +185,19 @@ class NativeEngine:
         """Read ids (T + 1, B); return the surprisals of all but the first in nats, (T, B), and the new state."""
         state = np.array(state, order="C")
         nats = np.empty((max(0, len(ids) - 1), ids.shape[1]), np.float64)
-        self._call("engine_score", ids, len(nats), state, nats.ctypes.data)
+        self._call("engine_score", ids, len(nats), state, nats.ctypes.data, 0, None, None)
         return nats, state
+
+    def score_top(
+        self, ids: Ids, state: State, top: int
+    ) -> tuple[NDArray[np.float64], Ids, NDArray[np.float64], State]:
+        """Score as `score`; also return the `top` most probable symbols and their probabilities, (T, B, top) each."""
+        state = np.array(state, order="C")
+        nats = np.empty((max(0, len(ids) - 1), ids.shape[1]), np.float64)
+        best, shares = np.empty((*nats.shape, top), np.int32), np.empty((*nats.shape, top), np.float64)
+        found = (nats.ctypes.data, top, best.ctypes.data, shares.ctypes.data)
+        self._call("engine_score", ids, len(nats), state, *found)
+        return nats, best, shares, state
 
     def generate(
         self,
@@ -193,7 +209,8 @@ class NativeEngine:
         position: int,
         streams: NDArray[np.uint64],
         recent: Ids,
-        phases: NDArray[np.uint8],
+        phases: NDArray[np.int32],
+        remaining: int | None,
     ) -> tuple[Ids, State]:
         """Sample `length` symbols of each sequence, after ids (B,).
 
@@ -207,6 +224,7 @@ class NativeEngine:
             streams: Stream of random numbers of each sequence, (B,).
             recent: Symbols before, for the repetition penalty, (window, B); -1: none.
             phases: State of each sequence's automaton, (B,).
+            remaining: Number of symbols that each sequence may still have; None, no limit.
 
         Returns:
             The symbols (length, B), and the new state.
@@ -218,7 +236,11 @@ class NativeEngine:
         symbols = np.empty((length, len(ids)), np.int32)
         streams = np.ascontiguousarray(streams, np.uint64)
         allowed = None if rule.allowed is None else np.ascontiguousarray(rule.allowed, np.uint8)
-        transitions = None if rule.transitions is None else np.ascontiguousarray(rule.transitions)
+        automaton = rule.automaton
+        follows = None if automaton is None else np.ascontiguousarray(automaton.follows)
+        class_of = None if automaton is None else np.ascontiguousarray(automaton.classes)
+        limited = automaton is not None and automaton.distances is not None and remaining is not None
+        distances = np.ascontiguousarray(automaton.distances) if automaton is not None and limited else None
         recent = np.ascontiguousarray(recent, np.int32)
         phases = np.ascontiguousarray(phases)
         engine_rule = EngineRule(
@@ -229,11 +251,14 @@ class NativeEngine:
             rule.penalty,
             min(rule.top_k, self._vocabulary),
             len(recent),
-            0 if transitions is None else len(transitions),
-            None if allowed is None else allowed.ctypes.data,
+            *((0, 0, -1) if automaton is None else (*automaton.follows.shape, automaton.end)),
+            _address(allowed),
             recent.ctypes.data,
-            None if transitions is None else transitions.ctypes.data,
+            _address(follows),
+            _address(class_of),
+            _address(distances),
             phases.ctypes.data,
+            remaining if limited else -1,
         )
         numbers = (byref(engine_rule), seed, streams.ctypes.data, position, symbols.ctypes.data)
         self._call("engine_generate", ids, length, state, *numbers)

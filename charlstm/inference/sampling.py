@@ -9,6 +9,7 @@ Letters: B batch of independent texts, T time, V vocabulary.
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from charlstm import terminal
 from charlstm.config import SamplingConfig
 from charlstm.errors import Field, UnknownSymbols, UsageError
-from charlstm.inference import filters
+from charlstm.inference import expression, filters
+from charlstm.inference.automaton import Automaton
 from charlstm.inference.context import Context, Ids, advance, advance_sampled
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
@@ -45,6 +47,8 @@ class GeneratedText:
         prime: the text that it continues.
         log_probability: the sum over its characters, in nats, under the model at temperature 1 without filters; None if
             it was not computed.
+        log_weight: with `SamplingConfig.match`, the log-probability in nats that the text would have without the
+            expression, with all other options, minus the one that it has with it; None if it was not computed.
         symbols: (T,) the ids of the text.
         start: the context that it was sampled from.
     """
@@ -53,6 +57,7 @@ class GeneratedText:
     ended: Ended
     prime: str
     log_probability: float | None
+    log_weight: float | None
     symbols: Ids = field(repr=False, compare=False)
     start: Context = field(repr=False, compare=False)
 
@@ -63,7 +68,8 @@ def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRul
     Raises:
         UnknownSymbols: `only` or `stop` has characters that are not in the vocabulary, or `lines` is set and the
             vocabulary has no line break.
-        UsageError: `ban` and `only` allow no character, or exclude one that ends the text.
+        UsageError: `ban` and `only` allow no character, or exclude one that ends the text; or `match` is invalid, or
+            matches no text of at most `length` characters.
     """
     allowed, transitions = None, None if config.raw else vocabulary.transitions
     if config.ban or config.only is not None:
@@ -85,6 +91,10 @@ def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRul
         if not (allowed if transitions is None else transitions[0] != utf8.NEVER).any():
             raise UsageError(Field("ban"), " and ", Field("only"), " leave no character that could be sampled")
     _check_end(vocabulary, config, allowed, transitions)
+    automaton = None if transitions is None else Automaton.of_table(transitions)
+    if config.match is not None:
+        automaton = expression.automaton(config.match, vocabulary, allowed, transitions)
+        _check_shortest(automaton, 0, config)
     return SamplingRule(
         config.temperature,
         top_k=config.top_k,
@@ -93,9 +103,22 @@ def sampling_rule(vocabulary: Vocabulary, config: SamplingConfig) -> SamplingRul
         typical=config.typical,
         penalty=config.repeat_penalty,
         window=config.repeat_window if config.repeat_penalty != 1 else 0,
-        allowed=allowed if transitions is None else None,
-        transitions=transitions,
+        allowed=allowed if automaton is None else None,
+        automaton=automaton,
     )
+
+
+def _check_shortest(automaton: Automaton, phase: int, config: SamplingConfig) -> None:
+    """Check that a text within the maximum length matches, if it begins in this state of the automaton."""
+    assert automaton.distances is not None
+    shortest, longest = int(automaton.distances[phase]), config.max_length
+    if shortest == expression.FAR:
+        raise UsageError("no text that matches ", Field("match"), " can follow ", Field("prime"))
+    if longest is not None and shortest > longest:
+        raise UsageError(
+            f"the shortest text that matches has {shortest:,} symbols, more than the maximum of {longest:,}: set ",
+            Field("length"),
+        )
 
 
 def _check_end(
@@ -176,8 +199,7 @@ class Sampler:
                 Field("best_of"),
             )
         start = self._start(config.prime, context, config.seed)
-        condition = StopCondition(self.vocabulary, config, start.recent)
-        return Stream(self, start, condition)
+        return Stream(self, start, self._condition(start))
 
     def texts(
         self, primes: Iterable[Sequence[str]] | None = None, context: Context | None = None, *, scored: bool = False
@@ -225,10 +247,16 @@ class Sampler:
         """
         phase = self.phase(context.recent)
         logits, _ = self.engine.step([context.last], context.state)
-        return filters.distribution(logits[0], self.rule, context.recent, phase)
+        longest = None if self.config.match is None else self.config.max_length
+        return filters.distribution(logits[0], self.rule, context.recent, phase, longest)
 
-    def extend(self, context: Context, length: int) -> tuple[Ids, Context]:
+    def extend(self, context: Context, length: int, condition: StopCondition) -> tuple[Ids, Context]:
         """Sample `length` symbols after a context that has a seed.
+
+        Args:
+            context: the context.
+            length: the number of symbols.
+            condition: the condition that ends the text, after the symbols before.
 
         Returns:
             The symbols (length,), and the context after them.
@@ -247,22 +275,26 @@ class Sampler:
             position=context.position,
             streams=[0],
             recent=context.recent[:, None] if self.rule.lookback else None,
-            phases=[self.phase(context.recent)],
+            phases=[self._phase_within(context.recent, condition)],
+            remaining=self._limit(condition),
         )
         symbols = sampled[:, 0]
         return symbols, replace(context.moved(state, symbols), position=context.position + length)
 
     def phase(self, recent: Ids) -> int:
-        """Return the state of the automaton of the rule after the last symbols of a text; −1 means none.
+        """Return the state of the automaton of the rule before a text, after the last symbols; −1 means none.
 
         Raises:
-            UsageError: no symbol is allowed in that state.
+            UsageError: no symbol is allowed in that state, or no text that matches can follow.
         """
-        transitions = self.rule.transitions
-        if transitions is None:
+        automaton = self.rule.automaton
+        if automaton is None or (self.config.match is not None and self.config.raw):
             return 0
         phase = self.vocabulary.state_after(recent[recent >= 0])
-        if (transitions[phase] == utf8.NEVER).all():
+        if self.config.match is not None:
+            phase = automaton.end + phase if phase else 0
+            _check_shortest(automaton, phase, self.config)
+        elif not automaton.allowed(phase).any():
             raise UsageError(
                 Field("ban"),
                 " and ",
@@ -271,6 +303,21 @@ class Sampler:
                 Field("prime"),
             )
         return phase
+
+    def _condition(self, start: Context) -> StopCondition:
+        """Return the condition that ends a text after a context."""
+        if self.config.match is None:
+            return StopCondition(self.vocabulary, self.config, start.recent)
+        phase = self.phase(start.recent)
+        return StopCondition(self.vocabulary, self.config, start.recent, self.rule.automaton, phase)
+
+    def _phase_within(self, recent: Ids, condition: StopCondition) -> int:
+        """Return the state of the automaton of the rule within a text, after the last symbols."""
+        return self.phase(recent) if self.config.match is None else condition.phase
+
+    def _limit(self, condition: StopCondition) -> int | None:
+        """Return the number of symbols that a text may still have, if the automaton of the rule depends on it."""
+        return None if self.config.match is None else condition.remaining
 
     def spelled(self, ids: Ids) -> str:
         """Return the text of ids (T,). Without `raw`, bytes that are not UTF-8 are omitted.
@@ -295,7 +342,24 @@ class Sampler:
         for k, (prime, start) in enumerate(starts):
             ended, symbols, nats = max(candidates[k * n : (k + 1) * n], key=lambda text: _mean(text[2]))
             log_probability = float(-nats.sum()) if scored else None
-            yield GeneratedText(self.spelled(symbols), ended, prime, log_probability, symbols, start)
+            log_weight = None
+            if scored and self.config.match is not None:
+                log_weight = self._log_weight(start, symbols)
+            yield GeneratedText(self.spelled(symbols), ended, prime, log_probability, log_weight, symbols, start)
+
+    def _log_weight(self, start: Context, symbols: Ids) -> float:
+        """Return the difference of the log-probabilities of a text without and with the expression, in nats."""
+        free = Sampler(self.engine, self.vocabulary, replace(self.config, match=None))
+        total, context, condition = 0.0, start, self._condition(start)
+        for symbol in symbols.tolist():
+            logits, state = self.engine.step([context.last], context.state)
+            options = (context.recent, condition.phase, condition.remaining)
+            ours = filters.distribution(logits[0], self.rule, *options)[symbol]
+            theirs = filters.distribution(logits[0], free.rule, context.recent, free.phase(context.recent))[symbol]
+            total += math.log(theirs / ours) if theirs > 0 else -math.inf
+            context = context.moved(state, np.array([symbol]))
+            condition.take(np.array([symbol]))
+        return total
 
     def _batch(
         self, starts: Sequence[Context], streams: Ids, scored: bool
@@ -313,7 +377,7 @@ class Sampler:
             recent[-len(previous) :, column] = previous
         seed, position = starts[0].seed, starts[0].position
         assert seed is not None
-        conditions = [StopCondition(self.vocabulary, self.config, start.recent) for start in starts]
+        conditions = [self._condition(start) for start in starts]
         taken: list[list[Ids]] = [[] for _ in starts]
         nats: list[list[NDArray[np.float64]]] = [[np.empty(0)] for _ in starts]
         live = np.arange(len(starts))
@@ -331,7 +395,8 @@ class Sampler:
                 position=position,
                 streams=streams[live],
                 recent=recent,
-                phases=[self.phase(column) for column in recent.T],
+                phases=[self._phase_within(column, conditions[k]) for column, k in zip(recent.T, live, strict=True)],
+                remaining=self._limit(conditions[live[0]]),
             )
             surprisal = np.empty((0, len(live)))
             if scored:
@@ -385,7 +450,7 @@ class Stream:
             remaining = self._condition.remaining
             length = self._block if remaining is None else min(self._block, remaining)
             start, began = self._context, time.perf_counter()
-            symbols, self._context = self._sampler.extend(start, length)
+            symbols, self._context = self._sampler.extend(start, length, self._condition)
             seconds = time.perf_counter() - began
             self._block = max(1, min(2 * length, int(length * BLOCK_SECONDS / max(seconds, 1e-9))))
             certain = self._condition.take(symbols)
@@ -396,6 +461,11 @@ class Stream:
             if text := self._sampler.spelled(certain):
                 return text
         raise StopIteration
+
+    @property
+    def ended(self) -> Ended | None:
+        """What ended the text, or None if it has not ended."""
+        return self._condition.ended
 
     @property
     def context(self) -> Context:

@@ -225,7 +225,7 @@ static void check_engine(const model *m, int isa, int int8, int batch, int threa
     double *nats = zeros((size_t)T * batch, sizeof *nats), *h = zeros((size_t)L * H, 8), *c = zeros((size_t)L * H, 8);
     double *wanted = zeros(V, sizeof *wanted);
     uint64_t *streams = zeros(batch, sizeof *streams);
-    uint8_t *phases = zeros(batch, 1);
+    int32_t *phases = zeros(batch, 4);
     for (int i = 0; i < (T + 1) * batch; i++) ids[i] = (int32_t)((uniform(1) + 1) / 2 * V) % V;
     for (int b = 0; b < batch; b++) streams[b] = 100 + b;
 
@@ -245,7 +245,7 @@ static void check_engine(const model *m, int isa, int int8, int batch, int threa
             }
     }
     memset(state, 0, cells * sizeof *state);
-    if (engine_score(e, batch, T, ids, state, nats)) exit(2);
+    if (engine_score(e, batch, T, ids, state, nats, 0, NULL, NULL)) exit(2);
     for (int b = 0; b < batch; b++) {
         memset(h, 0, (size_t)L * H * 8), memset(c, 0, (size_t)L * H * 8);
         for (int t = 0; t < T; t++) {
@@ -257,7 +257,8 @@ static void check_engine(const model *m, int isa, int int8, int batch, int threa
         }
     }
     memset(state, 0, cells * sizeof *state);
-    const engine_rule rule = {1, 1, 0, 1, 1, 0, 0, 0, NULL, NULL, NULL, phases};
+    const engine_rule rule = {
+        .temperature = 1, .top_p = 1, .typical = 1, .penalty = 1, .phases = phases, .limit = -1};
     if (engine_generate(e, batch, T, ids, state, &rule, 5, streams, 0, symbols)) exit(2);
     for (int b = 0; b < batch; b++) {
         memset(h, 0, (size_t)L * H * 8), memset(c, 0, (size_t)L * H * 8);

@@ -27,6 +27,7 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.cli.score_display import characters
 from charlstm.config import DynamicConfig, ModelConfig, SamplingConfig, TrainingOptions
 from charlstm.errors import CharlstmError, DivergenceError, ResumeError, UnknownSymbols, UsageError
+from charlstm.inference.automaton import Automaton
 from charlstm.inference.filters import SamplingRule
 from charlstm.inference.sampling import Sampler
 from charlstm.inference.surprisal import CharScore
@@ -315,7 +316,8 @@ def test_sampled_bytes_follow_the_softmax_over_allowed_bytes(temperature: float,
     phases = np.tile(
         [ByteVocabulary().state_after(np.frombuffer(begun, np.uint8)) for begun in BEGUN], count // len(BEGUN)
     )
-    engine, rule = biased(logits, backend), SamplingRule(temperature, transitions=ByteVocabulary.transitions)
+    engine = biased(logits, backend)
+    rule = SamplingRule(temperature, automaton=Automaton.of_table(ByteVocabulary.transitions))
     sampled, _ = engine.generate(np.zeros(count, int), engine.zero_state(count), 1, rule, seed=5, phases=phases)
     may = np.array([[place(begun + bytes([byte])) != "never" for byte in range(256)] for begun in BEGUN])
     softmax, without_temperature = np.exp(logits / temperature), np.exp(logits)

@@ -89,6 +89,8 @@ OPTIONS = {
         "-e",
         "--prime-lines",
         "--best-of",
+        "--match",
+        "--match-file",
         "--json",
         "--help",
     },

@@ -15,6 +15,7 @@ import pytest
 from charlstm.config import Cell, ModelConfig
 from charlstm.errors import CheckpointError, UsageError
 from charlstm.inference import filters, native
+from charlstm.inference.automaton import Automaton
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
 from tests.helpers.commands import ROOT
@@ -412,6 +413,11 @@ def test_the_error_for_a_malformed_state_names_both_shapes(backend: str) -> None
                 call(bad)
 
 
+def loop(symbols: int) -> Automaton:
+    """Return the automaton of one state that allows every symbol."""
+    return Automaton.of_table(np.zeros((1, symbols), np.uint8))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_malformed_ids_and_options_are_refused(backend: str) -> None:
     config = ModelConfig(7, hidden=8, embedding=4)
@@ -420,20 +426,18 @@ def test_malformed_ids_and_options_are_refused(backend: str) -> None:
         with pytest.raises(ValueError, match="ids must"):
             engine.step(ids, engine.zero_state(1))
     none_allowed, too_few = np.zeros(7, bool), np.ones(6, bool)
-    stuck = np.array([[1] * 7, [255] * 7], np.uint8)
     for rule in ({"temperature": -1}, {"temperature": np.nan}, {"top_p": 1.1}, {"min_p": -0.1}, {"typical": np.nan},
                  {"top_k": -1}, {"penalty": 0}, {"window": -1}, {"allowed": none_allowed},
-                 {"transitions": np.full((1, 7), 255, np.uint8)}, {"transitions": np.full((1, 7), 1, np.uint8)},
-                 {"transitions": stuck}, {"transitions": np.zeros((1, 7), int)}, {"transitions": np.zeros(7, np.uint8)},
-                 {"transitions": np.zeros((1, 7), np.uint8), "allowed": ~none_allowed}):  # fmt: skip
+                 {"automaton": loop(7), "allowed": ~none_allowed}):  # fmt: skip
         with pytest.raises(ValueError, match="invalid sampling rule: SamplingRule"):
             SamplingRule(**rule)
     for wrong in ({"length": 0}, {"streams": [1, 2]}, {"rule": SamplingRule(allowed=too_few)}, {"recent": [7]},
                   {"recent": [[7]]}, {"recent": [[1, 2]]},
-                  {"rule": SamplingRule(transitions=np.zeros((1, 6), np.uint8))},
-                  {"rule": SamplingRule(transitions=np.zeros((1, 7), np.uint8)), "phases": [1]},
-                  {"rule": SamplingRule(transitions=np.array([[0] * 7, [255] * 7], np.uint8)),
-                   "phases": [1]}):  # fmt: skip
+                  {"rule": SamplingRule(automaton=loop(6))},
+                  {"rule": SamplingRule(automaton=loop(7)), "phases": [1]},
+                  {"rule": SamplingRule(automaton=Automaton.of_table(np.array([[0] * 7, [255] * 7], np.uint8))),
+                   "phases": [1]},
+                  {"rule": SamplingRule(automaton=loop(7)), "length": 2, "remaining": 1}):  # fmt: skip
         options: Any = {"length": 1, "rule": SamplingRule(1.0), "seed": 1, **wrong}
         with pytest.raises(ValueError, match="cannot sample"):
             engine.generate([1], engine.zero_state(1), **options)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from charlstm.config import Cell, ModelConfig
 from charlstm.inference import filters
+from charlstm.inference.automaton import Automaton
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
 from tests.helpers.engines import BACKENDS, ISAS, biased, engine_of
@@ -31,15 +32,15 @@ RULES = {
     "greedy": SamplingRule(0.0, top_k=3, penalty=1.5, window=9, allowed=ALLOWED),
     "all": SamplingRule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, ALLOWED),
     "one": SamplingRule(1.0, top_p=0.0),
-    "automaton": SamplingRule(1.5, transitions=TRANSITIONS),
-    "automaton and all": SamplingRule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, None, TRANSITIONS),
+    "automaton": SamplingRule(1.5, automaton=Automaton.of_table(TRANSITIONS)),
+    "automaton and all": SamplingRule(1.5, 20, 0.95, 0.02, 0.9, 1.2, 64, None, Automaton.of_table(TRANSITIONS)),
 }
 
 
 def walked(rule: SamplingRule, phases: Any, symbols: Any) -> Any:
     """Return the states of the rule's automaton after the symbols (T, B)."""
     for row in symbols:
-        phases = phases if rule.transitions is None else rule.transitions[phases, row]
+        phases = phases if rule.automaton is None else rule.automaton.after(phases, row)
     return phases
 
 
@@ -290,7 +291,7 @@ def test_a_text_sampled_in_blocks_or_in_a_batch_is_the_same_for_every_rule(rule:
         SamplingRule(1.0, typical=0.7),
         SamplingRule(1.0, penalty=2.0, window=3),
         SamplingRule(1.0, allowed=np.arange(17) % 2 == 0),
-        SamplingRule(1.0, transitions=np.array([[0] * 17, [255, 0] * 8 + [255]], np.uint8)),
+        SamplingRule(1.0, automaton=Automaton.of_table(np.array([[0] * 17, [255, 0] * 8 + [255]], np.uint8))),
         SamplingRule(1.5, 12, 0.95, 0.05, 0.9, 1.5, 3, np.arange(17) != 4),
     ],
     ids=["top-k", "top-p", "min-p", "typical", "penalty", "allowed", "automaton", "all"],
@@ -300,7 +301,7 @@ def test_sampled_symbols_follow_the_filtered_distribution(rule: SamplingRule, ba
     logits = np.linspace(-2, 2, 17)[np.random.default_rng(3).permutation(17)]
     recent = np.array([4, 11, 8])
     engine = biased(logits, backend)
-    count, phase = 51_200, int(rule.transitions is not None)
+    count, phase = 51_200, int(rule.automaton is not None)
     symbols, _ = engine.generate(
         np.full(count, 8),
         engine.zero_state(count),
