@@ -43,9 +43,10 @@ const charlstmSampler = (() => {
       const value = all[name];
       if (name === "length" && value === null) continue;
       const isWhole = WHOLE.includes(name);
-      const isValid = typeof value === "number" && value >= low && value <= high && (!isWhole || Number.isInteger(value));
+      const isInRange = typeof value === "number" && value >= low && value <= high;
       const range = high === Number.MAX_VALUE ? `of at least ${low}` : `from ${low} to ${high}`;
-      if (!isValid) throw new RangeError(`${name} must be a ${isWhole ? "whole " : ""}number ${range}, not ${value}`);
+      if (!isInRange || (isWhole && !Number.isInteger(value)))
+        throw new RangeError(`${name} must be a ${isWhole ? "whole " : ""}number ${range}, not ${value}`);
     }
     return all;
   }
@@ -236,7 +237,7 @@ const charlstmSampler = (() => {
     return logits;
   }
 
-  /** Set window.charlstm, and answer messages of a page that shows this one in a frame.
+  /** Set window.charlstm, and answer messages of the page that shows this one in a frame.
    *
    * A message is {charlstm: "logits" or "sample", argument, id}; the answer is {charlstm: "answer", id, result} or
    * {charlstm: "answer", id, error}.
@@ -248,7 +249,7 @@ const charlstmSampler = (() => {
     };
     window.charlstm = Object.freeze({ ...calls, symbols: Object.freeze([...model.symbols]) });
     window.addEventListener("message", ({ data, source }) => {
-      if (!data || !Object.hasOwn(calls, data.charlstm) || !source) return;
+      if (source !== window.parent || source === window || !data || !Object.hasOwn(calls, data.charlstm)) return;
       const answer = { charlstm: "answer", id: data.id };
       try {
         answer.result = calls[data.charlstm](data.argument);
