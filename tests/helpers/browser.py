@@ -50,24 +50,33 @@ class Visit:
     Attributes:
         page: Playwright's page.
         incidents: one line for each message of the console, error, dialog, window and request besides the page's own.
+        blocked: the addresses of the requests that the page's policy blocked; they are also incidents.
     """
 
-    def __init__(self, page: Page, address: str) -> None:
+    def __init__(self, page: Page) -> None:
         self.page = page
         self.incidents: list[str] = []
+        self.blocked: list[str] = []
+        self._address = ""
         page.on("console", lambda message: self._add("console", message.text))
         page.on("pageerror", lambda error: self._add("error", str(error)))
         page.on("dialog", self._dismiss)
         page.on("popup", lambda window: self._add("window", window.url))
-        page.on("request", lambda request: self._add_request(request.url, address))
+        page.on("request", lambda request: self._add_request(request.url))
+        page.on("requestfailed", lambda request: request.failure == "csp" and self.blocked.append(request.url))
         page.on("download", lambda download: self._add("download", download.url))
-        page.on("crash", lambda _: self._add("crash", address))
+        page.on("crash", lambda _: self._add("crash", self._address))
+
+    def open(self, file: Path) -> None:
+        """Open a file in place of the current page. Incidents are kept."""
+        self._address = file.as_uri()
+        self.page.goto(self._address)
 
     def _add(self, kind: str, text: str) -> None:
         self.incidents.append(f"{kind}: {text[:300]}")
 
-    def _add_request(self, url: str, address: str) -> None:
-        if url != address:
+    def _add_request(self, url: str) -> None:
+        if url != self._address:
             self._add("request", url)
 
     def _dismiss(self, dialog: Any) -> None:
@@ -96,10 +105,9 @@ def visit(browser: Browser, file: Path, **options: Any) -> Iterator[Visit]:
         **options: of the context, such as viewport or color_scheme.
     """
     context = browser.new_context(offline=True, **options)
-    page = context.new_page()
-    visited = Visit(page, file.as_uri())
     try:
-        page.goto(file.as_uri())
+        visited = Visit(context.new_page())
+        visited.open(file)
         yield visited
     finally:
         context.close()
