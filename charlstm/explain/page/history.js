@@ -55,7 +55,7 @@
     }
     let chosen = checkpoints.length - 1;
     page.colourings.set("checkpoint", {
-      label: "surprisal at a kept checkpoint", kind: "bits", low: "expected, 0 bits", high: "surprising, 8 bits or more",
+      label: "surprisal at a kept checkpoint", kind: "bits", question: "Where was an earlier checkpoint surprised?", low: "expected, 0 bits", high: "surprising, 8 bits or more",
       value: (t) => checkpoints[chosen].bits(t),
     });
     const about = el("p", { id: "checkpoint-about", "aria-live": "polite" });

@@ -166,11 +166,11 @@
     const result = el("p", { "aria-live": "polite" });
     const chart = el("div");
     body.append(
-      el("div", { class: "buttons" }, el("button", { type: "button", id: "influence-show", class: "primary", text: "Show it for the selected character", on: { click: () => compute(true) } })),
+      el("div", { class: "buttons" }, el("button", { type: "button", id: "influence-show", class: "primary", text: "Colour the text by this influence", on: { click: () => compute(true) } })),
       result, chart,
     );
     page.colourings.set("influence", {
-      label: "influence on the selected character", kind: "share", low: "none", high: "the largest",
+      label: "influence on the selected character", question: "Which characters moved this prediction?", kind: "share", low: "none", high: "the largest",
       isAbsent: () => store.get("influence") === null,
       value: (t) => {
         const found = store.get("influence");
@@ -201,9 +201,15 @@
         height: 200, digits: 4, onPick: (back) => store.set({ pointer: t - back }),
       }));
     };
-    store.on("position", () => {
-      if (store.get("colouring") === "influence") compute(false);
-      else result.replaceChildren("Selected: ", el("span", { class: "glyph", text: page.shown(text.symbol(store.get("position"))) }), ` (character ${page.count(store.get("position") + 1)}).`);
+    // The backward pass takes some tenths of a second in a large model, so it waits until somebody can see its result.
+    let isVisible = false;
+    new IntersectionObserver((entries) => {
+      isVisible = entries.at(-1).isIntersecting;
+      if (isVisible && store.get("influence")?.t !== store.get("position")) compute(false);
+    }).observe(body);
+    store.on(["position", "version"], () => {
+      const isCurrent = store.get("influence")?.t === store.get("position");
+      if ((isVisible || store.get("colouring") === "influence") && !isCurrent) compute(false);
     });
   };
 }

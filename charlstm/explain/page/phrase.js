@@ -6,17 +6,15 @@
   const MOST_UNITS = 40;
   const MOST_PLACES = 12;
 
-  /** Return the units that are on, with one sign, at each character of a phrase, the strongest first. */
-  function unitsOn(trace, [start, end], threshold, offBefore) {
+  /** Return the units by what their output stays above, with one sign, throughout a phrase, the strongest first. */
+  function unitsBy(trace, [start, end]) {
     const found = [];
     for (let layer = 0; layer < trace.bytes.length; layer += 1) {
       for (let unit = 0; unit < trace.size; unit += 1) {
         let least = Infinity;
-        const sign = Math.sign(trace.value(layer, unit, trace.quantities.at(-1), start));
+        const sign = Math.sign(trace.value(layer, unit, "h", start));
         for (let t = start; t < end; t += 1) least = Math.min(least, sign * trace.value(layer, unit, "h", t));
-        if (least <= threshold) continue;
-        if (offBefore && start > 0 && sign * trace.value(layer, unit, "h", start - 1) > threshold) continue;
-        found.push({ layer, unit, sign, least });
+        found.push({ layer, unit, sign, least, before: start ? sign * trace.value(layer, unit, "h", start - 1) : 0 });
       }
     }
     return found.sort((a, b) => b.least - a.least);
@@ -80,9 +78,11 @@
         result.replaceChildren(el("p", { class: "note", text: "The page is still computing this part of the text." }));
         return;
       }
-      const found = unitsOn(trace, phrase, Number(threshold.value), offBefore.checked);
+      const all = unitsBy(trace, phrase);
+      const limit = Number(threshold.value);
+      const found = all.filter(({ least, before }) => least > limit && !(offBefore.checked && before > limit));
       const used = found.slice(0, MOST_UNITS);
-      const places = used.length ? otherPlaces(trace, used, phrase, Number(threshold.value)) : [];
+      const places = used.length ? otherPlaces(trace, used, phrase, limit) : [];
       const shown = places.slice(0, MOST_PLACES);
       const units = el("div", { class: "buttons" }, used.slice(0, 24).map(({ layer, unit, sign, least }) => el("button", {
         type: "button", text: layers > 1 ? `${layer + 1}/${unit}` : `${unit}`, title: `${page.unitName(layer, unit, layers)}: ${sign > 0 ? "at least" : "at most"} ${number(sign * least)} ${data.noteOfUnit(layer, unit)}`,
@@ -92,7 +92,7 @@
         el("p", null, contextOf(...phrase)),
         el("p", { text: found.length
           ? `${found.length} ${found.length === 1 ? "unit is" : "units are"} on throughout this phrase${found.length > MOST_UNITS ? `; the ${MOST_UNITS} strongest are used below` : ""}.`
-          : "No unit is on throughout this phrase. A lower threshold or a shorter phrase finds some." }),
+          : `No unit is on throughout this phrase. ${page.unitName(all[0].layer, all[0].unit, layers).replace("unit", "Unit")} comes closest: its output stays ${all[0].sign > 0 ? "above" : "below"} ${number(all[0].sign * all[0].least)}. A lower threshold or a shorter phrase finds more.` }),
         units,
         el("p", { text: shown.length ? `Other places where most of them are on (${places.length}):` : found.length ? "There is no other place where most of them are on." : "" }),
         el("ul", { class: "places" }, shown.map(({ start, end, share }) => el("li", null,

@@ -91,6 +91,15 @@
     };
   }
 
+  /** Return the first line of a text, or some of its words, as the text that a sample continues. */
+  function beginning(text, boundary) {
+    const whole = boundary ? text.split(boundary)[0] : text;
+    const line = whole.slice(0, whole.indexOf("\n") + 1);
+    if (line.length >= 4 && line.length <= 40) return line;
+    const words = [...whole].slice(0, 30).join("");
+    return words.slice(0, words.lastIndexOf(" ") + 1) || [...whole].slice(0, 12).join("");
+  }
+
   page.read = (json, model) => {
     const { config, symbols } = model;
     const { ids } = json;
@@ -115,7 +124,6 @@
     const named = new Map(units.map((found) => [`${found.layer}:${found.unit}`, found]));
     const exact = new Map();
     const begin = config.boundary !== null && ids[0] === config.boundary ? 1 : 0;
-    const end = Math.min(ids.length, begin + 24);
     return {
       model, text, trace, units,
       facts: { name: plainName(json.name), unit: json.unit, bits: json.bits_per_char, ...json.page },
@@ -132,7 +140,7 @@
       copies: readCopies(json.copies),
       firstBias: json.page.first_bias,
       stateQuantity: trace.hasCell ? "c" : "h",
-      prime: model.decode(ids.slice(begin, end)).split(symbols[config.boundary] || "\u0000")[0],
+      prime: beginning(model.decode(ids.slice(begin, begin + 60)), config.boundary === null ? null : symbols[config.boundary]),
       featureOfUnit: (layer, unit) => named.get(`${layer}:${unit}`)?.feature || null,
       noteOfUnit: (layer, unit) => {
         const found = named.get(`${layer}:${unit}`);

@@ -52,7 +52,7 @@
     const { layers, hidden } = model.config;
 
     page.colourings.set("surprisal", {
-      label: "surprisal", kind: "bits", value: (t) => text.bits(t),
+      label: "surprisal", kind: "bits", question: "Where is the model surprised?", value: (t) => text.bits(t),
       low: "expected, 0 bits", high: `surprising, ${MOST_BITS} bits or more`,
     });
     page.colourings.set("unit", {
@@ -70,6 +70,15 @@
       const kind = kindOf(name);
       for (let t = 0; t < spans.length; t += 1) spans[t].style.background = page.background(kind, value(t));
       paintLegend(name, kind);
+      paintTitle(name);
+    };
+
+    const paintTitle = (name) => {
+      const [layer, unit, quantity] = [store.get("layer"), store.get("unit"), store.get("quantity")];
+      const which = page.unitName(layer, unit, layers);
+      at("text-title").textContent = name === "unit"
+        ? quantity === "h" || quantity === "c" ? `What does ${which} follow?` : `${page.isSigned(quantity) ? "What is" : "When is"} the ${page.gateName(quantity)} of ${which}${page.isSigned(quantity) ? "" : " open"}?`
+        : page.colourings.get(name).question;
     };
 
     const paintLegend = (name, kind) => {
