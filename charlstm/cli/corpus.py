@@ -20,6 +20,7 @@ EXAMPLES = """\
 charlstm corpus                                      list the corpora
 charlstm corpus python:docs > data/python-docs.txt   save to a file
 charlstm corpus python:source | charlstm train -     train on it
+charlstm corpus recall:200 | head -n 3               a test of memory
 charlstm corpus tinyshakespeare > data/tinyshakespeare.txt"""
 
 
@@ -36,12 +37,12 @@ def corpus(
 ) -> None:
     """Write a named corpus to stdout.
 
-    Corpora whose names begin with python: are made from the installed Python and need no network. The others are
+    Corpora whose names begin with python: or recall: are made on this machine and need no network. The others are
     downloaded once, verified by their SHA-256 and cached.
     """
     if name is None:
         print_table([*datasets.GENERATED.items(), *((name, _description(name)) for name in datasets.DOWNLOADS)])
-    elif name in datasets.GENERATED:
+    elif datasets.is_generated(name):
         write_stdout(datasets.generate(name))
     elif name in datasets.DOWNLOADS:
         _write_file(_download(name))

@@ -1,4 +1,4 @@
-"""Named corpora: generated from the Python installation, or downloaded once and kept in the cache folder.
+"""Named corpora: generated on this machine, or downloaded once and kept in the cache folder.
 
 The sha256 is checked after a download and at each use of the cached file, so that a file that differs from the
 published one is never decompressed or read. An interrupted download leaves no file.
@@ -23,6 +23,7 @@ from charlstm.atomicfile import FolderLock
 from charlstm.errors import CorpusError, DownloadError, UsageError
 from charlstm.progress import Report
 from charlstm.terminal import escape
+from charlstm.text import recall
 
 CHUNK_BYTES = 1 << 14  # a download can be interrupted after each chunk
 TIMEOUT_SECONDS = 20.0  # for the connection, and between two chunks of the response
@@ -32,6 +33,7 @@ GENERATED = MappingProxyType(
     {
         "python:docs": "the documentation topics of your Python; about 0.5 MB of English prose",
         "python:source": "the source of your Python's standard library; about 10 MB of code",
+        "recall:N": "5,000 lines that ask for a symbol N characters earlier, to measure memory",
     }
 )
 """Name → description in one line."""
@@ -112,25 +114,32 @@ def names() -> tuple[str, ...]:
     return (*GENERATED, *DOWNLOADS)
 
 
+def is_generated(name: str) -> bool:
+    """Return whether a name is that of a generated corpus; the N of recall:N may be invalid."""
+    return name in GENERATED or name.startswith(recall.PREFIX)
+
+
 def unknown_corpus(name: str) -> UsageError:
     """Return the error for a name that is not in `names()`."""
     return UsageError(f"there is no corpus called {escape(ascii(name))[:60]}; choose one of {', '.join(names())}")
 
 
 def generate(name: str) -> str:
-    """Return a corpus that is made from the Python installation; the same for the same installation.
+    """Return a generated corpus; the same for the same Python installation.
 
     Args:
-        name: one of `GENERATED`.
+        name: one of `GENERATED`, where a whole number replaces the N of recall:N.
 
     Raises:
-        UsageError: the name is not in `GENERATED`.
+        UsageError: there is no such name, or N is outside its range.
         CorpusError: this Python installation lacks the files.
     """
     if name == "python:docs":
         return _python_docs()
     if name == "python:source":
         return _python_source(Path(sysconfig.get_path("stdlib")))
+    if name.startswith(recall.PREFIX):
+        return recall.text(recall.lag_of(name))
     raise unknown_corpus(name)
 
 

@@ -392,6 +392,8 @@ def _read_blocks(path: str, limit: int) -> Iterator[bytes]:
             with open(path, "rb") as file:
                 _check_file(file, path, limit)
                 yield from _read_stream(file)
+    except UsageError:  # a ValueError, too; an invalid name of a corpus
+        raise
     except FileNotFoundError as error:
         raise CorpusError(f"{source_name(path)}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path, or a closed stdin
@@ -400,12 +402,12 @@ def _read_blocks(path: str, limit: int) -> Iterator[bytes]:
 
 def _is_corpus_name(path: str) -> bool:
     """Return whether a path is the name of a corpus; an existing file of that name has precedence."""
-    return path in datasets.names() and not os.path.lexists(path)
+    return (datasets.is_generated(path) or path in datasets.DOWNLOADS) and not os.path.lexists(path)
 
 
 def _read_corpus(name: str) -> Iterator[bytes]:
     """Yield the bytes of a named corpus. Nothing is downloaded: a missing download is an error."""
-    if name in datasets.GENERATED:
+    if datasets.is_generated(name):
         yield datasets.generate(name).encode()
     else:
         yield from datasets.text_blocks(datasets.cached_file(name))

@@ -703,5 +703,8 @@ def test_verify_lists_each_valid_file_of_a_run(in_folder: Path, capfd: Capture) 
 
 def test_corpus_writes_the_named_text_and_lists_the_names(capfd: Capture) -> None:
     assert here(capfd, "corpus", "python:docs").text == datasets.generate("python:docs")
+    assert here(capfd, "corpus", "recall:9").text == datasets.generate("recall:9")
+    refused = here(capfd, "corpus", "recall:0")
+    assert (refused.status, refused.out, refused.err.count("\n")) == (2, b"", 1)
     listed = here(capfd, "corpus").text
     assert [line.split()[0] for line in listed.splitlines()] == [*datasets.names()]

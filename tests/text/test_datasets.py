@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +28,7 @@ import pytest
 
 from charlstm.atomicfile import FolderLock
 from charlstm.errors import CorpusError, DownloadError, UsageError
-from charlstm.text import datasets
+from charlstm.text import corpus, datasets, recall
 from charlstm.text.datasets import DOWNLOADS, Download
 from tests.helpers.commands import COMMAND, ROOT, Done, environment, here, in_terminal
 
@@ -375,6 +376,73 @@ def test_sources_are_sorted_and_without_other_packages_and_encodings(
         (tmp_path / name).write_bytes(data)
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     assert datasets.generate("python:source") == "éZB\r\n"
+
+
+@pytest.mark.parametrize("lag", [1, 2, 8, 300])
+def test_each_line_of_recall_asks_for_the_symbol_that_was_lag_characters_before_the_question_mark(lag: int) -> None:
+    lines = datasets.generate(f"recall:{lag}").splitlines(keepends=True)
+    assert len(lines) == recall.LINES
+    for line in lines:
+        question = line.index("?")
+        assert (question, line[question - lag], line[question + 1 :]) == (lag, line[0], f"{line[0]}\n")
+    assert {*"".join(line[1:lag] for line in lines)} == ({*"abcd"} if lag > 1 else set())
+
+
+def predicted_by(feature: Callable[[str], str], lines: Sequence[str]) -> float:
+    """Return how often the answer is the most frequent one for a feature of the line, on the second half of the lines.
+
+    The most frequent answers are counted on the first half.
+    """
+    half = len(lines) // 2
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for line in lines[:half]:
+        counts[feature(line)][line[-1]] += 1
+    likeliest = {value: count.most_common(1)[0][0] for value, count in counts.items()}
+    right = [likeliest.get(feature(line)) == line[-1] for line in lines[half:]]
+    return sum(right) / len(right)
+
+
+def test_nothing_but_the_key_predicts_the_answer_of_recall() -> None:
+    """The answer is one of eight; 0.03 is 4.5 standard errors of 2,500 lines. The key itself is the control."""
+    lines = datasets.generate("recall:20").splitlines()
+    previous = dict(zip(lines[1:], lines, strict=False))
+    features: list[Callable[[str], str]] = [
+        *(lambda line, place=place: line[place] for place in range(1, 21)),  # type: ignore[misc]
+        *(lambda line, symbol=symbol: str(line.count(symbol)) for symbol in "abcd"),  # type: ignore[misc]
+        lambda line: line[1:4],
+        lambda line: line[17:20],
+        lambda line: previous.get(line, "A")[0],
+    ]
+    for feature in features:
+        assert predicted_by(feature, lines) == pytest.approx(1 / 8, abs=0.03)
+    assert predicted_by(lambda line: line[0], lines) == 1
+
+
+def test_the_text_of_recall_depends_on_the_lag_alone() -> None:
+    """The digest is that of the published text: another text would not be comparable with it."""
+    digest = hashlib.sha256(datasets.generate("recall:200").encode()).hexdigest()
+    assert digest == "72d3fd225951af6c364042a64f67e6afc82acdad350fc86ed249d2479d9af3a3"
+    assert datasets.generate("recall:4").splitlines()[0][:4] != datasets.generate("recall:5").splitlines()[0][:4]
+
+
+@pytest.mark.parametrize(
+    "lag", ["", "0", "-1", "N", "1.5", "07", "10001", "1e3", "１２", "9" * 5000, "\x1b[31m", "5\n"]
+)
+def test_a_lag_that_is_not_a_number_in_its_range_is_an_error_of_one_line(lag: str) -> None:
+    with pytest.raises(UsageError, match=r"^recall:N requires a whole number N from 1 to 10,000, such as .*$") as error:
+        datasets.generate(f"recall:{lag}")
+    assert str(error.value).isprintable()
+    with pytest.raises(UsageError, match=r"^recall:N requires"):
+        corpus.read([f"recall:{lag}"])
+
+
+def test_recall_can_be_named_in_place_of_a_file_unless_a_file_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert corpus.read(["recall:7"]).sha256 == hashlib.sha256(datasets.generate("recall:7").encode()).hexdigest()
+    Path("recall:7").write_text("a file")
+    assert "".join(corpus.read(["recall:7"]).vocabulary.symbols) == " aefil"
 
 
 def test_each_generated_corpus_has_a_description_of_one_line() -> None:
