@@ -183,6 +183,17 @@ class TrainingOptions:
         None, "Dropout probability on the output of each layer.", "P", low=0, high=0.95, heading=_MODEL, unset="auto"
     )
     forget_bias: float = setting(1.0, "Initial bias of the forget gates.", "X", low=-100, high=100, heading=_MODEL)
+    memory_length: int | None = setting(
+        None,
+        "Initial memory length, in characters: sets the biases of the forget and input gates.",
+        "N",
+        low=2,
+        high=2**20,
+        heading=_MODEL,
+        unset="by the forget bias",
+        later=True,
+        left_out=True,
+    )
     epochs: float | None = setting(
         None, "Number of passes over the training text.", "X", low=1e-9, high=1e9, heading=_BUDGET, unset="none"
     )
@@ -310,6 +321,11 @@ class TrainingOptions:
         budgets = [Field(name) for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise mutually_exclusive(*budgets)
+        if self.memory_length is not None:
+            if self.forget_bias != TrainingOptions.forget_bias:
+                raise mutually_exclusive("forget_bias", "memory_length")
+            if self.cell == "rnn":
+                raise UsageError(Field("memory_length"), " requires a cell with gates, not ", Field("cell"), " rnn")
 
 
 BUDGETS = ("epochs", "steps", "seconds")
@@ -528,6 +544,7 @@ class TrainingKeywords(TypedDict, total=False):
     embedding: int | None
     dropout: float | None
     forget_bias: float
+    memory_length: int | None
     epochs: float | None
     steps: int | None
     seconds: float | None

@@ -110,6 +110,24 @@ def test_the_error_for_an_invalid_value_carries_field_value_and_allowed_range() 
     assert error.spelled(lambda field: f"<{field}>") == "<hidden> must be a whole number from 1 to 65536, got 0"
 
 
+def test_a_memory_length_excludes_a_forget_bias_and_a_cell_without_gates() -> None:
+    assert TrainingOptions(memory_length=20, cell="gru").memory_length == 20
+    with pytest.raises(UsageError, match="memory_length") as raised:
+        TrainingOptions(memory_length=20, forget_bias=2.0)
+    assert raised.value.fields == (Field("forget_bias"), Field("memory_length"))
+    with pytest.raises(UsageError, match="memory_length requires a cell with gates, not cell rnn"):
+        TrainingOptions(memory_length=20, cell="rnn")
+    for length in (0, 1, 2**20 + 1, 2.5, math.nan, True):
+        with pytest.raises(UsageError, match="memory_length must be a whole number from 2 to 1048576"):
+            TrainingOptions(memory_length=length)  # type: ignore[arg-type]
+
+
+def test_an_unused_memory_length_is_not_recorded_so_that_checkpoints_stay_the_same() -> None:
+    assert "memory_length" not in to_json(TrainingOptions())
+    assert to_json(TrainingOptions(memory_length=20))["memory_length"] == 20
+    assert from_json(TrainingOptions, to_json(TrainingOptions())).memory_length is None
+
+
 @pytest.mark.parametrize("kind", [TrainingOptions, SamplingConfig, DynamicConfig])
 def test_every_option_has_a_help_text_and_every_number_has_a_range(kind: type[Any]) -> None:
     types = get_type_hints(kind)

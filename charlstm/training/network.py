@@ -5,6 +5,7 @@ Letters: B batch, T time, V vocabulary, E embedding, H hidden, L layers, S state
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -60,7 +61,11 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def initialise(
-        self, generator: torch.Generator, forget_bias: float, counts: NDArray[np.integer] | None = None
+        self,
+        generator: torch.Generator,
+        forget_bias: float,
+        counts: NDArray[np.integer] | None = None,
+        memory_length: int | None = None,
     ) -> None:
         """Initialise the weights at random.
 
@@ -75,6 +80,10 @@ class Network(nn.Module):
             counts: (V,) occurrences of each symbol in the text. The bias of the projection becomes the logarithm of the
                 relative frequencies, with one added to each count, so that the network need not learn them in its
                 first steps. None: a bias of 0.
+            memory_length: N, how many steps the state is kept at first, instead of a forget bias: the forget gates
+                begin near 1 − 1/N and the input gates, where a cell has them, near 1/N, so that noise does not fill the
+                state in N steps (Tallec & Ollivier 2018, who sample N of each unit uniformly). docs/recall.md compares
+                the two.
         """
         gates = GATES[self.config.cell]
         keep = {"lstm": "f", "peephole": "f", "coupled": "f", "gru": "z"}.get(self.config.cell)
@@ -88,7 +97,10 @@ class Network(nn.Module):
             else:
                 nn.init.zeros_(parameter)
                 if name.startswith("bias_ih") and keep is not None:
-                    parameter.chunk(len(gates))[gates.index(keep)].fill_(forget_bias)
+                    biases = dict(zip(gates, parameter.chunk(len(gates)), strict=True))
+                    biases[keep].fill_(forget_bias if memory_length is None else math.log(memory_length - 1))
+                    if memory_length is not None and "i" in biases:
+                        biases["i"].copy_(-biases[keep])
         nn.init.normal_(self.projection.weight, std=self.config.hidden**-0.5, generator=generator)
         nn.init.zeros_(self.projection.bias)
         if counts is not None:

@@ -15,7 +15,7 @@ from charlstm.errors import Field, UsageError
 from charlstm.model import Model, load
 from charlstm.provenance import BaseRecord
 from charlstm.terminal import escape
-from charlstm.text.corpus import Corpus
+from charlstm.text.corpus import Corpus, Symbols
 from charlstm.training import defaults, hardware, memory, resume, run_dir, validation
 from charlstm.training.counters import Clock
 from charlstm.training.events import CheckpointSaved, Event, Progress, Warned
@@ -101,7 +101,9 @@ class Trainer:
                     parts = Run(corpus, valid, directory, chosen, model)
                 if from_ is None:
                     counts = np.bincount(train_ids[:COUNTED_CHARS], minlength=len(vocabulary))
-                    parts.state.network.initialise(parts.state.generator, chosen.forget_bias, counts)
+                    parts.state.network.initialise(
+                        parts.state.generator, chosen.forget_bias, counts, memory_length=chosen.memory_length
+                    )
                 else:
                     _fine_tune(parts, from_)
             except BaseException:
@@ -112,6 +114,8 @@ class Trainer:
         warnings: list[str] = []
         if valid is None and options.valid_share and vocabulary.boundary is not None and not len(held_out):
             warnings.append("the text is one document, so that nothing is held out: give a separate validation text")
+        if hint := _window_hint(train_ids, vocabulary.boundary_id, seq_len):
+            warnings.append(hint)
         return cls(parts, provisional=provisional, warnings=warnings)
 
     @classmethod
@@ -237,11 +241,26 @@ def _check_combinations(options: TrainingOptions, valid: Corpus | None, from_: M
             *(Field("valid_share"), f" {options.valid_share:g} and ", Field("valid")),
             " are mutually exclusive: the first holds out a part of the text, the second is a separate validation text",
         )
-    if from_ is not None and options.forget_bias != TrainingOptions.forget_bias:
-        raise UsageError(
-            *(Field("forget_bias"), " and ", Field("from_")),
-            " are mutually exclusive: the first is for random weights, the second loads trained ones",
-        )
+    for name in ("forget_bias", "memory_length"):
+        if from_ is not None and getattr(options, name) != getattr(TrainingOptions, name):
+            raise UsageError(
+                *(Field(name), " and ", Field("from_")),
+                " are mutually exclusive: the first is for random weights, the second loads trained ones",
+            )
+
+
+def _window_hint(train_ids: Symbols, boundary: int | None, seq_len: int) -> str | None:
+    """Return a hint if most documents are longer than a window; None if they fit, or without several documents."""
+    if boundary is None:
+        return None
+    lengths = np.diff(np.flatnonzero(np.asarray(train_ids[:COUNTED_CHARS]) == boundary))  # with one boundary each
+    if len(lengths) < 2 or (median := int(np.median(lengths))) <= seq_len:
+        return None
+    wanted = min(3 * median, len(train_ids) - 1)
+    return (
+        f"most documents (median length {median - 1:,}) are longer than a window of {seq_len:,}, so that no gradient "
+        f"connects their end with their beginning; a sequence length of {wanted} would hold whole documents"
+    )
 
 
 def _fine_tune(run: Run, from_: Model) -> None:

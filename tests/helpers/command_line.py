@@ -27,6 +27,7 @@ OPTIONS = {
         "--embedding",
         "--dropout",
         "--forget-bias",
+        "--memory-length",
         "--epochs",
         "--steps",
         "--time",

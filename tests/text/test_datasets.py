@@ -407,8 +407,8 @@ def test_nothing_but_the_key_predicts_the_answer_of_recall() -> None:
     lines = datasets.generate("recall:20").splitlines()
     previous = dict(zip(lines[1:], lines, strict=False))
     features: list[Callable[[str], str]] = [
-        *(lambda line, place=place: line[place] for place in range(1, 21)),  # type: ignore[misc]
-        *(lambda line, symbol=symbol: str(line.count(symbol)) for symbol in "abcd"),  # type: ignore[misc]
+        *(lambda line, place=place: line[place] for place in range(1, 21)),
+        *(lambda line, symbol=symbol: str(line.count(symbol)) for symbol in "abcd"),
         lambda line: line[1:4],
         lambda line: line[17:20],
         lambda line: previous.get(line, "A")[0],

@@ -112,6 +112,8 @@ def test_another_shape_than_that_of_the_base_is_an_error_with_both_values(base: 
         begin(base, new, "other", cell="lstm", hidden=64, layers=1)
     with pytest.raises(UsageError, match="forget_bias"):
         begin(base, new, "other", forget_bias=2.0)
+    with pytest.raises(UsageError, match="memory_length"):
+        begin(base, new, "other", memory_length=20)
     assert not Path("other").exists()
 
 
@@ -228,6 +230,7 @@ def test_the_base_of_a_model_is_shown(train: Callable[..., Done], capfd: pytest.
     [
         (("--from", "base", "--cell", "lstm"), 2, "--cell lstm (saved: gru)"),
         (("--from", "base", "--forget-bias", "0"), 2, "--forget-bias"),
+        (("--from", "base", "--memory-length", "9"), 2, "--memory-length"),
         (("--from", "nothing"), 1, "nothing: no such checkpoint"),
         (("--from", "old.txt"), 1, "old.txt is not a safetensors file, or is truncated"),
         (("--from", "base", "-o", "base"), 1, "base already holds a model"),

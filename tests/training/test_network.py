@@ -36,6 +36,36 @@ def test_the_forget_bias_is_that_of_the_gate_that_keeps_the_state(cell: Cell) ->
         np.testing.assert_array_equal(block, np.full(6, 1.5 if gate == keeping else 0.0))
 
 
+@pytest.mark.parametrize("cell", ["lstm", "peephole", "coupled", "gru"])
+def test_a_memory_length_of_n_steps_keeps_all_but_one_part_in_n_and_lets_in_one_part_in_n(cell: Cell) -> None:
+    network = Network(ModelConfig(7, hidden=6, layers=2, embedding=4, cell=cell))
+    network.initialise(torch.Generator().manual_seed(5), 1.0, memory_length=300)
+    weights = network.weights()
+    for layer in (0, 1):
+        bias = np.split(weights[f"recurrence.bias_ih_l{layer}"], len(GATES[cell]))
+        gates = {gate: 1 / (1 + np.exp(-block)) for gate, block in zip(GATES[cell], bias, strict=True)}
+        assert not weights[f"recurrence.bias_hh_l{layer}"].any()
+        keeping = gates.pop({"gru": "z"}.get(cell, "f"))
+        np.testing.assert_allclose(-1 / np.log(keeping), 299.5, rtol=1e-3)  # steps until 1/e of the state is left
+        if "i" in gates:
+            np.testing.assert_allclose(gates.pop("i"), 1 / 300, rtol=1e-3)
+        for gate in gates.values():
+            np.testing.assert_array_equal(gate, 0.5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_memory_length_changes_only_biases_of_the_gates(cell: Cell) -> None:
+    """So the random numbers of all other weights, and of the run after them, stay the same."""
+    with_length = Network(ModelConfig(7, hidden=6, layers=2, embedding=4, cell=cell))
+    generator = torch.Generator().manual_seed(5)
+    with_length.initialise(generator, 1.5, memory_length=50)
+    expected, other = initialised(cell).weights(), torch.Generator().manual_seed(5)
+    Network(with_length.config).initialise(other, 1.5)
+    assert torch.equal(generator.get_state(), other.get_state())
+    differing = {name for name, array in with_length.weights().items() if not np.array_equal(array, expected[name])}
+    assert differing == (set() if cell == "rnn" else {"recurrence.bias_ih_l0", "recurrence.bias_ih_l1"})
+
+
 def test_the_bias_of_the_projection_predicts_the_frequencies_of_the_symbols() -> None:
     counts = np.array([9, 4, 0, 1, 0, 0, 0])
     bias = initialised("lstm", counts).weights()["projection.bias"]

@@ -811,6 +811,41 @@ def test_a_log_repeats_the_steps_after_a_rollback(text: corpus.Corpus, tmp_path:
     assert steps == [*range(1, 121), *range(101, 151)]
 
 
+def test_a_memory_length_is_saved_and_cannot_change_on_resume(text: corpus.Corpus, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 20, "memory_length": 30}
+    expected = straight(text, tmp_path / "straight", **options)
+    assert interrupted(text, tmp_path / "run", 7, **options) == expected
+    assert straight(text, tmp_path / "other", steps=20) != expected
+    with pytest.raises(ResumeError, match=r"memory_length 40 \(saved: 30\)"):
+        Trainer.resume(text, tmp_path / "run", {"memory_length": 40})
+
+
+def hints(run: Trainer) -> list[str]:
+    return [event.message for event in finish(run) if isinstance(event, Warned) and "most documents" in event.message]
+
+
+@pytest.mark.parametrize(("seq_len", "is_hinted"), [(9, True), (10, True), (11, False), (33, False)])
+def test_a_window_shorter_than_most_documents_is_a_hint(tmp_path: Path, seq_len: int, is_hinted: bool) -> None:
+    """Two thirds of the lines have ten characters; with the boundary, a document has eleven."""
+    (tmp_path / "t").write_text("abc\n0123456789\n0123456789\n" * 30)
+    documents = corpus.read([tmp_path / "t"], boundary="\n")
+    run = Trainer.start(documents, tmp_path / "run", TrainingOptions(**{**SMALL, "steps": 1, "seq_len": seq_len}))
+    found = hints(run)
+    assert bool(found) is is_hinted
+    for hint in found:
+        assert f"(median length 10) are longer than a window of {seq_len}" in hint
+        assert "a sequence length of 33 " in hint
+    finish(Trainer.resume(documents, tmp_path / "run", {"steps": 2}))
+
+
+def test_a_text_without_documents_and_one_document_give_no_hint(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("0123456789\n" * 30)
+    options = TrainingOptions(**SMALL, steps=1)
+    assert not hints(Trainer.start(corpus.read([tmp_path / "t"]), tmp_path / "a", options))
+    one = corpus.read([tmp_path / "t"], documents=True)
+    assert not hints(Trainer.start(one, tmp_path / "b", options))
+
+
 def test_train_returns_the_best_model(text: corpus.Corpus, tmp_path: Path) -> None:
     seen: list[Event] = []
     model = trainer.train(text, tmp_path / "run", on_event=seen.append, **SMALL, steps=30)
