@@ -100,7 +100,7 @@ def _all(chars: list[str]) -> Iterator[tuple[str, list[float] | NDArray[np.float
     yield from _nesting(chars)
     yield "in a comment", _comments(chars)
     yield from _classes(chars)
-    following = [*chars[1:], ""]
+    following = [*chars, ""][1:]
     yield "before a space", [char == " " for char in following]
     yield "before a line break", [char == "\n" for char in following]
     for char, _ in Counter(char for char in chars if char).most_common(CHARACTERS):

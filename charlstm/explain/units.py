@@ -160,7 +160,7 @@ class _Search:
 
 def _standard(values: Floats) -> Floats:
     """Subtract the mean of each column and divide by the norm; a column that is constant becomes 0."""
-    centred = values - values.mean(axis=0)
+    centred = (values - values.mean(axis=0, dtype=np.float64)).astype(values.dtype)
     norm = np.sqrt((centred * centred).sum(axis=0))
     scale = np.abs(values).max(axis=0) * np.sqrt(len(values))
     is_constant = norm <= 1e-5 * np.maximum(scale, 1e-30)
