@@ -236,13 +236,20 @@ def explain(
     """
     if chars < 0:
         raise UsageError(Field("chars"), f" must be 0 or more, got {chars}", value=chars, allowed="0 or more")
-    vocabulary, config = model.vocabulary, model.config
+    vocabulary = model.vocabulary
     for other in beside:
         vocabulary.check_compatible(other.vocabulary)
         other.vocabulary.check_compatible(vocabulary)
     ids = np.asarray(model.encode(text, unknown)[0][: chars or None])
     boundary = vocabulary.boundary_id
     shown = vocabulary.decode(ids if boundary is None or not len(ids) or ids[0] != boundary else ids[1:])
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # huge weights: such results are NaN or infinite
+        return _measured(model, ids, shown, beside)
+
+
+def _measured(model: Model, ids: Ids, shown: str, beside: Sequence[Model]) -> Explanation:
+    """Return the explanation of the symbols (T,) of a text."""
+    vocabulary, config = model.vocabulary, model.config
     engine, found, predictions = _read(model, ids)
     missing: dict[str, str] = {}
     named = units.units(found, features(vocabulary, ids))
@@ -301,9 +308,8 @@ def _read(model: Model, ids: Ids) -> tuple[Engine, Trace, Predictions]:
     engine = model.scorer
     if engine.precision != "fp32":
         engine = Engine(model.config, model.weights, precision="fp32")
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = trace.trace(model.config, model.weights, ids, engine)
-        predictions = trace.predictions(model.weights, found, TOP)
+    found = trace.trace(model.config, model.weights, ids, engine)
+    predictions = trace.predictions(model.weights, found, TOP)
     if not np.isfinite(predictions.bits[1:]).all():
         raise CheckpointError(
             "the model's logits are NaN or infinite: its weights are too large; train with a lower learning rate"
