@@ -161,7 +161,7 @@ def connectivity(
         with np.errstate(divide="ignore"):
             logs[:, step.lag] = np.where(step.alive, np.log(np.maximum(squares, 0)) + 2 * step.log_scale, -np.inf)
     highest = logs.max(axis=1, keepdims=True)
-    values = np.exp(logs - np.where(np.isfinite(highest), highest, 0))
+    values = np.nan_to_num(np.exp(logs - np.where(np.isfinite(highest), highest, 0)), posinf=0)
     return Connectivity(np.asarray(positions, np.int64), values.astype(np.float32))
 
 
@@ -203,7 +203,9 @@ def _backward(
     count, dtype = len(positions), found.h.dtype
     d_h = np.zeros((config.layers, count, config.hidden), dtype)
     d_c = None if found.c is None else np.zeros_like(d_h)
-    alive, log_scale = np.ones(count, bool), np.zeros(count)
+    alive, size = np.ones(count, bool), _norm(start)
+    size = np.where(size > 0, size, 1)
+    start, log_scale = (start / size[:, None]).astype(dtype), np.log(size)
     for lag in range(lags + 1):
         alive = alive & (positions >= lag)
         if not alive.any():
