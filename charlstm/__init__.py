@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from charlstm.inference.context import Context
     from charlstm.inference.engine import Engine
     from charlstm.inference.evaluation import Score
-    from charlstm.model import Model, load
+    from charlstm.model import Model, load, mix
     from charlstm.text.corpus import Corpus, read
     from charlstm.text.vocabulary import Vocabulary
     from charlstm.training.trainer import Trainer, train
@@ -56,7 +56,7 @@ _HOMES = {
         "UsageError",
     ),
     "inference.evaluation": ("Score",),
-    "model": ("Model", "load"),
+    "model": ("Model", "load", "mix"),
     "explain.explanation": ("Explanation",),
     "inference.context": ("Context",),
     "training.trainer": ("Trainer", "train"),
@@ -87,6 +87,7 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "load",
+    "mix",
     "read",
     "train",
 ]

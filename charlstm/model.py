@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from charlstm import checkpoint, runs, terminal
 from charlstm.config import UNITS, ModelConfig, Precision, SamplingConfig, Unknown, to_json
-from charlstm.errors import CorpusError
+from charlstm.errors import CorpusError, Field, UsageError
 from charlstm.inference import context as contexts
 from charlstm.inference import evaluation, state_file, surprisal
 from charlstm.inference.context import Context
 from charlstm.inference.engine import Engine
 from charlstm.inference.evaluation import Score
+from charlstm.inference.mixture import MixBy, MixedEngine, Part, union
 from charlstm.inference.sampling import GeneratedText, Sampler, Stream
 from charlstm.inference.surprisal import CharScore, Difference, LineScore
 from charlstm.progress import Report
@@ -262,6 +263,23 @@ class Model:
         shares = sampler.next_probabilities(contexts.advance(self.scorer, self.vocabulary, text, context))
         order = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)][:top]
         return [(self.vocabulary.name(k), float(shares[k])) for k in order]
+
+    def embed(self, text: str, context: Context | None = None) -> NDArray[np.float32]:
+        """Return the state after a text as a vector: what the model remembers of it.
+
+        Args:
+            text: the text; its last characters have the largest effect.
+            context: the context that `text` continues; None starts a new text.
+
+        Returns:
+            (L·H,) the hidden states h of all layers, each value between −1 and 1.
+
+        Raises:
+            UnknownSymbols: the text has characters that are not in the vocabulary.
+        """
+        after = contexts.advance(self.scorer, self.vocabulary, text, context)
+        state = self.scorer.advance(np.array([[after.last]]), after.state)
+        return state[:, 0, 0].ravel()
 
     def advance(self, text: str, context: Context | None = None) -> Context:
         """Return the context after a text.
@@ -505,3 +523,61 @@ class Model:
 
     def _engine_in(self, precision: Precision) -> Engine:
         return Engine(self.config, self.weights, precision=precision, threads=self._threads)
+
+
+class _MixedModel(Model):
+    """A mixture of models; see `mix`. It has no weights of its own."""
+
+    def __init__(self, parts: Sequence[tuple[Model, float]], by: MixBy) -> None:
+        vocabulary = union([model.vocabulary for model, _ in parts])
+        self._scoring, self._sampling = (
+            MixedEngine([Part(engine, model.vocabulary, weight) for (model, weight), engine in pairs], vocabulary, by)
+            for pairs in (
+                [(part, part[0].scorer) for part in parts],
+                [(part, part[0].engine) for part in parts],
+            )
+        )
+        super().__init__(self._scoring.config, vocabulary, {})
+        self._digests = [(model.digest.hex(), weight) for model, weight in parts]
+        self._by = by
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The engine that samples: each model in the precision that was requested for it."""
+        return self._sampling
+
+    @functools.cached_property
+    def scorer(self) -> Engine:
+        """The engine that scores."""
+        return self._scoring
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """The sha256 of the models, their weights and the kind of mixture."""
+        return hashlib.sha256(json.dumps([self._by, self._digests]).encode()).digest()
+
+
+def mix(models: Sequence[Model], weights: Sequence[float] | None = None, *, by: MixBy = "mean") -> Model:
+    """Return a model whose distribution is the weighted mean, or product, of the distributions of several models.
+
+    The vocabulary is the union of the vocabularies; `inference.mixture` has the equations. The order of the models has
+    no effect. A model of weight 0 has no effect at all, not even on the vocabulary.
+
+    Args:
+        models: the models, all of characters or all of bytes, with the same boundary between documents.
+        weights: a weight of at least 0 for each; they are divided by their sum. None weights all equally.
+        by: 'mean' lets any of the models propose a character; 'product' needs the consent of all.
+
+    Raises:
+        UsageError: a weight is invalid, or the models do not fit together.
+    """
+    given = [1.0] * len(models) if weights is None else list(weights)
+    valid = len(given) == len(models) and all(0 <= weight < math.inf for weight in given) and any(given)
+    if not valid or by not in ("mean", "product"):
+        problem = " needs a weight from 0 for each model, one of them above 0, and by mean or product"
+        raise UsageError(Field("mix"), problem)
+    parts = [(model, weight) for model, weight in zip(models, given, strict=True) if weight > 0]
+    union([model.vocabulary for model in models])  # also models of weight 0 must fit
+    if len(parts) == 1:
+        return parts[0][0]
+    return _MixedModel(sorted(parts, key=lambda part: (part[0].digest, part[1])), by)

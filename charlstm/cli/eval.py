@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlstm.cli import score_display
+from charlstm.cli import ranking, score_display
 from charlstm.cli.console import print_table, require_torch, write_stdout
 from charlstm.cli.options import MAX_CHARS, UNKNOWN, Json, ModelOptions, Options, with_options
 from charlstm.cli.progress_bar import counting
@@ -28,7 +28,8 @@ charlstm eval chapter.txt              score any text
 zcat log.gz | charlstm eval - --json   score stdin, with JSON output
 tail -f log | charlstm eval --per-line --unknown replace - | awk '$1 > 3'
 charlstm eval chapter.txt --heat       colour each character by its surprisal
-charlstm eval -c new --against old     compare two models"""
+charlstm eval -c new --against old     compare two models
+charlstm eval --rank en --rank ru --per-line mail.txt   the language of each line"""
 
 VALIDATION_PART = "the validation part of the model's corpus"  # or the validation text of its training
 
@@ -48,13 +49,23 @@ class ScoreOptions:
     )
     heat: bool = setting(False, "Print the text with each character coloured by its surprisal.")
     against: Path | None = setting(None, "Compare with a second model.", "CKPT")
+    rank: tuple[str, ...] = setting(
+        (),
+        "Show which of several models gives each file, or with --per-line each line, the fewest bits; one option each.",
+        "CKPT",
+    )
     dynamic: bool = setting(False, "Dynamic evaluation: let the model learn from the text while it scores the text.")
 
     def __post_init__(self) -> None:
         check(self, ScoreOptions)
         modes = ("exact", "per_line", "per_char", "heat", "against", "dynamic")
-        if len(chosen := [name for name in modes if getattr(self, name)]) > 1:
+        chosen = [name for name in modes if getattr(self, name)]
+        if len(chosen) > 1 and chosen != ["exact", "per_char"]:
             raise mutually_exclusive(*chosen)
+        if self.rank and (conflicting := [name for name in chosen if name != "per_line"] + ["carry"] * self.carry):
+            raise mutually_exclusive("rank", conflicting[0])
+        if self.rank and len(set(self.rank)) < max(2, len(self.rank)):
+            raise UsageError(Field("rank"), " needs two or more different checkpoints, with one option each")
         if self.carry and not self.per_line:
             raise requires("carry", "per_line")
         if self.top and not self.per_char:
@@ -102,6 +113,10 @@ def evaluate(
     certainty has 0 bits. A model that gives every character the same probability has log2 of the vocabulary size. Of N
     characters, N - 1 are scored, because the first has no preceding text.
     """
+    if how.rank:
+        _check_ranking(model_options, reading, text)
+    if how.heat and not as_json:
+        score_display.require_colours("per_char")
     if how.heat and as_json:
         raise UsageError(Field("heat"), " has no JSON output: use ", Field("per_char"), " with ", Field("as_json"))
     if not how.dynamic and learning != LearningOptions():
@@ -111,6 +126,10 @@ def evaluate(
     from charlstm.inference import surprisal
     from charlstm.text.reading import MAX_CHARS, TextFormat, iter_text, read_text, report_progress
 
+    if how.rank:
+        how_read = TextFormat(reading.encoding, max_chars=reading.max_chars)
+        ranking.show_ranking(how.rank, model_options, text or (), how_read, per_line=how.per_line, as_json=as_json)
+        return
     model = model_options.load(warn=not as_json)
     vocabulary, unknown = model.vocabulary, reading.unknown
     how_read = TextFormat(reading.encoding, vocabulary.kind, boundary=vocabulary.boundary, max_chars=reading.max_chars)
@@ -128,11 +147,13 @@ def evaluate(
         given = report_progress(iter_text(text, how_read), report) if text else None
         ids, foreign = model.encode(given, unknown)
     if how.per_char:
-        score_display.show_chars(surprisal.chars(model.scorer, vocabulary, ids, how.top), as_json)
+        blocks = surprisal.char_blocks(model.scorer, ids, how.top, exact=how.exact)
+        score_display.show_chars(vocabulary, blocks, as_json)
         return
     if how.heat:
         first = vocabulary.decode(ids[:1]) if vocabulary.boundary is None else ""
-        score_display.show_heat(first, surprisal.chars(model.scorer, vocabulary, ids))
+        scores = surprisal.chars(model.scorer, vocabulary, ids)
+        score_display.show_heat(first, ((score.char, score.bits) for score in scores))
         return
     used: dict[str, Any] = {"checkpoint": str(model.path)}
     with counting("scoring", vocabulary.kind, not as_json) as report:
@@ -141,6 +162,20 @@ def evaluate(
         else:
             score = _score(model, ids, how, model_options, report, used)
     _show(model, replace(score, unknown=foreign), used, text, unknown, as_json)
+
+
+def _check_ranking(model_options: ModelOptions, reading: ReadingOptions, text: list[str] | None) -> None:
+    """Check the options of a command that ranks models.
+
+    Raises:
+        UsageError: an option has no meaning there, or no text is given.
+    """
+    if model_options.checkpoint is not None:
+        raise mutually_exclusive("rank", "checkpoint")
+    if reading.unknown != "error":
+        raise mutually_exclusive("rank", "unknown")
+    if not text:
+        raise UsageError(Field("rank"), " needs a text: give one or more files, or - for stdin")
 
 
 def _score(

@@ -73,7 +73,7 @@ class Engine:
             raise UsageError(*wanted, " needs the C engine: install a C compiler, then reinstall charlstm")
         self.config = config
         self.precision: Literal["fp32", "int8"] = "fp32"
-        self._backend: _Numpy | native.NativeEngine
+        self._backend: StepByStep | native.NativeEngine
         if is_native:
             if precision == "int8" or (precision == "auto" and native.has_int8()):
                 self.precision = "int8"
@@ -84,14 +84,14 @@ class Engine:
     @property
     def description(self) -> str:
         """The backend for one text in words, such as 'native (avx512-vnni, int8, 2 threads)' or 'numpy (fp32)'."""
-        if isinstance(self._backend, _Numpy):
+        if isinstance(self._backend, StepByStep):
             return "numpy (fp32)"
         threads = self.threads(1)
         return f"native ({self._backend.isa}, {self.precision}, {threads} thread{'s' if threads > 1 else ''})"
 
     def threads(self, batch: int) -> int:
         """Return the largest number of threads that a call with `batch` texts uses."""
-        return 1 if isinstance(self._backend, _Numpy) else self._backend.threads(batch)
+        return 1 if isinstance(self._backend, StepByStep) else self._backend.threads(batch)
 
     def zero_state(self, batch: int = 1) -> State:
         """Return the initial state of `batch` texts: zeros (L, S, B, H)."""
@@ -277,31 +277,15 @@ class Engine:
         return found.astype(np.int32)
 
 
-class _Numpy:
-    """The numpy backend: the equations of `cells`, layer by layer. `native` has the same methods."""
-
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Any]) -> None:
-        self._cell = STEP[config.cell]
-        self._boundary = config.boundary
-        self._embedding = weights["embedding.weight"]
-        self._layers = [layer_weights(config, weights, layer) for layer in range(config.layers)]
-        self._projection, self._bias = weights["projection.weight"], weights["projection.bias"]
+class StepByStep:
+    """A backend that scores and samples from the logits of one step after another. `native` has the same methods."""
 
     def advance(self, ids: Ids, state: State, project: bool) -> tuple[NDArray[np.float32], State]:
-        h = state[-1, 0]
-        with np.errstate(over="ignore", invalid="ignore"):  # the callers check the logits
-            for symbols in ids:
-                x = self._embedding[symbols]  # (B, E)
-                if self._boundary is not None:
-                    state = np.where((symbols == self._boundary)[:, None], np.float32(0), state)
-                old, state = state, np.empty_like(state)
-                for layer, weights in enumerate(self._layers):
-                    for s, value in enumerate(self._cell(x, tuple(old[layer]), weights)):
-                        state[layer, s] = value
-                    x = h = state[layer, 0]
-            return h @ self._projection.T + self._bias if project else h[:, :0], state  # (B, V)
+        """Feed ids (T, B); return the logits (B, V) after the last, or (B, 0) without `project`, and the state."""
+        raise NotImplementedError
 
     def score(self, ids: Ids, state: State) -> tuple[NDArray[np.float64], State]:
+        """Score ids (T + 1, B), as `Engine.score`."""
         nats = np.full((max(0, len(ids) - 1), ids.shape[1]), np.nan)
         for t in range(len(nats)):
             logits, state = self.advance(ids[t : t + 1], state, True)
@@ -315,6 +299,7 @@ class _Numpy:
     def score_top(
         self, ids: Ids, state: State, top: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], State]:
+        """Score ids (T + 1, B) and find the most probable symbols, as `Engine.score_top`."""
         shape = (max(0, len(ids) - 1), ids.shape[1])
         nats, shares = np.full(shape, np.nan), np.full((*shape, top), np.nan)
         best = np.full((*shape, top), -1, np.int32)
@@ -342,6 +327,7 @@ class _Numpy:
         phases: NDArray[np.int32],
         remaining: int | None,
     ) -> tuple[Ids, State]:
+        """Sample symbols (length, B) after ids (B,), as `Engine.generate`."""
         symbols = np.concatenate([recent, np.empty((length, len(ids)), np.int32)])
         for t in range(length):
             logits, state = self.advance(ids[None], state, True)
@@ -352,6 +338,31 @@ class _Numpy:
             if rule.automaton is not None:
                 phases = rule.automaton.after(phases, ids, left)
         return symbols[len(recent) :], state
+
+
+class _Numpy(StepByStep):
+    """The numpy backend: the equations of `cells`, layer by layer."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Any]) -> None:
+        self._cell = STEP[config.cell]
+        self._boundary = config.boundary
+        self._embedding = weights["embedding.weight"]
+        self._layers = [layer_weights(config, weights, layer) for layer in range(config.layers)]
+        self._projection, self._bias = weights["projection.weight"], weights["projection.bias"]
+
+    def advance(self, ids: Ids, state: State, project: bool) -> tuple[NDArray[np.float32], State]:
+        h = state[-1, 0]
+        with np.errstate(over="ignore", invalid="ignore"):  # the callers check the logits
+            for symbols in ids:
+                x = self._embedding[symbols]  # (B, E)
+                if self._boundary is not None:
+                    state = np.where((symbols == self._boundary)[:, None], np.float32(0), state)
+                old, state = state, np.empty_like(state)
+                for layer, weights in enumerate(self._layers):
+                    for s, value in enumerate(self._cell(x, tuple(old[layer]), weights)):
+                        state[layer, s] = value
+                    x = h = state[layer, 0]
+            return h @ self._projection.T + self._bias if project else h[:, :0], state  # (B, V)
 
 
 def layer_weights(config: ModelConfig, weights: Mapping[str, Any], layer: int) -> Weights:

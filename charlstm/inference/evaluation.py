@@ -109,7 +109,7 @@ def evaluate(
     starts = np.arange(count) * part
     state = engine.zero_state(count)
     if warm_up:
-        before = _columns(ids, starts[1:] - warm_up, warm_up)
+        before = columns(ids, starts[1:] - warm_up, warm_up)
         state[:, :, 1:] = engine.advance(before, engine.zero_state(count - 1))
     nats = _score_streams(engine, ids, starts, state, part, transitions - int(starts[-1]), report)
     protocol = f"{count} streams, each warmed up on {warm_up} {unit}s"
@@ -130,7 +130,7 @@ def _score_streams(
     steps = max(1, CHUNK // len(starts))
     for t in range(0, length, steps):
         end = min(t + steps, length)
-        nats, state = engine.score(_columns(ids, starts + t, end - t + 1), state)
+        nats, state = engine.score(columns(ids, starts + t, end - t + 1), state)
         total += nats.sum(axis=0)
         total[-1] -= nats[max(0, last - t) :, -1].sum()
         if report is not None:
@@ -138,7 +138,7 @@ def _score_streams(
     return total
 
 
-def _columns(ids: Symbols, firsts: NDArray[np.int64], length: int) -> NDArray[np.integer]:
+def columns(ids: Symbols, firsts: NDArray[np.int64], length: int) -> NDArray[np.integer]:
     """Return columns (length, B) of symbols that start at `firsts` (B,), padded with 0 after the end of the text."""
     columns = np.zeros((length, len(firsts)), ids.dtype)
     for column, first in enumerate(firsts.tolist()):

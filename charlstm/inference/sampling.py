@@ -427,12 +427,16 @@ class Stream:
     complete. With `raw`, bytes that are not UTF-8 are surrogate characters, as in `ByteVocabulary`.
 
     Make one with `Sampler.stream`.
+
+    Attributes:
+        symbols: (T,) the symbols of the last piece, also those that are not part of its text.
     """
 
     def __init__(self, sampler: Sampler, start: Context, condition: StopCondition) -> None:
         self._sampler, self._condition = sampler, condition
         self._context = start  # after all sampled symbols
         self._block = 1
+        self.symbols: Ids = np.empty(0, np.int32)
         self._pending: list[tuple[Context, Ids]] = []  # blocks with symbols that were not returned, and their start
         self._returned = 0  # symbols of the first of them that were returned
 
@@ -453,7 +457,7 @@ class Stream:
             symbols, self._context = self._sampler.extend(start, length, self._condition)
             seconds = time.perf_counter() - began
             self._block = max(1, min(2 * length, int(length * BLOCK_SECONDS / max(seconds, 1e-9))))
-            certain = self._condition.take(symbols)
+            certain = self.symbols = self._condition.take(symbols)
             self._pending.append((start, symbols))
             self._returned += len(certain)
             while self._pending and self._returned >= len(self._pending[0][1]):

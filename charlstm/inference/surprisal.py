@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm.config import Unknown
-from charlstm.inference.context import advance
+from charlstm.inference.context import Context, advance
 from charlstm.inference.engine import Engine
-from charlstm.inference.evaluation import CHUNK, ScoringModel, transitions_of
+from charlstm.inference.evaluation import CHUNK, STREAMS, WARM_UP, ScoringModel, columns, transitions_of
 from charlstm.text import documents
 from charlstm.text.corpus import Symbols
 from charlstm.text.reading import iter_lines
@@ -36,6 +36,8 @@ from charlstm.text.vocabulary import Vocabulary
 BATCH = 1024  # lines per batch
 STEPS = 8  # symbols per line and call of the model, before lines that ended or diverged are searched
 MIN_SYMBOLS = 256  # symbols of a batch per call: with fewer, the search costs more than it saves
+CHAR_BLOCK = 1 << 18  # characters that are scored in parallel parts; the warm-up then takes 6 % of the work
+BLOCK_VALUES = 1 << 22  # scores and most probable symbols of such a block
 BLOCK = 1000  # characters that count as one observation when two models are compared
 
 Ids = np.ndarray[Any, Any]
@@ -80,6 +82,25 @@ class CharScore:
     char: str
     bits: float
     likeliest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class CharBlock:
+    """The surprisal of T consecutive symbols of a text.
+
+    Attributes:
+        start: the index of the first of them.
+        ids: (T,) the symbols.
+        bits: (T,) their surprisal in bits; NaN where the logits are NaN or infinite.
+        best: (T, K) the most probable symbols at each position, the most probable first.
+        shares: (T, K) their probabilities.
+    """
+
+    start: int
+    ids: Ids
+    bits: NDArray[np.float64]
+    best: NDArray[np.int64]
+    shares: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -159,48 +180,93 @@ def lines(
 
 
 def chars(engine: Engine, vocabulary: Vocabulary, ids: Symbols, top: int = 0) -> Iterator[CharScore]:
-    """Score each character of a text but the first, in order. The state is carried over the whole text.
+    """Score each character of a text but the first, in order.
 
     Args:
         engine: the model.
         vocabulary: its vocabulary.
         ids: (N,) the symbols of the text; in documents with a boundary before the first.
-        top: number of most probable characters to return with each score. The model then processes one character at a
-            time, which is slower.
+        top: number of most probable characters to return with each score.
 
     Raises:
         CorpusError: the text has fewer than two symbols.
     """
-    transitions_of(ids)
-    first = 1 if vocabulary.boundary is None else 0  # position of ids[0] in the text
-    if top:
-        yield from _chars_with_likeliest(engine, vocabulary, ids, min(top, len(vocabulary)), first)
+    name, first = vocabulary.name, first_place(vocabulary)
+    for block in char_blocks(engine, ids, top):
+        columns = zip(block.ids.tolist(), block.bits.tolist(), block.best.tolist(), block.shares.tolist(), strict=True)
+        for place, (symbol, bits, best, shares) in enumerate(columns, block.start + first):
+            likeliest = () if math.isnan(bits) else tuple(zip(map(name, best), shares, strict=True))
+            yield CharScore(place, name(symbol), bits, likeliest)
+
+
+def first_place(vocabulary: Vocabulary) -> int:
+    """Return the position in a text of the first of its symbols: 0 for the boundary that documents begin with."""
+    return 1 if vocabulary.boundary is None else 0
+
+
+def char_blocks(engine: Engine, ids: Symbols, top: int = 0, *, exact: bool = False) -> Iterator[CharBlock]:
+    """Score each symbol of a text (N,) but the first, in order, as arrays.
+
+    Args:
+        engine: the model.
+        ids: (N,) the symbols of the text.
+        top: the largest number K of most probable symbols to return with each score.
+        exact: carry the state over the whole text. Otherwise each block is split into parts as in
+            `evaluation.evaluate`, which is faster.
+
+    Raises:
+        CorpusError: the text has fewer than two symbols.
+    """
+    transitions, top = transitions_of(ids), min(top, engine.config.vocab_size)
+    block = min(CHAR_BLOCK, BLOCK_VALUES // (top + 1))
+    if exact or block < CHAR_BLOCK // 4:
+        state = engine.zero_state()
+        steps = min(CHUNK, block)
+        for start in range(0, transitions, steps):
+            found, state = _scored(engine, np.asarray(ids[start : start + steps + 1])[:, None], state, top)
+            yield CharBlock(start + 1, np.asarray(ids[start + 1 : start + steps + 1]), *(x[:, 0] for x in found))
         return
-    carried = _CarriedScorer(engine, None)
-    carried.score(np.asarray(ids[:1]))
-    for start in range(1, len(ids), CHUNK):
-        chunk = np.asarray(ids[start : start + CHUNK])
-        bits = carried.score(chunk) / math.log(2)
-        for offset, symbol in enumerate(chunk.tolist()):
-            yield CharScore(start + offset + first, vocabulary.name(symbol), float(bits[offset]))
+    for start in range(0, transitions, block):
+        yield _parallel_block(engine, ids, start, min(block, transitions - start), top)
 
 
-def _chars_with_likeliest(
-    engine: Engine, vocabulary: Vocabulary, ids: Symbols, top: int, first: int
-) -> Iterator[CharScore]:
-    name, state = vocabulary.name, engine.zero_state()
-    for place in range(1, len(ids)):
-        before, symbol = np.asarray(ids[place - 1 : place + 1]).tolist()
-        logits, state = engine.step([before], state)
-        scores = logits[0].astype(np.float64)
-        if not np.isfinite(scores.max()):  # as in `Engine.score`
-            yield CharScore(place + first, name(symbol), math.nan)
-            continue
-        logs = scores - scores.max()
-        logs -= np.log(np.exp(logs).sum())
-        best = np.argsort(-logs, kind="stable")[:top]
-        likeliest = tuple((name(k), float(np.exp(logs[k]))) for k in best)
-        yield CharScore(place + first, name(symbol), float(-logs[symbol] / math.log(2)), likeliest)
+def _parallel_block(engine: Engine, ids: Symbols, start: int, size: int, top: int) -> CharBlock:
+    """Score `size` symbols after `ids[start]` in parallel parts, each warmed up on the symbols before it."""
+    part = -(-size // max(1, min(STREAMS, size // (4 * WARM_UP))))
+    firsts = start + np.arange(-(-size // part)) * part
+    state = engine.zero_state(len(firsts))
+    warm = firsts >= WARM_UP
+    if warm.any():
+        before = columns(ids, firsts[warm] - WARM_UP, WARM_UP)
+        state[:, :, warm] = engine.advance(before, engine.zero_state(int(warm.sum())))
+    pieces = []
+    steps = max(1, CHUNK // len(firsts))
+    for t in range(0, part, steps):
+        fed = columns(ids, firsts + t, min(steps, part - t) + 1)
+        found, state = _scored(engine, fed, state, top)
+        pieces.append(found)
+    bits, best, shares = (
+        np.swapaxes(np.concatenate(arrays), 0, 1).reshape(len(firsts) * part, *arrays[0].shape[2:])[:size]
+        for arrays in zip(*pieces, strict=True)
+    )
+    return CharBlock(start + 1, np.asarray(ids[start + 1 : start + size + 1]), bits, best, shares)
+
+
+def chars_after(engine: Engine, context: Context, ids: Ids, top: int = 0) -> tuple[CharBlock, Context]:
+    """Score symbols (T,) that follow a context; return also the context after them. `top` is as in `char_blocks`."""
+    fed = np.append(np.int32(context.last), ids)[:, None]
+    found, state = _scored(engine, fed, context.state, min(top, engine.config.vocab_size))
+    return CharBlock(0, ids, *(x[:, 0] for x in found)), context.moved(state, ids) if len(ids) else context
+
+
+def _scored(engine: Engine, ids: Ids, state: NDArray[np.float32], top: int) -> tuple[tuple[Any, Any, Any], Any]:
+    """Return bits (T, B), most probable symbols and their probabilities (T, B, top), and the state."""
+    if top:
+        nats, best, shares, state = engine.score_top(ids, state, top)
+    else:
+        nats, state = engine.score(ids, state)
+        best, shares = np.empty((*nats.shape, 0), np.int64), np.empty((*nats.shape, 0))
+    return (nats / math.log(2), best, shares), state
 
 
 class _CarriedScorer:

@@ -140,12 +140,11 @@ def test_each_row_of_a_character_lists_the_most_probable_characters(model: Path,
     assert [float(row[0]) for row in rows] == pytest.approx([score.bits for score in scores], abs=1e-4)
     assert float(rows[0][3].split(" ")[-1]) == pytest.approx(scores[0].likeliest[0][1], abs=1e-4)
     as_json = here(capfd, "eval", "-c", model, "--per-char", "--top", 2, "--json", text).text.splitlines()
-    assert json.loads(as_json[3]) == {
-        "bits": scores[3].bits,
-        "place": 5,
-        "char": "d",
-        "likeliest": [list(pair) for pair in scores[3].likeliest],
-    }
+    row = json.loads(as_json[3])
+    assert [char for char, _ in row["likeliest"]] == [char for char, _ in scores[3].likeliest]
+    expected = [probability for _, probability in scores[3].likeliest]
+    assert [probability for _, probability in row.pop("likeliest")] == pytest.approx(expected, rel=1e-8)
+    assert row == {"bits": scores[3].bits, "place": 5, "char": "d"}
     assert set(json.loads(here(capfd, "eval", "-c", model, "--per-char", "--json", text).text.splitlines()[0])) == {
         "bits", "place", "char"
     }  # fmt: skip

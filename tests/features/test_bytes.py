@@ -30,7 +30,6 @@ from charlstm.errors import CharlstmError, DivergenceError, ResumeError, Unknown
 from charlstm.inference.automaton import Automaton
 from charlstm.inference.filters import SamplingRule
 from charlstm.inference.sampling import Sampler
-from charlstm.inference.surprisal import CharScore
 from charlstm.model import Model
 from charlstm.text import corpus, id_file, reading, utf8
 from charlstm.text.reading import TextFormat
@@ -228,11 +227,9 @@ def test_rows_of_lines_and_bytes_are_well_formed(tmp_path: Path, capfd: pytest.C
 
 
 def test_the_heat_map_sums_the_bits_of_the_bytes_of_a_character() -> None:
-    symbols = ByteVocabulary().decode(np.array([0xC3])), [CharScore(2, "\udca9", 1.5), CharScore(3, "b", 4.0)]
+    symbols = ByteVocabulary().decode(np.array([0xC3])), [("\udca9", 1.5), ("b", 4.0)]
     assert list(characters(*symbols)) == [("é", 1.5), ("b", 4.0)]
-    euro = [
-        CharScore(k, char, bits) for k, (char, bits) in enumerate([("\udce2", 1.0), ("\udc82", 2.0), ("\udcac", 4.0)])
-    ]
+    euro = [("\udce2", 1.0), ("\udc82", 2.0), ("\udcac", 4.0)]
     assert list(characters("a", euro)) == [("a", 0.0), ("€", 7.0)]
 
 
