@@ -26,7 +26,7 @@ def fixed(symbols: str, shares: list[float]) -> Model:
 def random_model(symbols: str, seed: int, cell: Any = "lstm", layers: int = 1, boundary: str | None = None) -> Model:
     vocabulary = Vocabulary(symbols, boundary)
     shape = {"hidden": 5 + seed, "embedding": 3, "layers": layers}
-    config = ModelConfig(len(symbols), cell=cell, boundary=vocabulary.boundary_id, **shape)  # type: ignore[arg-type]
+    config = ModelConfig(len(symbols), cell=cell, boundary=vocabulary.boundary_id, **shape)
     weights = {name: 4 * array for name, array in random_weights(config, seed).items()}
     return Model(config, vocabulary, weights, precision="fp32")
 

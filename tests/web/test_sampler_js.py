@@ -12,6 +12,7 @@ from charlstm import checkpoint
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import ModelConfig
 from charlstm.inference import filters
+from charlstm.inference.automaton import Automaton
 from charlstm.inference.filters import SamplingRule
 from charlstm.model import Model
 from charlstm.text.vocabulary import ByteVocabulary, Vocabulary
@@ -128,10 +129,12 @@ def test_distributions_equal_the_reference(browser: Browser, tmp_path: Path) -> 
     script = """([logits, options, recent]) =>
         Array.from(charlstmSampler.distribution(Float32Array.from(logits), options, recent, model))"""
     with visit(browser, tmp_path / "page.html") as page:
+        assert vocabulary.transitions is not None
+        automaton = Automaton.of_table(vocabulary.transitions)
         for options in OPTIONS:
             given = {name: value for name, value in options.items() if not name.startswith("repeat")}
             penalty = {"penalty": options.get("repeat_penalty", 1), "window": options.get("repeat_window", 64)}
-            rule = SamplingRule(**{"temperature": 0.8, **given, **penalty}, transitions=vocabulary.transitions)
+            rule = SamplingRule(**{"temperature": 0.8, **given, **penalty}, automaton=automaton)
             phase = vocabulary.state_after(np.array(recent))
             expected = filters.distribution(logits, rule, np.array(recent), phase)
             found = page.run(script, [logits.tolist(), options_of_page(options), recent])
