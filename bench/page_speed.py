@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from charlstm.config import ModelConfig
+from charlstm.config import Cell, ModelConfig
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
 from charlstm.text.vocabulary import Vocabulary
@@ -26,7 +26,13 @@ from tests.helpers.browser import engine_page, launched, visit
 from tests.helpers.models import random_weights
 
 BLOCKS = 5
-MODELS = (("lstm", 1, 128), ("lstm", 1, 256), ("gru", 1, 256), ("lstm", 2, 256), ("lstm", 1, 512))
+MODELS: tuple[tuple[Cell, int, int], ...] = (
+    ("lstm", 1, 128),
+    ("lstm", 1, 256),
+    ("gru", 1, 256),
+    ("lstm", 2, 256),
+    ("lstm", 1, 512),
+)
 GENERATE = """(chars) => {
     const began = performance.now();
     charlstmSampler.sampleText(model, { length: chars, temperature: 0.8, seed: 1 });
@@ -55,7 +61,7 @@ def main() -> None:
             for precision in ("fp32", "int8"):
                 file = Path(folder) / "page.html"
                 engine_page(file, config, vocabulary, weights, precision)
-                engine = Engine(config, weights, precision=precision, threads=1)  # type: ignore[arg-type]
+                engine = Engine(config, weights, precision=precision, threads=1)
 
                 def native(chars: int, engine: Engine = engine) -> float:
                     began = time.perf_counter()

@@ -10,6 +10,7 @@ const charlstmSampler = (() => {
   const GAMMA = 0x9e3779b97f4a7c15n;
   const DEFAULT_LENGTH = 1000;
   const MOST_CHARS = 1e6;
+  const GREEDY_LENGTH = 10000; // of a document: the most probable symbols may never end it
   const DEFAULTS = {
     prime: "",
     length: null, // null: until the end of the document, or DEFAULT_LENGTH if the model has no documents
@@ -187,7 +188,8 @@ const charlstmSampler = (() => {
     const all = complete(options);
     const vocabulary = model.text;
     const { transitions, boundary } = vocabulary;
-    const length = all.length ?? (boundary === null ? DEFAULT_LENGTH : MOST_CHARS);
+    const longest = all.temperature === 0 ? GREEDY_LENGTH : MOST_CHARS;
+    const length = all.length ?? (boundary === null ? DEFAULT_LENGTH : longest);
     const number = randomNumbers(all.seed ?? randomSeed());
     const recent = vocabulary.encodeBegun(all.prime);
     const state = model.zeroState();

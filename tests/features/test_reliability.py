@@ -355,6 +355,7 @@ TAKES_CHECKPOINT = [
     "explain {text} -c {} --json",
     "export c -c {} -o {run}/model.c",
     "export onnx -c {} -o {run}/model.onnx",
+    "export html -c {} -o {run}/play.html",
 ]
 TAKES_TEXT = [
     "train {}",

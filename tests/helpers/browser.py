@@ -21,7 +21,7 @@ from charlstm.web.weights import PageModel, page_model
 from tests.helpers.models import Weights
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Request
 
 EXECUTABLES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -63,7 +63,7 @@ class Visit:
         page.on("dialog", self._dismiss)
         page.on("popup", lambda window: self._add("window", window.url))
         page.on("request", lambda request: self._add_request(request.url))
-        page.on("requestfailed", lambda request: request.failure == "csp" and self.blocked.append(request.url))
+        page.on("requestfailed", self._add_blocked)
         page.on("download", lambda download: self._add("download", download.url))
         page.on("crash", lambda _: self._add("crash", self._address))
 
@@ -78,6 +78,10 @@ class Visit:
     def _add_request(self, url: str) -> None:
         if url != self._address:
             self._add("request", url)
+
+    def _add_blocked(self, request: Request) -> None:
+        if request.failure == "csp":
+            self.blocked.append(request.url)
 
     def _dismiss(self, dialog: Any) -> None:
         self._add("dialog", dialog.message)

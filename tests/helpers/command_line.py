@@ -162,6 +162,6 @@ OPTIONS = {
         "--json",
         "--help",
     },
-    "export": {"--output", "-o", "--checkpoint", "-c", "--json", "--help"},
+    "export": {"--output", "-o", "--checkpoint", "-c", "--precision", "--json", "--help"},
     "corpus": {"--help"},
 }  # fmt: skip

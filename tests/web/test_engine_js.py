@@ -212,7 +212,7 @@ def test_a_clamped_unit_keeps_its_value_and_changes_the_logits(scripts: Visit) -
     config = ModelConfig(7, 10, 2, 4)
     weights = random_weights(config)
     free = recorded(scripts, config, weights, None)
-    clamp = [
+    clamp: list[dict[str, Any]] = [
         {"layer": 0, "unit": 3, "quantity": "c", "value": 2.5},
         {"layer": 1, "unit": None, "quantity": "o", "value": 0.25},
         {"layer": 1, "unit": 4, "quantity": "h", "value": -1},
@@ -223,7 +223,9 @@ def test_a_clamped_unit_keeps_its_value_and_changes_the_logits(scripts: Visit) -
         assert after["layers"][1]["gates"][30:] == [0.25] * 10
         assert after["layers"][1]["h"][4] == -1
         assert after["logits"] != before["logits"]
-    held = [{"layer": k, "unit": None, "quantity": q, "value": v} for k in (0, 1) for q, v in (("f", 1), ("i", 0))]
+    held: list[dict[str, Any]] = [
+        {"layer": k, "unit": None, "quantity": q, "value": v} for k in (0, 1) for q, v in (("f", 1), ("i", 0))
+    ]
     assert all(step["layers"][1]["c"] == [0] * 10 for step in recorded(scripts, config, weights, held))
     with pytest.raises(Exception, match="the cell has no x"):
         recorded(scripts, config, weights, [{"layer": 0, "unit": None, "quantity": "x", "value": 0}])

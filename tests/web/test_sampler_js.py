@@ -114,6 +114,7 @@ def test_without_a_length_the_text_is_one_document(browser: Browser, tmp_path: P
     config, vocabulary, weights, model = model_of(kind, "fp32")
     engine_page(tmp_path / "page.html", config, vocabulary, weights, "fp32")
     chosen: list[dict[str, Any]] = [{"seed": seed, "temperature": 3} for seed in range(10)]
+    chosen.append({"seed": 1, "temperature": 0})  # it has a limit
     with visit(browser, tmp_path / "page.html") as page:
         texts = page.run(SAMPLE, chosen)
     assert texts == [model.sample(**options) for options in chosen]
@@ -126,6 +127,8 @@ def test_distributions_equal_the_reference(browser: Browser, tmp_path: Path) -> 
     random = np.random.default_rng(4)
     logits = random.normal(0, 3, 256).astype(np.float32)
     recent = [*random.integers(0, 256, 20).tolist(), 0xE3]
+    assert vocabulary.transitions is not None
+    automaton = Automaton.of_table(vocabulary.transitions)
     script = """([logits, options, recent]) =>
         Array.from(charlstmSampler.distribution(Float32Array.from(logits), options, recent, model))"""
     with visit(browser, tmp_path / "page.html") as page:

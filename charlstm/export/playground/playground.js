@@ -273,7 +273,7 @@
     const { cell, layers, hidden, precision } = model.config;
     const kB = about.weightBytes / 1e3;
     const size = kB >= 1000 ? `${(kB / 1e3).toFixed(1)} MB` : `${Math.ceil(kB)} kB`;
-    element("name").textContent = document.title = about.name;
+    element("name").textContent = document.title = charlstmText.printable(about.name);
     element("description").textContent = `${cell}, ${layers} × ${hidden}, ` +
       `${model.symbols.length.toLocaleString("en")} symbols; ${size} of weights in ${precision}.`;
     element("about").textContent = `Made by charlstm ${about.version}.`;
