@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +12,8 @@ from typing import IO, cast
 
 from charlstm.errors import CharlstmError
 from charlstm.terminal import TextOut, escape, is_terminal
+
+TRAINING_PACKAGES = ("torch", "filelock", "rich", "tqdm")
 
 
 class Stderr:
@@ -89,10 +93,10 @@ def write_stdout(text: str, *, raw: bool = False) -> None:
 
 
 def print_table(rows: Sequence[tuple[str, str]], *, to_stderr: bool = False) -> None:
-    """Print names and values: as a table on a terminal, as aligned lines elsewhere."""
+    """Print names and values: as a table on a terminal, as aligned lines elsewhere or if rich is not installed."""
     rows = [(escape(name), escape(value)) for name, value in rows]
     stream = cast(IO[str], Stderr() if to_stderr else sys.stdout)
-    if not is_terminal(stream):
+    if not is_terminal(stream) or importlib.util.find_spec("rich") is None:
         width = max(len(name) for name, _ in rows)
         text = "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
         Stderr().write(text) if to_stderr else write_stdout(text)
@@ -114,11 +118,11 @@ def print_table(rows: Sequence[tuple[str, str]], *, to_stderr: bool = False) -> 
 
 
 def require_torch() -> None:
-    """Import torch, or explain why it cannot be imported.
+    """Import torch and the other packages that training needs, or explain why they cannot be imported.
 
     Raises:
-        CharlstmError: torch is not installed, or the current directory was deleted, in which case oneMKL, which is part
-            of torch, would abort the process.
+        CharlstmError: a package is not installed, or the current directory was deleted, in which case oneMKL, which is
+            part of torch, would abort the process.
     """
     if "torch" not in sys.modules:
         try:
@@ -127,12 +131,18 @@ def require_torch() -> None:
             raise CharlstmError(
                 "the current directory was deleted, and torch cannot be loaded in it: change to another directory"
             ) from error
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
+    errors: dict[str, ImportError] = {}
+    for name in TRAINING_PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            errors[name] = error
+    if errors:
+        reasons = "; ".join(str(error) for error in errors.values())
         raise CharlstmError(
-            f"this command requires PyTorch, which cannot be imported ({error}): install it with pip install torch"
-        ) from error
+            f"this command requires {', '.join(errors)}, which cannot be imported ({reasons}): "
+            f"install with pip install {' '.join(errors)}"
+        )
 
 
 def is_plain() -> bool:

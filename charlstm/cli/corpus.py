@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from charlstm.cli.console import Stderr, print_status, print_table, write_stdout, writing_stdout
-from charlstm.cli.progress_bar import Counter
+from charlstm.cli.console import print_status, print_table, write_stdout, writing_stdout
+from charlstm.cli.progress_bar import Counter, can_be_shown
 from charlstm.progress import Report
 from charlstm.terminal import TextOut
 from charlstm.text import datasets
@@ -68,7 +68,7 @@ def _download(name: str) -> Path:
 
 @contextmanager
 def _reporting(name: str) -> Iterator[Report | None]:
-    if not Stderr().isatty():
+    if not can_be_shown():
         if not datasets.is_cached(name):
             print_status(f"downloading {name}, {_megabytes(datasets.DOWNLOADS[name].bytes)}")
         yield None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 DELAY_SECONDS = 1.0
+
+
+def can_be_shown() -> bool:
+    """Return whether stderr is a terminal and tqdm is installed."""
+    return Stderr().isatty() and importlib.util.find_spec("tqdm") is not None
 
 
 def progress_bar(file: Stderr, **options: Any) -> tqdm[NoReturn]:
@@ -73,9 +79,9 @@ def counting(name: str, kind: SymbolKind, wanted: bool) -> Iterator[Report | Non
     """Show a counter of symbols for work that takes more than a second.
 
     Yields:
-        The function that receives the reports; None if `wanted` is false or stderr is not a terminal.
+        The function that receives the reports; None if `wanted` is false or no bar can be shown.
     """
-    if not (wanted and Stderr().isatty()):
+    if not (wanted and can_be_shown()):
         yield None
         return
     with Counter(name, "char" if kind == "chars" else "B", DELAY_SECONDS) as counter:

@@ -24,6 +24,7 @@ from charlstm.errors import CorpusError, DownloadError, UsageError
 from charlstm.progress import Report
 from charlstm.terminal import escape
 from charlstm.text import recall
+from charlstm.text.cache import user_cache
 
 CHUNK_BYTES = 1 << 14  # a download can be interrupted after each chunk
 TIMEOUT_SECONDS = 20.0  # for the connection, and between two chunks of the response
@@ -172,9 +173,7 @@ def cache_folder() -> Path:
 
     The folder may not exist yet.
     """
-    import platformdirs
-
-    return platformdirs.user_cache_path("charlstm", appauthor=False) / "corpora"
+    return user_cache() / "corpora"
 
 
 def file_of(name: str, folder: Path | None = None) -> Path:
@@ -224,13 +223,14 @@ def download(name: str, report: Report | None = None, folder: Path | None = None
         folder: where to keep the file; None is `cache_folder()`.
 
     Raises:
-        DownloadError: the server cannot be reached or refuses, the connection breaks, the checksum is wrong, another
-            process is downloading, or the file cannot be written. Nothing is kept.
+        DownloadError: a package is not installed, the server cannot be reached or refuses, the connection breaks, the
+            checksum is wrong, another process is downloading, or the file cannot be written. Nothing is kept.
     """
     source, file = DOWNLOADS[name], file_of(name, folder)
     try:
         if file.exists() and _sha256(file) == source.sha256:
             return file
+        _require_packages(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         with FolderLock(file.parent):
             for abandoned in file.parent.glob("tmp????????"):  # of a process that was killed during a download
@@ -242,6 +242,18 @@ def download(name: str, report: Report | None = None, folder: Path | None = None
         where = escape(str(file.parent))
         raise DownloadError(f"{name}: cannot be stored in {where}: {error.strerror or error}") from error
     return file
+
+
+def _require_packages(name: str) -> None:
+    try:
+        import filelock  # noqa: F401
+        import pooch  # noqa: F401
+        import requests  # noqa: F401
+    except ImportError as error:
+        raise DownloadError(
+            f"{name}: a download requires filelock, pooch and requests ({error}): "
+            "install them with pip install filelock pooch requests"
+        ) from error
 
 
 def text_blocks(file: Path) -> Iterator[bytes]:

@@ -28,6 +28,7 @@ import numpy as np
 
 from charlstm import atomicfile
 from charlstm.errors import CorpusError
+from charlstm.text.cache import user_cache
 from charlstm.text.vocabulary import Vocabulary
 
 MAX_FILES = 4  # the most recently used files are kept
@@ -147,9 +148,7 @@ def folder() -> Path:
 
     The folder may not exist yet.
     """
-    import platformdirs
-
-    return platformdirs.user_cache_path("charlstm", appauthor=False) / "ids"
+    return user_cache() / "ids"
 
 
 def find(key: str) -> tuple[StoredIds, Vocabulary, str] | None:

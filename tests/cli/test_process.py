@@ -305,8 +305,8 @@ def test_without_torch_training_prints_one_line_that_says_how_to_install_it(
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "charlstm: this command requires PyTorch, which cannot be imported (No module named 'torch'): "
-        "install it with pip install torch\n"
+        "charlstm: this command requires torch, which cannot be imported (No module named 'torch'): "
+        "install with pip install torch\n"
     )
     assert not (tmp_path / "run").exists()
 
