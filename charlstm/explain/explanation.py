@@ -210,6 +210,7 @@ class Explanation:
         }
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the gradients of very large weights are infinite, and null in JSON
 def explain(
     model: Model,
     text: str | None,
@@ -423,5 +424,5 @@ def _decimals(values: NDArray[np.floating[Any]]) -> Any:
 
 
 def _bytes(values: NDArray[np.floating[Any]]) -> str:
-    """Return numbers from 0 to 255, rounded to bytes, in base64."""
-    return base64.b64encode(np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes()).decode()
+    """Return numbers from 0 to 255, rounded to bytes, in base64; NaN becomes 0."""
+    return base64.b64encode(np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8).tobytes()).decode()
