@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlstm.cli import config_file, training_display
+from charlstm.cli import config_file, launch, training_display
 from charlstm.cli.console import require_torch, warn_of_unusable_kernels
 from charlstm.cli.options import MAX_CHARS, Options, unescaped, with_options
 from charlstm.cli.progress_bar import counting
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from charlstm.model import Model
     from charlstm.text.corpus import Corpus
     from charlstm.text.vocabulary import Vocabulary
+    from charlstm.training.trainer import Trainer
+    from charlstm.training.workers import Workers
 
 EXAMPLES = """\
 charlstm train book.txt                          size and time are automatic
@@ -57,8 +59,12 @@ class RunOptions:
     )
     resume: bool = setting(False, "Resume the run in -o, or the newest run of this text.")
     allow_new_corpus: bool = setting(False, "With --resume: allow a text that differs from that of the run.")
+    worker_timeout: float = setting(
+        300.0, "Under torchrun: seconds that a worker waits for the others.", "S", low=1, high=1e6
+    )
 
     def __post_init__(self) -> None:
+        check(self, RunOptions)
         if self.allow_new_corpus and not self.resume:
             raise requires("allow_new_corpus", "resume")
 
@@ -159,31 +165,20 @@ def train(
                 boundary=boundary,
             )
 
-    from charlstm.model import load
-
-    base = None if run_options.from_ is None else load(run_options.from_)
-    run, text = _run_and_text(corpus, run_options, text_options, division, base, read_for)
-    valid = text_options.valid
-    held_out = None if valid is None else read_for(text.vocabulary, text.encoding, valid)
-
-    require_torch()
-    from charlstm.training import run_dir, trainer
-
-    if is_shown:
-        warn_of_unusable_kernels()
-    if run_options.resume and run is not None:
-        new_corpus = run_options.allow_new_corpus
-        session = trainer.Trainer.resume(text, run, given, valid=held_out, from_=base, allow_new_corpus=new_corpus)
-    else:
-        run = run or run_dir.fresh(text.names)
-        session = trainer.Trainer.start(text, run, chosen, valid=held_out, from_=base)
-    words = [*corpus, *([] if valid is None else ["--valid", valid])]
-    displays.append(training_display.watcher(words, display.as_json, display.quiet))
-    with contextlib.ExitStack() as stack:
-        shown = [stack.enter_context(each) for each in displays]
-        for event in session.events():
-            for show in shown:
-                show(event)
+    with launch.joined(chosen.device, run_options.worker_timeout, [*corpus, text_options.valid]) as workers:
+        session = _session(corpus, run_options, text_options, division, (given, chosen), read_for, workers)
+        leads = workers is None or workers.leads
+        if leads and is_shown:
+            warn_of_unusable_kernels()
+        if leads:
+            words = [*corpus, *([] if text_options.valid is None else ["--valid", text_options.valid])]
+            displays.append(training_display.watcher(words, display.as_json, display.quiet))
+        event = None
+        with contextlib.ExitStack() as stack:
+            shown = [stack.enter_context(each) for each in displays if leads]
+            for event in session.events():
+                for show in shown:
+                    show(event)
     if isinstance(event, Stopped) and event.reason == "interrupted":
         raise typer.Exit(128 + (event.signal or signal.SIGINT))
 
@@ -216,6 +211,58 @@ def _division(context: typer.Context, options: TextOptions) -> Division | None:
     return Division(None) if given else None
 
 
+def _session(
+    corpus: list[str],
+    run_options: RunOptions,
+    text_options: TextOptions,
+    division: Division | None,
+    options: tuple[dict[str, Any], TrainingOptions],
+    read_for: Callable[..., Corpus],
+    workers: Workers | None,
+) -> Trainer:
+    """Read the texts, and start or resume the run.
+
+    Args:
+        corpus: the sources of the training text.
+        run_options: see `RunOptions`.
+        text_options: see `TextOptions`.
+        division: see `Division`.
+        options: the training options that the user gave, and all of them.
+        read_for: reads a text as the text of a model was read.
+        workers: the workers of this launch, or None.
+    """
+    from charlstm.model import load
+
+    if workers is not None and (restarted := workers.from_leader(lambda: launch.restarted_run(run_options.output))):
+        output, has_saved = restarted
+        run_options = replace(run_options, output=output, resume=run_options.resume or has_saved)
+    base = None if run_options.from_ is None else load(run_options.from_)
+    run, text = _run_and_text(corpus, run_options, text_options, division, base, read_for, workers)
+    valid = text_options.valid
+    held_out = None if valid is None else read_for(text.vocabulary, text.encoding, valid)
+
+    require_torch()
+    from charlstm.training import run_dir
+    from charlstm.training.trainer import Trainer
+    from charlstm.training.workers import launch_name
+
+    given, chosen = options
+    if run_options.resume and run is not None:
+        new_corpus = run_options.allow_new_corpus
+        session = Trainer.resume(
+            text, run, given, valid=held_out, from_=base, allow_new_corpus=new_corpus, workers=workers
+        )
+    else:
+        if workers is None:
+            run = run or run_dir.fresh(text.names)
+        else:
+            run = workers.from_leader(lambda: run or run_dir.fresh(text.names))
+        session = Trainer.start(text, run, chosen, valid=held_out, from_=base, workers=workers)
+    if workers is not None and workers.leads and (name := launch_name()) is not None:
+        session.run.directory.write_launch(name)
+    return session
+
+
 def _run_and_text(
     corpus: list[str],
     run_options: RunOptions,
@@ -223,20 +270,35 @@ def _run_and_text(
     division: Division | None,
     base: Model | None,
     read_for: Callable[..., Corpus],
+    workers: Workers | None,
 ) -> tuple[Path | None, Corpus]:
-    """Return the run directory, or None for a new one, and the training text."""
+    """Return the run directory, or None for a new one, and the training text.
+
+    Only worker 0 needs the files of the run that is resumed.
+    """
     from charlstm import checkpoint, runs
     from charlstm.training.resume import newest_run_of
 
-    run = run_options.output
+    output = run_options.output
     if not run_options.resume:
-        return run, read_for(None if base is None else base.vocabulary, None, *corpus)
-    if run is not None:
+        return output, read_for(None if base is None else base.vocabulary, None, *corpus)
+
+    def newest() -> tuple[Path, Corpus]:
+        return newest_run_of(
+            lambda vocabulary, encoding: read_for(vocabulary, encoding, *corpus),
+            symbols=text_options.symbols,
+            boundary=None if division is None else division.boundary or RECORD_SEPARATOR,
+            only_once="-" in corpus,
+        )
+
+    def how_read(run: Path) -> tuple[Path, Vocabulary, str]:
         saved = checkpoint.load(runs.resolve(run, prefer="last"))
-        return run, read_for(saved.vocabulary, saved.corpus.encoding, *corpus)
-    return newest_run_of(
-        lambda vocabulary, encoding: read_for(vocabulary, encoding, *corpus),
-        symbols=text_options.symbols,
-        boundary=None if division is None else division.boundary or RECORD_SEPARATOR,
-        only_once="-" in corpus,
-    )
+        return run, saved.vocabulary, saved.corpus.encoding
+
+    if workers is not None:
+        run, vocabulary, encoding = workers.from_leader(lambda: how_read(output or newest()[0]))
+    elif output is None:
+        return newest()
+    else:
+        run, vocabulary, encoding = how_read(output)
+    return run, read_for(vocabulary, encoding, *corpus)

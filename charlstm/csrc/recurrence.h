@@ -48,11 +48,14 @@ typedef struct {
 } scan_task;
 
 /* y = x with each number dropped with probability `share`, the others scaled by 1 / (1 − share). The same keys drop the
- * same elements, forward and backward. */
+ * same elements, forward and backward.
+ *
+ * x may be a part of a larger array, of which it has `row` adjacent elements in each row of `stride` elements, from
+ * element `first` on: then the same elements are dropped as if the whole array was given. */
 typedef struct {
     const void *x;
     void *y;
-    int64_t n, threads;
+    int64_t n, threads, row, stride, first;
     double share;
     uint32_t key, second_key;
 } drop_task;

@@ -371,7 +371,7 @@ static TARGET void NAME(add_rows)(const void *argument, int64_t thread)
         }
 }
 
-/* ---- Dropout: number k is kept if a hash of k and the keys is at least `share` of the hash's range. ---- */
+/* ---- Dropout: number k of the whole array is kept if a hash of k and the keys is at least `share` of its range. ---- */
 
 static TARGET void NAME(drop)(const void *argument, int64_t thread)
 {
@@ -381,9 +381,14 @@ static TARGET void NAME(drop)(const void *argument, int64_t thread)
     const uint32_t limit = (uint32_t)(d->share * 4294967296.0), key = d->key, second_key = d->second_key;
     int64_t from, to;
     share(d->n, 64, thread, d->threads, &from, &to);
-    for (int64_t k = from; k < to; k++) {
-        uint32_t hash = mix(mix((uint32_t)k + key) ^ second_key);
-        y[k] = hash >= limit ? x[k] * scale : 0;
+    while (from < to) {
+        const int64_t row = from / d->row, end = (row + 1) * d->row < to ? (row + 1) * d->row : to;
+        const uint32_t shifted = key + (uint32_t)(d->first + row * (d->stride - d->row));
+        for (int64_t k = from; k < end; k++) {
+            uint32_t hash = mix(mix((uint32_t)k + shifted) ^ second_key);
+            y[k] = hash >= limit ? x[k] * scale : 0;
+        }
+        from = end;
     }
 }
 

@@ -109,7 +109,7 @@ class DivergenceGuard:
                 grad_norm=found.grad_norm,
             )
         assert self._good is not None
-        state.restore(self._good)
+        state.roll_back_to(self._good)
         state.counters = state.counters.after_rollback(before)
         self._unread.clear()
         return (

@@ -6,6 +6,7 @@ stopped and resumed ends in the same bytes as one that was not.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ class TrainingLoop:
         """Train, and yield the events of the run from the first to the last."""
         run, signals, state = self._run, self._signals, self._run.state
         run.clock.start()
+        state.is_interrupted = lambda: signals.received is not None
         run.schedule.start(run.clock.seconds())
         yield run.started()
         not_written = run.directory.write_settings(run.options, **run.settings())
@@ -81,6 +83,8 @@ class TrainingLoop:
         while not self._signals.received and not run.is_out_of_patience and (share := run.share) < 1:
             began = clock.seconds()
             step = state.step(share)
+            if step.interrupted and self._signals.received is None:
+                self._signals.received = signal.SIGTERM  # of another worker
             now = clock.seconds()
             run.step_time.add(now - began)
             guard.add(step.loss, step.grad_norm)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from charlstm.cells import GATES
 from charlstm.config import ModelConfig
 from charlstm.training.recurrence import Recurrence, product
+from charlstm.training.streams import Part
 
 
 class Network(nn.Module):
@@ -36,7 +37,12 @@ class Network(nn.Module):
         self.projection = nn.Linear(config.hidden, config.vocab_size)
 
     def forward(
-        self, ids: Tensor, state: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None
+        self,
+        ids: Tensor,
+        state: Tensor,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        part: Part | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the logits after each symbol.
 
@@ -46,11 +52,13 @@ class Network(nn.Module):
             dropout: the share of the outputs of each layer that is dropped; the rest is scaled up, so that the mean
                 does not change. 0 for evaluation.
             generator: the random generator of dropout.
+            part: the streams that `ids` has of a larger batch, so that the same outputs are dropped as in the whole
+                batch; None means that it has all.
 
         Returns:
             The logits (T, B, V), and the state (L, S, B, H) after the last symbol.
         """
-        outputs, state = self.recurrence(self.embedding.weight, ids, state, dropout, generator)
+        outputs, state = self.recurrence(self.embedding.weight, ids, state, dropout, generator, part)
         projection = self.projection
         logits = product(self.recurrence.path, outputs.flatten(0, 1), projection.weight, projection.bias)
         return logits.view(*ids.shape, -1), state

@@ -30,6 +30,7 @@ from torch.nn import functional
 from charlstm import cells
 from charlstm.config import ModelConfig
 from charlstm.training import scan_native, scan_torch
+from charlstm.training.streams import Part
 
 Path = Literal["reference", "plain", "native", "vendor"]
 
@@ -84,6 +85,7 @@ class Recurrence(nn.Module):
         state: Tensor,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
+        part: Part | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute all layers over T steps.
 
@@ -93,6 +95,7 @@ class Recurrence(nn.Module):
             state: (L, S, B, H).
             dropout: the share of the outputs of each layer that is dropped; see `network.Network.forward`.
             generator: the random generator of dropout.
+            part: see `network.Network.forward`.
 
         Returns:
             The outputs (T, B, H) of the last layer, and the state (L, S, B, H) after the last step.
@@ -111,7 +114,7 @@ class Recurrence(nn.Module):
             else:
                 x, final = _vendor(cell, layer, weights)
             finals.append(final)
-            x = _drop(path, x, dropout, generator)
+            x = _drop(path, x, dropout, generator, part)
         assert x is not None
         return x, torch.stack(finals)
 
@@ -265,15 +268,18 @@ class _ScanFunction(torch.autograd.Function):
         return None, None, None, d_source, None, gradients.state, d_weight, gradients.bias, gradients.peephole, None
 
 
-def _drop(path: str, x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+def _drop(path: str, x: Tensor, share: float, generator: torch.Generator | None, part: Part | None = None) -> Tensor:
     """Apply dropout (Srivastava et al. 2014): the same state of the generator gives the same mask."""
     if share == 0:
         return x
     if path == "native":
         first, second = torch.randint(2**32, (2,), generator=generator).tolist()
-        dropped: Tensor = _DropoutFunction.apply(x, share, (first, second))  # type: ignore[no-untyped-call]
+        dropped: Tensor = _DropoutFunction.apply(x, share, (first, second), part)  # type: ignore[no-untyped-call]
         return dropped
-    keep = torch.empty_like(x).bernoulli_(1 - share, generator=generator)
+    steps, streams, width = x.shape
+    keep = x.new_empty(steps, streams if part is None else part.total, width).bernoulli_(1 - share, generator=generator)
+    if part is not None:
+        keep = keep[:, part.first : part.first + part.count].contiguous()
     return x * keep.div_(1 - share)
 
 
@@ -281,13 +287,13 @@ class _DropoutFunction(torch.autograd.Function):
     """Dropout by the native kernels, which compute the mask in both passes and do not store it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float, keys: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, share: float, keys: tuple[int, int], part: Part | None) -> Tensor:
         assert scan_native.NATIVE is not None
-        ctx.share, ctx.keys = share, keys
-        return scan_native.NATIVE.drop(x, share, keys)
+        ctx.given = share, keys, part
+        return scan_native.NATIVE.drop(x, share, keys, part)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         assert scan_native.NATIVE is not None
-        return scan_native.NATIVE.drop(d_y, ctx.share, ctx.keys), None, None
+        return scan_native.NATIVE.drop(d_y, *ctx.given), None, None, None

@@ -263,7 +263,9 @@ def changes_of_environment(saved: Checkpoint, now: Mapping[str, str]) -> list[st
     """
     versions = saved.facts.get("versions")
     found = {**versions} if isinstance(versions, Mapping) else {}
-    found |= {name: saved.facts[name] for name in ("threads", "device") if name in saved.facts}
+    found |= {name: saved.facts[name] for name in ("threads", "device", "workers") if name in saved.facts}
+    if "workers" in now:
+        found.setdefault("workers", 1)
     then = {name: escape(str(value)[:60]) for name, value in found.items()}
     return [
         f"{name} was {then.get(name, 'unknown')} when this run was saved and is {value} now: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from charlstm.training.events import CurvePoint, Progress, Started, Stopped, Sto
 from charlstm.training.run_dir import RunDir
 from charlstm.training.state import TrainingState
 from charlstm.training.validation import ValidationSchedule
+from charlstm.training.workers import Workers
 
 CURVE_POINTS = 200  # `CurvePoint` events of a whole run
 
@@ -31,6 +33,7 @@ class Run:
         directory: the run directory.
         options: those of the run, without None for a value to be chosen.
         model: the shape of the network; the weights are not initialised.
+        workers: the workers that train the run; None if this process is the only one.
 
     Attributes:
         corpus: the training text.
@@ -51,15 +54,22 @@ class Run:
     """
 
     def __init__(
-        self, corpus: Corpus, valid: Corpus | None, directory: RunDir, options: TrainingConfig, model: ModelConfig
+        self,
+        corpus: Corpus,
+        valid: Corpus | None,
+        directory: RunDir,
+        options: TrainingConfig,
+        model: ModelConfig,
+        workers: Workers | None = None,
     ) -> None:
         self.corpus, self.valid, self.directory = corpus, valid, directory
         train_ids, held_out = validation.split(corpus, valid, options.valid_share)
         self.train_chars, self._held_out_chars = len(train_ids), len(held_out)
         self.valid_ids = beginning(held_out, options.valid_chars, model.boundary)
         device = hardware.device(options.device)
-        memory.check(model, options, device.type, len(self.valid_ids))
-        self.state = TrainingState(model, options, train_ids, device)
+        part = (workers or Workers()).part(options.batch_size)
+        memory.check(model, replace(options, batch_size=part.count), device.type, len(self.valid_ids))
+        self.state = TrainingState(model, options, train_ids, device, workers)
         self.budget = Budget.of(options, self.state.streams.windows_per_epoch)
         self._step_chars, self.step_time = options.batch_size * options.seq_len, StepTime()
         self.schedule = ValidationSchedule(
@@ -121,6 +131,7 @@ class Run:
             "best_step": counters.best_step,
             "device": self.state.device.type,
             "threads": torch.get_num_threads(),
+            **({"workers": self.state.workers.size} if self.state.workers.size > 1 else {}),
             "kernels": self.state.network.recurrence.path,
             "versions": hardware.versions(),
         }

@@ -24,7 +24,7 @@ from charlstm.terminal import escape
 from charlstm.training import events
 from charlstm.training.events import Event
 
-METRICS, SETTINGS = "metrics.jsonl", "config.toml"
+METRICS, SETTINGS, LAUNCH = "metrics.jsonl", "config.toml", ".launch"
 
 
 def fresh(names: tuple[str, ...], root: Path = runs.ROOT) -> Path:
@@ -38,6 +38,20 @@ def fresh(names: tuple[str, ...], root: Path = runs.ROOT) -> Path:
     stem = re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:100] or "run"
     candidates = (root / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1_000_000))
     return next(folder for folder in candidates if not folder.exists())
+
+
+def of_launch(name: str, root: Path = runs.ROOT) -> Path | None:
+    """Return the directory of the run that this launch of workers started, or None.
+
+    Args:
+        name: what `RunDir.write_launch` wrote.
+        root: the directory that contains the run directories.
+    """
+    for file in sorted(root.glob(f"*/{LAUNCH}")):
+        with contextlib.suppress(OSError, ValueError):
+            if file.read_text(encoding="utf-8") == name:
+                return file.parent
+    return None
 
 
 class RunDir:
@@ -130,6 +144,17 @@ class RunDir:
         except OSError as error:
             raise CheckpointError(f"cannot write into {escape(str(self.path))}: {error.strerror}") from error
         checkpoint.save(file, saved)
+
+    def write_launch(self, name: str) -> None:
+        """Write the name of the launch that trains this run, so that its workers find the run after a restart.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        try:
+            atomicfile.replace(self.path / LAUNCH, [name.encode()])
+        except OSError as error:
+            raise CheckpointError(f"cannot write into {escape(str(self.path))}: {error.strerror}") from error
 
     def write_settings(self, options: TrainingOptions, **others: str | None) -> str | None:
         """Write the options, for the user and for a later run to read as its configuration file.

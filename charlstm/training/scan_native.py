@@ -21,6 +21,7 @@ from torch import Tensor
 
 from charlstm import native_library
 from charlstm.training import scan_torch
+from charlstm.training.streams import Part
 
 _CELLS = ("lstm", "peephole", "coupled", "gru", "rnn")
 _pointer, _long = ctypes.c_void_p, ctypes.c_int64
@@ -59,6 +60,7 @@ class DropTask(ctypes.Structure):
 
     _fields_ = [
         *(("x", _pointer), ("y", _pointer), ("n", _long), ("threads", _long)),
+        *(("row", _long), ("stride", _long), ("first", _long)),
         *(("share", ctypes.c_double), ("key", ctypes.c_uint32), ("second_key", ctypes.c_uint32)),
     ]
 
@@ -92,11 +94,21 @@ class TrainingKernels:
         self.run("product", task, a.dtype)
         return out
 
-    def drop(self, x: Tensor, share: float, keys: tuple[int, int]) -> Tensor:
-        """Drop `share` of the numbers of x, chosen by the two 32-bit keys, and scale the others by 1 / (1 - share)."""
+    def drop(self, x: Tensor, share: float, keys: tuple[int, int], part: Part | None = None) -> Tensor:
+        """Drop `share` of the numbers of x, chosen by the two 32-bit keys, and scale the others by 1 / (1 - share).
+
+        Args:
+            x: (T, B, H).
+            share: from 0 to 1.
+            keys: the same keys drop the same numbers.
+            part: the streams that x has of a larger batch; None means that it has all.
+        """
         x = x.contiguous()
         y = torch.empty_like(x)
-        task = DropTask(x.data_ptr(), y.data_ptr(), x.numel(), _threads(x.numel()), share, *keys)
+        width = x.shape[-1]
+        of_batch = part or Part(0, x.shape[-2], x.shape[-2])
+        rows = (of_batch.count * width, of_batch.total * width, of_batch.first * width)
+        task = DropTask(x.data_ptr(), y.data_ptr(), x.numel(), _threads(x.numel()), *rows, share, *keys)
         self.run("drop", task, x.dtype)
         return y
 

@@ -6,6 +6,8 @@ one stream.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,21 @@ def fit_batch(n_chars: int, batch_size: int, seq_len: int) -> tuple[int, int]:
     return min(batch_size, transitions // seq_len), seq_len
 
 
+@dataclass(frozen=True)
+class Part:
+    """Adjacent streams of a batch, which one of several workers trains on.
+
+    Attributes:
+        first: the number of the first stream.
+        count: number of streams.
+        total: number of streams of the whole batch.
+    """
+
+    first: int
+    count: int
+    total: int
+
+
 class Streams:
     """Cut the training part into B parallel streams and return them in windows of T symbols.
 
@@ -46,6 +63,7 @@ class Streams:
         ids: (N,) symbols of the training part, in memory or in a file.
         batch_size: number of streams, B.
         seq_len: symbols of a window, T.
+        part: the streams to return; None returns all.
 
     Attributes:
         cursor: number of windows returned so far; `seek(cursor)` continues after them.
@@ -55,9 +73,10 @@ class Streams:
         CorpusError: there are fewer transitions than streams.
     """
 
-    def __init__(self, ids: Symbols, batch_size: int, seq_len: int) -> None:
+    def __init__(self, ids: Symbols, batch_size: int, seq_len: int, part: Part | None = None) -> None:
         self._ids = ids
         self._streams = batch_size
+        self._part = part or Part(0, batch_size, batch_size)
         self._length = (len(ids) - 1) // batch_size
         self._window = seq_len
         if self._length < 1:
@@ -84,14 +103,14 @@ class Streams:
         """Return the next window.
 
         Returns:
-            inputs (T, B); targets (T, B), each the symbol after its input; and fresh (B,), true where a stream must
-            start from the zero state.
+            inputs (T, B'); targets (T, B'), each the symbol after its input; and fresh (B',), true where a stream must
+            start from the zero state. B' is the number of streams in the part.
         """
         epoch, window = divmod(self.cursor, self.windows_per_epoch)
         self.cursor += 1
         offset = epoch % (len(self._ids) - self.chars_per_epoch)
         begin, end = window * self._window, min((window + 1) * self._window, self._length)
-        firsts = offset + begin + self._length * np.arange(self._streams)
+        firsts = offset + begin + self._length * (self._part.first + np.arange(self._part.count))
         rows = [np.asarray(self._ids[first : first + end - begin + 1]) for first in firsts.tolist()]
-        symbols = np.stack(rows, axis=1, dtype=np.int64)  # (T + 1, B)
-        return symbols[:-1], symbols[1:], np.full(self._streams, window == 0)
+        symbols = np.stack(rows, axis=1, dtype=np.int64)  # (T + 1, B')
+        return symbols[:-1], symbols[1:], np.full(self._part.count, window == 0)

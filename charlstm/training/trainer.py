@@ -16,7 +16,7 @@ from charlstm.model import Model, load
 from charlstm.provenance import BaseRecord
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus, Symbols
-from charlstm.training import defaults, hardware, memory, resume, run_dir, validation
+from charlstm.training import defaults, hardware, memory, resume, run_dir, scan_native, validation
 from charlstm.training.counters import Clock
 from charlstm.training.events import CheckpointSaved, Event, Progress, Warned
 from charlstm.training.loop import TrainingLoop
@@ -26,6 +26,7 @@ from charlstm.training.run_dir import Metrics, RunDir
 from charlstm.training.signals import Signals
 from charlstm.training.state import TrainingState
 from charlstm.training.streams import fit_batch
+from charlstm.training.workers import Order, Workers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11
@@ -59,6 +60,7 @@ class Trainer:
         *,
         valid: Corpus | None = None,
         from_: Model | None = None,
+        workers: Workers | None = None,
     ) -> Trainer:
         """Create a new run.
 
@@ -68,6 +70,8 @@ class Trainer:
             options: those that are None are chosen from the text, the budget and the machine.
             valid: a separate validation text; then all of `corpus` is for training.
             from_: the model to fine-tune. Its shape is kept; its vocabulary grows by the new symbols of the text.
+            workers: the workers that train the run; each of them calls this with the same arguments. None if this
+                process is the only one.
 
         Raises:
             UsageError: options that contradict each other or the shape of `from_`.
@@ -84,21 +88,26 @@ class Trainer:
             raise UsageError(
                 Field("patience"), " counts validations, but nothing of this text is held out to validate on"
             )
+        workers = workers or Workers()
         device, directory = hardware.device(options.device), RunDir(Path(run))
+        workers.check_equal(_to_compare(corpus, valid))
         with hardware.run_settings(device, options.threads):
             is_timed = options.steps is None and options.epochs is None
-            speed = hardware.speed(device) if is_timed else defaults.NOMINAL_SPEED
+            speed = hardware.speed(device) * workers.size if is_timed else defaults.NOMINAL_SPEED
+            speed = workers.from_leader(lambda: speed)  # the workers must choose the same options
             base = None if from_ is None else from_.config
             chosen = defaults.choose(options, len(train_ids), len(vocabulary), base, speed=speed)
             batch_size, seq_len = fit_batch(len(train_ids), chosen.batch_size, chosen.seq_len)
             chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
             sizes = (len(vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
             model = ModelConfig(*sizes, boundary=vocabulary.boundary_id)
-            directory.lock()
+            if workers.leads:
+                directory.lock()
             try:
-                directory.check_free()
+                if workers.leads:
+                    directory.check_free()
                 with memory.shortage_explained(model):
-                    parts = Run(corpus, valid, directory, chosen, model)
+                    parts = Run(corpus, valid, directory, chosen, model, workers)
                 if from_ is None:
                     counts = np.bincount(train_ids[:COUNTED_CHARS], minlength=len(vocabulary))
                     parts.state.network.initialise(
@@ -106,6 +115,7 @@ class Trainer:
                     )
                 else:
                     _fine_tune(parts, from_)
+                parts.state.network.load_weights(workers.from_leader(parts.state.network.weights))
             except BaseException:
                 directory.unlock()
                 raise
@@ -128,6 +138,7 @@ class Trainer:
         valid: Corpus | None = None,
         from_: Model | None = None,
         allow_new_corpus: bool = False,
+        workers: Workers | None = None,
     ) -> Trainer:
         """Continue a saved run.
 
@@ -138,17 +149,21 @@ class Trainer:
             valid: the separate validation text of the run, if it has one.
             from_: the model that the run was fine-tuned from; it is only compared, and may be left out.
             allow_new_corpus: continue with another text in the vocabulary of the run, from its start.
+            workers: as in `start`. Their number may differ from that of the saved run.
 
         Raises:
             ResumeError: a text, the model or the shape differs, or the file holds no valid training state.
             CheckpointError: there is no such run, or the file is damaged.
             RunBusy: another process trains there.
         """
-        file = runs.resolve(path, prefer="last")
+        workers = workers or Workers()
+        workers.check_equal(_to_compare(corpus, valid))
+        file = workers.from_leader(lambda: runs.resolve(path, prefer="last"))
         directory = RunDir(file.parent)
-        directory.lock()
+        if workers.leads:
+            directory.lock()
         try:
-            saved = checkpoint.load(file, training=True)
+            saved = workers.from_leader(lambda: checkpoint.load(file, training=True))
             record = TrainingRecord.of(saved)
             options = resume.options_of(record, changes or {})
             same_text = resume.check_text(saved, corpus, allow_new=allow_new_corpus)
@@ -156,7 +171,7 @@ class Trainer:
             resume.check_validation(saved, valid)
             corpus = corpus.recoded(saved.vocabulary)
             valid = None if valid is None else valid.recoded(saved.vocabulary)
-            parts = Run(corpus, valid, directory, options, saved.model)
+            parts = Run(corpus, valid, directory, options, saved.model, workers)
             parts.state.restore(saved, same_text=same_text)
         except BaseException:
             directory.unlock()
@@ -164,6 +179,8 @@ class Trainer:
         parts.base = base
         parts.clock = Clock(record.seconds or 0.0)
         now = {**hardware.versions(), "threads": str(parts.threads), "device": parts.state.device.type}
+        if workers.size > 1 or "workers" in saved.facts:
+            now["workers"] = str(workers.size)
         return cls(parts, warnings=resume.changes_of_environment(saved, now))
 
     @property
@@ -180,7 +197,17 @@ class Trainer:
         Raises:
             DivergenceError: a loss or gradient is NaN or infinite, and there may be no more rollback.
             CheckpointError: the last save failed; the files are those of the save before.
+            WorkerLost: another worker has ended or does not answer; the files are those of the last save.
         """
+        if not self.state.workers.leads:
+            with (
+                hardware.run_settings(self.state.device, self.run.options.threads),
+                memory.shortage_explained(self.state.network.config),
+                Signals() as signals,
+            ):
+                self.state.is_interrupted = lambda: signals.received is not None
+                self.state.follow()
+            return
         assert self.run.directory.is_locked, "a Trainer runs once"
         try:
             with (
@@ -196,6 +223,7 @@ class Trainer:
                     if not isinstance(event, (Progress, CheckpointSaved)) and (warning := metrics.write(event)):
                         yield Warned(self.state.counters.step, warning)
                     yield event
+                self.state.workers.order(Order("end"))
         finally:
             self.run.directory.unlock()
 
@@ -232,6 +260,14 @@ def train(
         if on_event is not None:
             on_event(event)
     return load(folder)
+
+
+def _to_compare(corpus: Corpus, valid: Corpus | None) -> dict[str, str]:
+    """Return what all workers must have in common, by its name in a message."""
+    versions = {f"version of {name}": version for name, version in hardware.versions().items()}
+    texts = {"training text": corpus.sha256, "validation text": "none" if valid is None else valid.sha256}
+    kernels = "none" if scan_native.NATIVE is None else "C"
+    return {**texts, **versions, "kind of training kernels": kernels}
 
 
 def _check_combinations(options: TrainingOptions, valid: Corpus | None, from_: Model | None) -> None:

@@ -494,7 +494,7 @@ static void check_drop(int variant)
     float *x = zeros(N, 4), *y = zeros(N, 4);
     for (int i = 0; i < N; i++) x[i] = 1;
     int dropped = 0;
-    recurrence_drop(&(drop_task){x, y, N, 3, 0.25, 1, 2}, variant, 0, NULL);
+    recurrence_drop(&(drop_task){x, y, N, 3, N, N, 0, 0.25, 1, 2}, variant, 0, NULL);
     for (int i = 0; i < N; i++) {
         dropped += y[i] == 0;
         expect(y[i], y[i] == 0 ? 0 : 1 / 0.75, 1e-6, "dropout", recurrence_variant_name(variant), -1);

@@ -11,6 +11,7 @@ OPTIONS = {
         "--from",
         "--resume",
         "--allow-new-corpus",
+        "--worker-timeout",
         "--symbols",
         "--encoding",
         "--lines-as-documents",
