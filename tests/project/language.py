@@ -131,6 +131,7 @@ def files() -> list[Path]:
         ("tests", "*.py"),
         ("bench", "*.py"),
         ("docs", "*.py"),
+        ("examples", "*.py"),
     ):
         found += (ROOT / folder).rglob(pattern)
     return sorted(file for file in found if file != Path(__file__) and file.name != "test_language.py")

@@ -45,4 +45,4 @@ def test_every_expression_can_be_found() -> None:
 
 
 def test_the_examined_files_are_those_of_the_whole_project() -> None:
-    assert {Path(name).parts[0] for name in FILES} == {"README.md", "bench", "charlstm", "docs", "tests"}
+    assert {Path(name).parts[0] for name in FILES} == {"README.md", "bench", "charlstm", "docs", "examples", "tests"}
