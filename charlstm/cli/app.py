@@ -28,6 +28,18 @@ FUNCTIONS = {  # command: function of the module in this package that has the co
     "corpus": "corpus",
 }
 
+SUMMARIES = {  # what `charlstm --help` says of each command: the first sentence of its help, without importing it
+    "train": "Train a model on a text.",
+    "sample": "Generate text in the style of the text that a model was trained on.",
+    "next": "Print the most probable next characters after a text, with their probabilities.",
+    "eval": "Measure how well a model predicts a text.",
+    "info": "Describe a checkpoint: architecture, vocabulary, text, training and versions.",
+    "verify": "Check that a checkpoint, or every checkpoint of a run, is valid; exit with status 1 if not.",
+    "explain": "Write one HTML file that shows what a model has learned and how.",
+    "export": "Write a model in a form that runs without charlstm.",
+    "corpus": "Write a named corpus to stdout.",
+}
+
 
 @functools.cache
 def command_of(name: str) -> Any:
@@ -63,6 +75,7 @@ class Application(Group):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.commands = CommandTable()  # type: ignore[assignment]  # it is only read
+        self.summaries = SUMMARIES
 
 
 app = typer.Typer(

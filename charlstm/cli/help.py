@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer
@@ -109,14 +109,18 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The list of commands, each with the first sentence of its help text."""
+    """The list of commands, each with the first sentence of its help text.
+
+    Attributes:
+        summaries: these sentences, by the name of the command.
+    """
+
+    summaries: Mapping[str, str]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands, and the options of charlstm itself."""
         with formatter.section(_bold("Commands")):
-            formatter.write_dl(
-                [(name, self.commands[name].get_short_help_str(100)) for name in self.list_commands(ctx)]
-            )
+            formatter.write_dl([(name, self.summaries[name]) for name in self.list_commands(ctx)])
         with formatter.section(_bold("Options")):
             formatter.write_dl([record for p in self.get_params(ctx) if (record := p.get_help_record(ctx))])
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import charlstm
-from charlstm.cli.app import FUNCTIONS
+from charlstm.cli.app import FUNCTIONS, SUMMARIES, command_of
 from tests.helpers.commands import ROOT, environment, model_file, spawn
 
 PACKAGE = ROOT / "charlstm"
@@ -66,7 +66,11 @@ def test_a_command_loads_no_module_of_another_command(tmp_path: Path) -> None:
         f"from charlstm.cli.main import run; assert run(['sample', '-n', '5', '-c', {str(model)!r}]) == 0; print()"
     )
     assert found & commands == {"charlstm.cli.sample"}
-    assert modules_loaded_by("from charlstm.cli.main import run; run(['--help'])") >= commands, "it lists all of them"
+    assert not modules_loaded_by("from charlstm.cli.main import run; run(['--help'])") & commands
+
+
+def test_the_list_of_commands_has_the_first_sentence_of_the_help_of_each() -> None:
+    assert {name: command_of(name).get_short_help_str(100) for name in FUNCTIONS} == SUMMARIES
 
 
 @pytest.mark.fault("R88")
