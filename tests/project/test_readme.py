@@ -154,8 +154,9 @@ def test_options_and_commands_in_the_documents_exist(document: Path) -> None:
     foreign = {
         "--check",
         "--fault",
+        "--no-deps",
         *re.findall(r'add_argument\("(--[a-z-]+)"', benches),
-    }  # of ruff, pytest and the benchmarks
+    }  # of ruff, pytest, pip and the benchmarks
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= known | foreign
     commands = {*typer.main.get_command(app).commands}  # type: ignore[attr-defined]
     assert set(re.findall(r"^(?:\S+/)?charlstm ([a-z]+)", text, re.MULTILINE)) <= commands
