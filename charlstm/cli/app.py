@@ -77,6 +77,10 @@ class Application(Group):
         self.commands = CommandTable()  # type: ignore[assignment]  # it is only read
         self.summaries = SUMMARIES
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, without importing them."""
+        return [*self.commands]
+
 
 app = typer.Typer(
     name="charlstm",
