@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from charlstm.config import Cell, ModelConfig
+from charlstm.errors import CheckpointError
 from charlstm.export.c import c_source, footprint, rounding_loss
 from charlstm.export.integer_model import IntegerModel, symbol_weights
 from charlstm.model import Model
@@ -193,18 +195,86 @@ def test_a_program_of_any_vocabulary_compiles_and_prints_its_symbols(kind: str, 
     assert run([program, 5, 900, 0, *ids]) == expected(model, vocabulary, ids, 5, 900, 0)
 
 
+# Calls the functions in a random order with random arguments, and checks the bounds that the comments in the C promise.
+FUZZ = """
+#include "model.c"
+#include <stdlib.h>
+static uint32_t state = 1;
+static uint32_t any(void) { return state = mixed(state + UINT32_C(0x9e3779b9)); }
+static int any_symbol(void) { return any() % 4 ? (int)(any() % (CHARLSTM_VOCABULARY + 4)) - 2 : (int)any(); }
+static uint16_t any_setting(void)
+{
+    const uint32_t x = any();
+    return (uint16_t)(x % 4 ? x >> 8 : x % 8 ? 65535 : x >> 31);
+}
+static void require(int holds) { if (!holds) abort(); }
+int main(int argc, char **argv)
+{
+    charlstm *model = malloc(sizeof *model); /* on the heap, so that the sanitizer sees an access beside it */
+    charlstm_init(model, 0);
+    for (long n = argc > 1 ? atol(argv[1]) : 0; n > 0; n--) {
+        char *text = malloc(CHARLSTM_TEXT_MAX);
+        const int symbol = any_symbol();
+        if (any() % 50 == 0) charlstm_init(model, any());
+        if (any() % 2) charlstm_feed(model, symbol);
+        require(charlstm_text(symbol, text) <= CHARLSTM_TEXT_MAX);
+        if (any() % 2) {
+            const int next = charlstm_next(model, any_setting(), any_setting());
+            require(next >= 0 && next < CHARLSTM_VOCABULARY);
+        } else {
+            const uint32_t sum = charlstm_weights(model, any_setting(), any_setting());
+            uint64_t expected = 0;
+            for (int k = 0; k < CHARLSTM_VOCABULARY; k++) expected += model->of.weight[k];
+            require(sum > 0 && sum == expected);
+        }
+        free(text);
+    }
+    free(model);
+    (void)argv;
+    return 0;
+}
+"""
+SANITIZED = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
 @needs_compiler
-def test_any_symbols_are_safe_under_the_sanitizers(tmp_path: Path) -> None:
-    vocabulary = ByteVocabulary().with_boundary("\n")
-    config = ModelConfig(256, 9, 2, 4, "lstm", boundary=10)
-    model = IntegerModel(config, random_weights(config, scale=30))
-    flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    program = build(tmp_path, c_source(config, vocabulary, model), *flags)
-    for seed in range(8):
-        draws = np.random.default_rng(seed)
-        ids = np.where(draws.random(60) < 0.2, draws.integers(-(2**31), 2**31, 60), draws.integers(-2, 258, 60))
-        for temperature in (0, 1, 800, 65535):
-            run([program, seed, temperature, int(draws.integers(0, 300)), *ids])
+@pytest.mark.parametrize("cell", CELLS)
+def test_any_calls_are_safe_under_the_sanitizers(cell: Cell, tmp_path: Path) -> None:
+    """20,000 random calls; the weights are so large that every number reaches its limits."""
+    vocabulary = ByteVocabulary().with_boundary("\n") if cell in ("lstm", "gru") else Vocabulary.of("\nabcdefg")
+    config = ModelConfig(len(vocabulary), 9, 2, 4, cell, vocabulary.boundary_id)
+    model = IntegerModel(config, random_weights(config, scale=50))
+    assert model.rows[0].unit > 1
+    run([build(tmp_path, c_source(config, vocabulary, model), *SANITIZED, main=FUZZ), 20_000])
+
+
+@needs_compiler
+def test_a_wrong_sum_is_detected_by_the_random_calls(tmp_path: Path) -> None:
+    """Negative control: the driver of the test above checks what the functions return."""
+    vocabulary = Vocabulary.of("\nabcdefg")
+    config = ModelConfig(8, 9, 2, 4)
+    source = c_source(config, vocabulary, IntegerModel(config, random_weights(config, scale=50)))
+    assert "        sum += weight;" in source
+    program = build(tmp_path, source.replace("        sum += weight;", "        sum |= weight;"), *SANITIZED, main=FUZZ)
+    assert subprocess.run([str(program), "20000"], capture_output=True, check=False).returncode != 0
+
+
+@needs_compiler
+def test_no_number_is_in_floating_point(tmp_path: Path) -> None:
+    """The text is the same if the compiler may contract and reorder floating-point operations: there are none."""
+    vocabulary = Vocabulary.of("abcdefghijklmnop")
+    config = ModelConfig(16, 24, 2, 6, "gru")
+    source = c_source(config, vocabulary, IntegerModel(config, random_weights(config, scale=3)))
+    library, program = source.split("#ifdef CHARLSTM_MAIN\n")
+    assert re.search(r"\b(float|double)\b|\d\.\d+f?[^\w]", re.sub(r"/\*.*?\*/", "", library, flags=re.DOTALL)) is None
+    assert "double" in program, "the search finds the conversion of the temperature from the command line"
+    texts = set()
+    for flags in (["-ffp-contract=off"], ["-ffast-math", "-ffp-contract=fast", "-march=native", "-O3"]):
+        (tmp_path / "model.c").write_text(source)
+        command = [compilers()[0], *STRICT, *flags, "-DCHARLSTM_MAIN", str(tmp_path / "model.c")]
+        subprocess.run([*command, "-o", str(tmp_path / "poet")], check=True)
+        texts.add(run([tmp_path / "poet", 2000, 0.8, 7]))
+    assert len(texts) == 1
 
 
 @needs_compiler
@@ -219,6 +289,16 @@ def test_an_overflow_is_detected_by_the_sanitizers(tmp_path: Path) -> None:
     done = subprocess.run([str(program), "1", "800", "0", "100000"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "ERROR: AddressSanitizer" in done.stderr or "runtime error" in done.stderr
+
+
+def test_weights_that_are_too_large_for_32_bits_are_refused() -> None:
+    config = ModelConfig(8, 9, 2, 4)
+    with pytest.raises(CheckpointError, match="the weights are too large for integer arithmetic"):
+        IntegerModel(config, random_weights(config, scale=3000))
+    weights = random_weights(config)
+    weights["projection.bias"][:] = np.nan
+    with pytest.raises(CheckpointError, match="the weights are too large for integer arithmetic"):
+        IntegerModel(config, weights)
 
 
 def test_rounding_raises_the_loss_only_slightly() -> None:
