@@ -79,6 +79,7 @@ struct engine {
     float *logits;          /* (batch, padded) */
     float *adjusted;        /* (threads, padded): penalised logits, with −∞ for excluded symbols */
     candidate *candidates;  /* (threads, padded) */
+    uint8_t *may;           /* (threads, padded + GROUP): which classes of symbols an automaton allows */
     int32_t *phases;        /* (batch): state of each sequence's automaton */
     double *
         weights; /* (batch or threads, padded): softmax of each sequence, or each thread's copy for a single sequence */

@@ -125,13 +125,23 @@ static void filter(const engine_rule *r, double *weights, candidate *c, int V)
     for (int i = 0; i < n; i++) weights[c[i].symbol] = c[i].weight;
 }
 
-/* The state of an automaton after the symbol of step t, or ENGINE_NEVER if the symbol must not be sampled. */
-static inline int32_t state_after(const engine_rule *r, int32_t phase, int32_t symbol, int t)
+/* The state of an automaton after a symbol of a class at step t, or ENGINE_NEVER if it must not be sampled. */
+static inline int32_t state_after(const engine_rule *r, int32_t phase, int32_t class, int t)
 {
-    const int32_t after = r->follows[(size_t)phase * (size_t)r->classes + (size_t)r->class_of[symbol]];
+    const int32_t after = r->follows[(size_t)phase * (size_t)r->classes + (size_t)class];
     if (after < 0 || after >= r->states) return ENGINE_NEVER;
     if (r->limit < 0 || r->distances[after] < r->limit - t) return after;
     return r->distances[phase] == 0 ? r->end : ENGINE_NEVER;
+}
+
+/* Which classes of symbols the automaton allows at step t, in this thread's row; NULL if it allows all of them. */
+static const uint8_t *allowed_classes(engine *e, int thread, int32_t phase, int t)
+{
+    const engine_rule *r = &e->job.rule;
+    uint8_t *may = e->may + (size_t)thread * (size_t)(e->padded + GROUP);
+    int all = 1;
+    for (int c = 0; c < r->classes; c++) all &= may[c] = state_after(r, phase, c, t) != ENGINE_NEVER;
+    return all ? NULL : may;
 }
 
 /* Apply the rule's penalty and exclusions to a sequence's logits at step t. Return the result in this thread's row, or
@@ -141,7 +151,8 @@ static const float *adjust(engine *e, int sequence, int thread, int t, int32_t p
 {
     const engine_rule *r = &e->job.rule;
     const float *logits = e->logits + (size_t)sequence * e->padded;
-    if (!r->allowed && !r->follows && r->penalty == 1) return logits;
+    const uint8_t *may = r->follows ? allowed_classes(e, thread, phase, t) : NULL;
+    if (!r->allowed && !may && r->penalty == 1) return logits;
     float *own = memcpy(e->adjusted + (size_t)thread * e->padded, logits, (size_t)e->padded * 4);
     const float penalty = (float)r->penalty;
     for (int back = 1; r->penalty != 1 && back <= r->window; back++) {
@@ -152,8 +163,7 @@ static const float *adjust(engine *e, int sequence, int thread, int t, int32_t p
     }
     for (int i = 0; r->allowed && i < e->options.vocabulary; i++)
         if (!r->allowed[i]) own[i] = -INFINITY;
-    for (int i = 0; r->follows && i < e->options.vocabulary; i++)
-        if (state_after(r, phase, i, t) == ENGINE_NEVER) own[i] = -INFINITY;
+    for (int i = 0; may && i < e->options.vocabulary; i++) own[i] = may[r->class_of[i]] ? own[i] : -INFINITY;
     return own;
 }
 
@@ -196,7 +206,7 @@ int32_t sample(engine *e, int sequence, int row, int thread, int t, int32_t phas
 int32_t phase_after(const engine *e, int32_t phase, int32_t symbol, int t)
 {
     if (!e->job.rule.follows) return 0;
-    const int32_t state = state_after(&e->job.rule, phase, symbol, t);
+    const int32_t state = state_after(&e->job.rule, phase, e->job.rule.class_of[symbol], t);
     return state == ENGINE_NEVER ? phase : state;
 }
 
@@ -206,7 +216,7 @@ static int is_share(double x) { return x >= 0 && x <= 1; }
  * A state that allows no symbol makes the largest logit −∞, which is reported as not finite. */
 static int is_automaton(const engine *e, const engine_rule *r, int batch)
 {
-    if (r->states < 1 || r->classes < 1 || !r->class_of || !r->phases) return 0;
+    if (r->states < 1 || !in_range(r->classes, 1, e->padded + GROUP) || !r->class_of || !r->phases) return 0;
     if (r->limit >= 0 && (!r->distances || !in_range(r->end, 0, r->states - 1))) return 0;
     for (int i = 0; i < e->options.vocabulary; i++)
         if (!in_range(r->class_of[i], 0, r->classes - 1)) return 0;

@@ -71,6 +71,7 @@ static void lay(arena *a, engine *e)
     const int threads = o->threads < MOST_THREADS ? o->threads : MOST_THREADS;
     e->adjusted = take(a, (uint64_t)threads * e->padded * 4);
     e->candidates = take(a, (uint64_t)threads * e->padded * sizeof(candidate));
+    e->may = take(a, (uint64_t)threads * (uint64_t)(e->padded + GROUP));
     e->phases = take(a, (uint64_t)o->batch * 4);
     e->weights = take(a, (uint64_t)(o->batch > threads ? o->batch : threads) * e->padded * 8);
 }

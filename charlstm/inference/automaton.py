@@ -10,7 +10,7 @@ Letters: V vocabulary, S states, C classes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from charlstm.text import utf8
 
 NEVER = -1  # in the table of an automaton: the symbol must not be sampled in this state
+MAX_LISTED = 1 << 20  # entries of a table that are copied to lists, which take 8 bytes or more each
+FAR = 2**31 - 1  # the distance of a state from which no accepting state can be reached
 
 Phases = NDArray[np.integer] | int
 
@@ -86,36 +88,55 @@ class Automaton:
         instead = np.where(self.distances[phases] == 0, np.int32(self.end), np.int32(NEVER))
         return np.asarray(np.where(too_far, instead, after))
 
-    def end_of_match(self, phase: int, symbols: Iterable[int], remaining: int | None) -> tuple[int, int, bool]:
+    def end_of_match(self, phase: int, symbols: NDArray[np.integer], remaining: int | None) -> tuple[int, int, bool]:
         """Follow sampled symbols to the end of a match, with `distances`.
 
         A match ends before the symbol that leads to `end`, and after one that no symbol can continue.
 
         Args:
             phase: the state before the symbols.
-            symbols: symbols that may be sampled one after the other.
+            symbols: (T,) symbols that may be sampled one after the other.
             remaining: the number of symbols that the text may still have; None means no limit.
 
         Returns:
             The number of symbols that belong to the text, the state after them, and whether the match has ended.
         """
-        follow, classes, distances, complete = self._lists
-        width, count = self.follows.shape[1], 0
-        for symbol in symbols:
-            after = follow(phase * width + classes[symbol])
-            if after == self.end or (remaining is not None and distances[after] >= remaining - count):
+        rows, distances, ends, farthest = self._lists
+        is_near = remaining is not None and remaining - len(symbols) <= farthest
+        for count, symbol_class in enumerate(self.classes[symbols].tolist()):
+            after = rows[phase][symbol_class]
+            if ends[after]:
+                return (count, phase, True) if after == self.end else (count + 1, after, True)
+            if is_near and remaining is not None and distances[after] >= remaining - count:
                 return count, phase, True
-            phase, count = after, count + 1
-            if complete[phase]:
-                return count, phase, True
-        return count, phase, False
+            phase = after
+        return len(symbols), phase, False
 
     @functools.cached_property
-    def _lists(self) -> tuple[Callable[[int], int], list[int], list[int], list[bool]]:
-        """What `end_of_match` reads for each symbol, in types that Python reads faster than arrays."""
+    def _lists(self) -> tuple[Sequence[Sequence[int]], list[int], list[bool], int]:
+        """What `end_of_match` reads for each symbol, as lists unless they are too large: Python reads them faster.
+
+        These are the table, the distances, whether a match ends in each state, and the largest finite distance.
+        """
         assert self.distances is not None
         ends = ((self.follows == NEVER) | (self.follows == self.end)).all(axis=1) & (self.distances == 0)
-        return self.follows.ravel().item, self.classes.tolist(), self.distances.tolist(), ends.tolist()
+        farthest = int(self.distances[self.distances < FAR].max())
+        is_small = self.follows.size < MAX_LISTED
+        rows: Sequence[Sequence[int]] = self.follows.tolist() if is_small else [memoryview(row) for row in self.follows]
+        return rows, self.distances.tolist(), ends.tolist(), farthest
+
+    def continues(self, phases: NDArray[np.integer], remaining: int | None) -> bool:
+        """Return whether every one of these states allows a symbol. `remaining` is as in `after`."""
+        possible = self._live[phases].all()
+        if remaining is not None and self.distances is not None:
+            possible &= (self.distances[phases] <= remaining).all()
+        return bool(possible)
+
+    @functools.cached_property
+    def _live(self) -> NDArray[np.bool_]:
+        """(S,) whether each state allows a symbol."""
+        used = np.flatnonzero(np.bincount(self.classes, minlength=self.follows.shape[1]))
+        return np.asarray((self.follows[:, used] != NEVER).any(axis=1))
 
     def allowed(self, phases: Phases, remaining: int | None = None) -> NDArray[np.bool_]:
         """Return which symbols may be sampled in states (…), as (…, V). `remaining` is as in `after`."""

@@ -375,7 +375,7 @@ def _allows_a_symbol(automaton: Automaton, states: NDArray[np.int64], vocabulary
     """Return whether an automaton fits the vocabulary and allows a symbol in each of these states."""
     if len(automaton.classes) != vocabulary or not ((states >= 0) & (states < len(automaton.follows))).all():
         return False
-    return bool(automaton.allowed(np.unique(states), remaining).any(axis=1).all())
+    return automaton.continues(states, remaining)
 
 
 def _check_weights(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlstm.errors import Field, UsageError
-from charlstm.inference.automaton import NEVER, Automaton
+from charlstm.inference.automaton import FAR, NEVER, Automaton
 from charlstm.terminal import shortened
 from charlstm.text import utf8
 from charlstm.text.vocabulary import Vocabulary, code_points
@@ -38,7 +38,6 @@ MAX_POSITIONS = 20_000  # character classes in the expression, after repeats hav
 MAX_STATES = 20_000  # of the automaton over characters
 MAX_ENTRIES = 1 << 24  # of the table of an automaton: 64 MB
 MAX_WORK = 5_000_000  # positions that are visited to find the states: some seconds
-FAR = 2**31 - 1  # the distance of a state from which no accepting state can be reached
 
 Runs = tuple[tuple[int, int], ...]  # ranges of symbols: first, and last + 1
 

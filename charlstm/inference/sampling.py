@@ -22,7 +22,7 @@ from charlstm import terminal
 from charlstm.config import SamplingConfig
 from charlstm.errors import Field, UnknownSymbols, UsageError
 from charlstm.inference import expression, filters
-from charlstm.inference.automaton import Automaton
+from charlstm.inference.automaton import FAR, Automaton
 from charlstm.inference.context import Context, Ids, advance, advance_sampled
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
@@ -112,7 +112,7 @@ def _check_shortest(automaton: Automaton, phase: int, config: SamplingConfig) ->
     """Check that a text within the maximum length matches, if it begins in this state of the automaton."""
     assert automaton.distances is not None
     shortest, longest = int(automaton.distances[phase]), config.max_length
-    if shortest == expression.FAR:
+    if shortest == FAR:
         raise UsageError("no text that matches ", Field("match"), " can follow ", Field("prime"))
     if longest is not None and shortest > longest:
         raise UsageError(

@@ -119,7 +119,7 @@ class StopCondition:
 
     def _matching(self, automaton: Automaton, symbols: Ids) -> Ids:
         """Return the symbols before the end of the match."""
-        count, self.phase, has_ended = automaton.end_of_match(self.phase, symbols.tolist(), self.remaining)
+        count, self.phase, has_ended = automaton.end_of_match(self.phase, symbols, self.remaining)
         if self.remaining is not None:
             self.remaining -= count
         if has_ended or self.remaining == 0:
