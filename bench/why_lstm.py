@@ -56,6 +56,7 @@ def plot_gates(found: Explanation, file: Path) -> None:
         "output gate o": gates["o"],
         "tanh(cell state c)": np.tanh(found.trace.c[:, layer, unit]),
     }
+    print_letters_of_words(found, layer, unit)
     moving = np.abs(np.diff(rows["tanh(cell state c)"]))
     begin = int(np.convolve(moving, np.ones(SHOWN), "valid").argmax())
     text = found.vocabulary.decode(found.trace.ids[begin : begin + SHOWN])
@@ -70,6 +71,19 @@ def plot_gates(found: Explanation, file: Path) -> None:
     axes[-1].margins(x=0.005)
     figure.suptitle(f"Unit {unit} follows: {name}", fontsize=11)
     save(figure, file)
+
+
+def print_letters_of_words(found: Explanation, layer: int, unit: int) -> None:
+    """Print the mean of each gate and of tanh(c) between words and at the first letters of words."""
+    assert found.trace.c is not None
+    letter, counts = 0, []
+    for character in found.text:
+        letter = letter + 1 if character.isalnum() else 0
+        counts.append(letter)
+    values = np.c_[found.trace.gates[:, layer, :, unit], np.tanh(found.trace.c[:, layer, unit])]
+    for letter in range(8):
+        means = values[np.array(counts) == letter].mean(axis=0)
+        print(f"letter {letter} of a word:", *(f"{name} {mean:.2f}" for name, mean in zip("ifgoc", means, strict=True)))
 
 
 def plot_gradients(found: Explanation, file: Path) -> None:
@@ -110,13 +124,14 @@ def plot_recall(results: Sequence[dict[str, Any]], file: Path) -> None:
     """Plot the accuracy of recall against the lag: the mean over the seeds and each single run."""
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     axes.axhline(1 / 8, color="#777777", ls=":", label="chance")
-    for cell in recall.CELLS:
-        runs = [(result["lag"], result["accuracy"]) for result in results if result["cell"] == cell]
+    for place, cell in enumerate(recall.CELLS):
+        shift = 1.02 ** (place - 2)  # so that equal values of several cells are all visible
+        runs = [(shift * result["lag"], result["accuracy"]) for result in results if result["cell"] == cell]
         lags = sorted({lag for lag, _ in runs})
         means = [statistics.mean(right for known, right in runs if known == lag) for lag in lags]
-        axes.plot(lags, means, label=cell, color=COLOURS[cell])
+        axes.plot(lags, means, label=cell, color=COLOURS[cell], alpha=0.7)
         axes.scatter([lag for lag, _ in runs], [right for _, right in runs], color=COLOURS[cell], s=12)
-    axes.set(xlabel="lag N, in characters", ylabel="accuracy of the asked symbol", xscale="log", ylim=(0, 1.03))
+    axes.set(xlabel="lag N, in characters", ylabel="accuracy of the asked symbol", xscale="log", ylim=(0, 1.05))
     axes.set_xticks(recall.LAGS, [f"{lag:,}" for lag in recall.LAGS])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
