@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charlstm import terminal
 from charlstm.cells import GATES, STATES
 from charlstm.config import UNITS, ModelConfig, Unknown
 from charlstm.errors import CharlstmError, CheckpointError, CorpusError, Field, UsageError
@@ -349,16 +351,24 @@ def _against_training(
 def training_part(model: Model) -> Ids:
     """Return the symbols (N,) that the model was trained on, at most the first MAX_TRAINING.
 
+    The record may be that of an untrusted checkpoint: a pipe or a device that it names is not opened, no name is
+    downloaded, and no more is read than the record says.
+
     Raises:
         CorpusError: the checkpoint does not name the text, or the text cannot be read or has changed.
     """
     record, vocabulary = model.corpus, model.vocabulary
-    if not record.names or "-" in record.names or record.valid_share is None:
+    special = [name for name in record.names if os.path.exists(name) and not os.path.isfile(name) | os.path.isdir(name)]
+    if not record.names or "-" in record.names or special or not record.chars or record.valid_share is None:
         raise CorpusError("the checkpoint does not name a text that can be read again")
     how: dict[str, Any] = {"symbols": vocabulary.kind, "boundary": vocabulary.boundary}
-    text = corpus.read(record.names, encoding=record.encoding, **how)
+    name = terminal.shortened(record.names[0])
+    try:
+        text = corpus.read(record.names, encoding=record.encoding, max_chars=record.chars, **how)
+    except CharlstmError as error:
+        raise CorpusError(f"{name} cannot be read, or is longer than it was in training") from error
     if text.sha256 != record.sha256:
-        raise CorpusError(f"{text.names[0]} has changed since the training")
+        raise CorpusError(f"{name} has changed since the training")
     return np.asarray(text.recoded(vocabulary).split(record.valid_share)[0][:MAX_TRAINING])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from charlstm.config import Cell, ModelConfig
 from charlstm.errors import CheckpointError, CorpusError, UnknownSymbols, UsageError
 from charlstm.explain import explanation
 from charlstm.model import Model
-from charlstm.provenance import CorpusRecord
+from charlstm.provenance import CorpusRecord, TextRecord
 from charlstm.text.vocabulary import ByteVocabulary, Vocabulary
 from tests.helpers.models import CELLS, random_weights, real_text
 
@@ -209,8 +211,29 @@ def test_a_training_text_that_changed_or_is_missing_is_reported(trained: CorpusR
     assert found.copies is None
     assert "has changed since the training" in found.missing["ngrams"]
     Path(trained.names[0]).unlink()
-    assert "no such file" in known.explain(text).missing["copies"].lower()
+    assert "text cannot be read" in known.explain(text).missing["copies"]
     assert "does not name a text" in model().explain(text).missing["copies"]
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_the_training_part_is_that_of_the_run(tmp_path: Path, documents: bool) -> None:
+    (tmp_path / "one").write_text("abc\nde" * 20)
+    (tmp_path / "two").write_text("xyz" * 30)
+    boundary = "\n" if documents else None
+    text = charlstm.read([tmp_path], boundary=boundary)
+    trained = model(vocabulary=text.vocabulary, corpus=CorpusRecord.from_json(TextRecord.of(text).to_json()))
+    np.testing.assert_array_equal(explanation.training_part(trained), text.split(0.1)[0])
+
+
+def test_a_record_of_an_untrusted_checkpoint_opens_no_pipe_and_reads_no_longer_text(trained: CorpusRecord) -> None:
+    text = real_text(300)
+    os.mkfifo(pipe := f"{trained.names[0]}-pipe")
+    for record in (replace(trained, names=(pipe,)), replace(trained, chars=None), replace(trained, names=("-",))):
+        assert "can be read again" in model(corpus=record).explain(text).missing["ngrams"]
+    assert (
+        "is longer than it was in training"
+        in model(corpus=replace(trained, chars=4999)).explain(text).missing["ngrams"]
+    )
 
 
 def test_the_same_model_and_text_give_the_same_explanation(trained: CorpusRecord) -> None:
