@@ -10,12 +10,13 @@ qemu-system-arm and cc.
 from __future__ import annotations
 
 import argparse
-import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import charlstm
@@ -54,7 +55,7 @@ def avr(folder: Path) -> str:
 def cortex_m4(folder: Path) -> str:
     """Return size and speed on a Cortex-M4F."""
     shutil.copy(ROOT / "examples" / "cortex-m" / "main.c", folder)
-    command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-O3", "-std=gnu99", "-ffreestanding", "-nostdlib"]
+    command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-O2", "-std=gnu99", "-ffreestanding", "-nostdlib"]
     command += ["-T", str(ROOT / "examples" / "cortex-m" / "mps2.ld"), "-Wl,--defsym=CODE=0,--defsym=DATA=0x20000000"]
     run(*command, f"-DCHARACTERS={CHARACTERS}", folder / "main.c", "-o", folder / "poet.elf", "-lgcc")
     emulator = ["qemu-system-arm", "-M", "mps2-an386", "-cpu", "cortex-m4", "-nographic", "-monitor", "none"]
@@ -64,33 +65,49 @@ def cortex_m4(folder: Path) -> str:
     return f"{flash:,} bytes of flash, {instructions:,} instructions and {168e6 / instructions:,.0f} characters/s"
 
 
-def host(folder: Path) -> str:
-    """Return the speed on this machine."""
-    run("cc", "-O3", "-march=native", "-DCHARLSTM_MAIN", folder / "model.c", "-o", folder / "poet")
+def characters_per_second(command: Sequence[object], option: int) -> float:
+    """Return the speed of a program that takes the number of characters as its argument `option`.
+
+    The difference between a long and a short text does not contain the start of the program.
+    """
     seconds = []
-    for length in (0, 40 * CHARACTERS) * 3:
+    for length in (1, 80 * CHARACTERS) * 3:
+        words = [*command[:option], length, *command[option:]]
         began = time.perf_counter()
-        run(folder / "poet", length, "0.8", "1")
+        run(*words)
         seconds.append(time.perf_counter() - began)
-    taken = min(seconds[1::2]) - min(seconds[0::2])
-    return f"{1e6 * taken / (40 * CHARACTERS):.2f} µs a character ({platform.processor() or platform.machine()})"
+    return 80 * CHARACTERS / (min(seconds[1::2]) - min(seconds[0::2]))
+
+
+def host(folder: Path, checkpoint: str) -> str:
+    """Return the speed on one core of this machine, beside that of `charlstm sample`."""
+    run("cc", "-O3", "-march=native", "-DCHARLSTM_MAIN", folder / "model.c", "-o", folder / "poet")
+    program = characters_per_second([folder / "poet", "0.8", "1"], 1)
+    sample = [sys.executable, "-m", "charlstm", "sample", "-c", checkpoint, "--seed", 1, "--threads", 1, "-n"]
+    found = [f"{program:,.0f} characters/s"]
+    for precision in ("fp32", "int8"):
+        speed = characters_per_second([*sample, "--precision", precision], len(sample))
+        found.append(f"charlstm sample --precision {precision} {speed:,.0f}")
+    return ", ".join(found)
 
 
 def main() -> None:
     """Print a row for each target."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
-    model = charlstm.load(parser.parse_args().checkpoint)
+    checkpoint = parser.parse_args().checkpoint
+    model = charlstm.load(checkpoint)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         need = export_c(model, IntegerModel(model.config, model.weights), folder / "model.c")
         print(f"{model.config.cell} {model.config.layers} × {model.config.hidden}, {model.config.vocab_size} symbols")
         print(f"constants {need.flash_bytes:,} bytes, state {need.ram_bytes:,}, {need.multiply_adds:,} multiply-adds")
-        for target in (avr, cortex_m4, host):
+        for target in (avr, cortex_m4):
             try:
                 print(f"{target.__name__}: {target(folder)}", flush=True)
             except (FileNotFoundError, subprocess.CalledProcessError) as error:
                 print(f"{target.__name__}: not measured ({error})", flush=True)
+        print(f"host: {host(folder, checkpoint)}")
 
 
 if __name__ == "__main__":

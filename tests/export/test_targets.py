@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from charlstm.config import ModelConfig
-from charlstm.export.c import c_source
+from charlstm.export.c import c_source, footprint
 from charlstm.export.integer_model import IntegerModel
 from charlstm.text.vocabulary import Vocabulary
 from tests.helpers.commands import ROOT
@@ -55,15 +55,22 @@ def on_linux(target: str) -> Callable[[Path], bytes]:
     return run
 
 
+def simulate_cortex(
+    folder: Path, cpu: str, board: str, code: int, data: int, characters: int = CHARACTERS, *options: str
+) -> bytes:
+    """Run the example for the Cortex-M; return its text, a zero and the number of instructions for a character."""
+    shutil.copy(EXAMPLES / "cortex-m" / "main.c", folder)
+    command = ["arm-none-eabi-gcc", f"-mcpu={cpu}", "-mthumb", "-O2", "-std=gnu99", "-ffreestanding", "-nostdlib"]
+    command += ["-T", str(EXAMPLES / "cortex-m" / "mps2.ld"), f"-Wl,--defsym=CODE={code},--defsym=DATA={data}"]
+    output(*command, f"-DCHARACTERS={characters}", folder / "main.c", "-o", folder / "poet.elf", "-lgcc")
+    emulator = ["qemu-system-arm", "-M", board, "-cpu", cpu, "-nographic", "-monitor", "none", "-serial", "none"]
+    emulator += ["-semihosting-config", "enable=on,target=native", *options]
+    return output(*emulator, "-kernel", folder / "poet.elf")
+
+
 def on_cortex(cpu: str, board: str, code: int, data: int) -> Callable[[Path], bytes]:
     def run(folder: Path) -> bytes:
-        shutil.copy(EXAMPLES / "cortex-m" / "main.c", folder)
-        command = ["arm-none-eabi-gcc", f"-mcpu={cpu}", "-mthumb", "-O2", "-std=gnu99", "-ffreestanding", "-nostdlib"]
-        command += ["-T", str(EXAMPLES / "cortex-m" / "mps2.ld"), f"-Wl,--defsym=CODE={code},--defsym=DATA={data}"]
-        output(*command, folder / "main.c", "-o", folder / "poet.elf", "-lgcc")
-        emulator = ["qemu-system-arm", "-M", board, "-cpu", cpu, "-nographic", "-monitor", "none", "-serial", "none"]
-        emulator += ["-semihosting-config", "enable=on,target=native"]
-        return output(*emulator, "-kernel", folder / "poet.elf").split(b"\0")[0]
+        return simulate_cortex(folder, cpu, board, code, data).split(b"\0")[0]
 
     return run
 
@@ -146,3 +153,19 @@ def test_a_model_of_70_symbols_fits_into_an_atmega328p(tmp_path: Path) -> None:
     assert text + data <= 31 * 1024
     assert data + bss + stack <= 1536
     assert 40 * 16e6 / cycles >= 40
+
+
+def test_a_model_of_128_units_generates_1000_characters_a_second_on_a_cortex_m4(tmp_path: Path) -> None:
+    """Instructions at 168 MHz, one instruction a cycle; RAM at most 8 KiB without the example's buffer for the text."""
+    needs("gcc", *TOOLS["cortex-m4"], "arm-none-eabi-size")
+    vocabulary = Vocabulary.of("\n" + "".join(map(chr, range(32, 96))))
+    config = ModelConfig(len(vocabulary), 128)
+    model = IntegerModel(config, random_weights(config))
+    (tmp_path / "model.c").write_text(c_source(config, vocabulary, model))
+    found = simulate_cortex(tmp_path, "cortex-m4", "mps2-an386", 0, 0x20000000, 50, "-icount", "shift=0")
+    text, instructions = found.split(b"\0")
+    assert len(text) == 50
+    assert 20_000 < int(instructions) <= 168_000
+    data, bss = map(int, output("arm-none-eabi-size", tmp_path / "poet.elf").split()[7:9])
+    stack = 2048
+    assert footprint(config, vocabulary, model).ram_bytes + stack <= data + bss <= 8192
