@@ -260,8 +260,8 @@ def test_a_wrong_sum_is_detected_by_the_random_calls(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_no_number_is_in_floating_point(tmp_path: Path) -> None:
-    """The text is the same if the compiler may contract and reorder floating-point operations: there are none."""
+def test_the_text_does_not_depend_on_floating_point(tmp_path: Path) -> None:
+    """The library has integers only, and the text is the same if the compiler may contract and reorder operations."""
     vocabulary = Vocabulary.of("abcdefghijklmnop")
     config = ModelConfig(16, 24, 2, 6, "gru")
     source = c_source(config, vocabulary, IntegerModel(config, random_weights(config, scale=3)))
