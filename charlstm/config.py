@@ -24,6 +24,8 @@ from charlstm.errors import Field, UsageError
 Cell = Literal["lstm", "peephole", "coupled", "gru", "rnn"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "int8"]
+PrecisionChoice = Literal["auto", "fp32", "bf16"]  # of `train`
+TrainingPrecision = Literal["fp32", "bf16"]  # type that the operands of the products of a training step have
 Unknown = Literal["error", "skip", "replace"]  # how to handle a character that is not in the vocabulary
 SymbolKind = Literal["chars", "bytes"]  # the symbols that a text is split into
 UNITS = {"char": "character", "byte": "byte"}  # the unit of a symbol -> its name in messages
@@ -304,6 +306,13 @@ class TrainingOptions:
         later=True,
     )
     device: Device = setting("auto", "Device to train on.", heading=_HARDWARE)
+    precision: PrecisionChoice = setting(
+        "auto",
+        "Precision of the matrix products; bf16 stores weights and sums in fp32. auto is bf16 where a measurement at "
+        "the start shows that it is faster, and fp32 if the budget is in steps or epochs.",
+        heading=_HARDWARE,
+        later=True,
+    )
     threads: int | None = setting(
         None, "Number of CPU threads.", "N", low=1, high=4096, heading=_HARDWARE, unset="one per core"
     )
@@ -348,9 +357,12 @@ class TrainingConfig(TrainingOptions):
     seq_len: int = field(kw_only=True)
     lr: float = field(kw_only=True)
     weight_decay: float = field(kw_only=True)
+    precision: TrainingPrecision = setting("fp32", later=True, left_out=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.precision not in get_args(TrainingPrecision):
+            raise UsageError("the training configuration has no value for ", Field("precision"))
         for name in ("cell", "hidden", "layers", "embedding", "dropout", "batch_size", "seq_len", "lr", "weight_decay"):
             if getattr(self, name) is None:
                 raise UsageError("the training configuration has no value for ", Field(name))
@@ -565,6 +577,7 @@ class TrainingKeywords(TypedDict, total=False):
     patience: int | None
     keep: int
     device: Device
+    precision: PrecisionChoice
     threads: int | None
     seed: int
 

@@ -152,6 +152,7 @@ def print_settings(started: Started) -> None:
         ("training", f"{streams}, learning rate {started.lr:.3g}"),
         ("dropout", f"{started.dropout:g}"),
         ("device", f"{started.device}, {_counted(started.threads, 'thread')}, {started.kernels}"),
+        ("precision", _precision(started)),
         ("budget", _budget(started)),
         ("seed", str(started.seed)),
     ]
@@ -164,6 +165,12 @@ def _split(started: Started) -> str:
     if started.valid_chars == started.held_out_chars:
         return held_out
     return f"{held_out}, of which the first {started.valid_chars:,} are scored"
+
+
+def _precision(started: Started) -> str:
+    if started.bf16_speedup is None:
+        return started.precision
+    return f"{started.precision}: a step in bf16 is {started.bf16_speedup:.2f} times as fast as one in fp32"
 
 
 def _budget(started: Started) -> str:

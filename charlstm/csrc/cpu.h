@@ -2,7 +2,7 @@
  * and whether the processor has it (has_…).
  *
  * Code for a set is left out if the compiler is too old for that set. With -DCHARLSTM_OLD_COMPILER every compiler
- * counts as too old for AVX-VNNI and AVX-512 VNNI; a test uses this macro.
+ * counts as too old for AVX-VNNI, AVX-512 VNNI and AVX-512 BF16; a test uses this macro.
  */
 #ifndef CHARLSTM_CPU_H
 #define CHARLSTM_CPU_H
@@ -51,6 +51,22 @@ static inline int has_avx512(void)
 #define TARGET_AVX512_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
 
 static inline int has_avx512_vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#endif
+
+#if COMPILER_HAS(10, 9) /* _mm512_dpbf16_ps */
+#define HAVE_AVX512_BF16 1
+#if defined(__clang__)
+#define TARGET_AVX512_BF16 __attribute__((target("avx512bf16,avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
+#else
+#define TARGET_AVX512_BF16                                                                                             \
+    __attribute__((target("avx512bf16,avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,prefer-vector-width=512")))
+#endif
+
+static inline int has_avx512_bf16(void)
+{
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
 #endif
 
 #if COMPILER_HAS(11, 12) /* _mm256_dpbusd_avx_epi32 */

@@ -62,6 +62,27 @@ ALWAYS_INLINE uint32_t mix(uint32_t x)
     return x ^ x >> 16;
 }
 
+/* A float rounded to bf16, to the nearest and to even in the middle, as bits 0 to 15: sign, 8 bits of exponent and 7 of
+ * the fraction. NaN stays NaN. */
+ALWAYS_INLINE uint32_t bf16_bits(float x)
+{
+    union {
+        float value;
+        uint32_t bits;
+    } number = {x};
+    uint32_t rounded = (number.bits + 0x7fffu + (number.bits >> 16 & 1)) >> 16;
+    return x == x ? rounded : 0x7fc0u;
+}
+
+ALWAYS_INLINE float bf16_round(float x)
+{
+    union {
+        uint32_t bits;
+        float value;
+    } number = {bf16_bits(x) << 16};
+    return number.value;
+}
+
 /* The loops for each instruction set: a vector has VB bytes; a tile, whose sums stay in registers, has MR rows
  * and 2 vectors of columns. */
 #define ISA    plain
@@ -90,35 +111,60 @@ ALWAYS_INLINE uint32_t mix(uint32_t x)
 #include "recurrence_body.h"
 #endif
 
+/* The loops that multiply pairs of bf16 by an instruction; this set has those of AVX-512 in float and in double. */
+#if defined(HAVE_AVX512_BF16)
+#define ISA       avx512_bf16
+#define TARGET    TARGET_AVX512_BF16
+#define VB        64
+#define MR        8
+#define ELEMENT   bf16
+#define REAL      float
+#define EXP       exp_f32
+#define EACH_UNIT INDEPENDENT
+#define ROUNDS    1
+#define PAIR      2
+#define OPERAND   uint32_t
+#include "recurrence_loops.h"
+#endif
+
 typedef void loop(const void *task, int64_t thread);
 
 enum operation { PRODUCT, PACK_FORWARD, FORWARD, PACK_BACKWARD, BACKWARD, ADD_ROWS, DROP, OPERATIONS };
 
-#define PAIR(base, isa)                                                                                                \
+/* The functions of a loop in float, double and bf16: `isa` multiplies in float and double, `bf16_isa` in bf16. */
+#define EACH(base, isa, bf16_isa)                                                                                      \
     {                                                                                                                  \
-        base##_float_##isa, base##_double_##isa                                                                        \
+        base##_float_##isa, base##_double_##isa, base##_bf16_##bf16_isa                                                \
     }
-#define VARIANT(isa, vb)                                                                                               \
+#define UNROUNDED(base, isa)                                                                                           \
     {                                                                                                                  \
-#isa, has_##isa, {2 * (vb) / 4, 2 * (vb) / 8 },                                                                \
+        base##_float_##isa, base##_double_##isa, base##_float_##isa                                                    \
+    }
+#define VARIANT(isa, bf16_isa, vb)                                                                                     \
+    {                                                                                                                  \
+#bf16_isa, has_##bf16_isa, {2 * (vb) / 4, 2 * (vb) / 8, 2 * (vb) / 4 },                                        \
         {                                                                                                              \
-            PAIR(product, isa), PAIR(pack_forward, isa), PAIR(forward, isa), PAIR(pack_backward, isa),                 \
-                PAIR(backward, isa), PAIR(add_rows, isa), PAIR(drop, isa)                                              \
+            EACH(product, isa, bf16_isa), EACH(pack_forward, isa, bf16_isa), EACH(forward, isa, bf16_isa),             \
+                EACH(pack_backward, isa, bf16_isa), EACH(backward, isa, bf16_isa), UNROUNDED(add_rows, isa),           \
+                UNROUNDED(drop, isa)                                                                                   \
         }                                                                                                              \
     }
 
 static const struct {
     const char *name;
     int (*is_present)(void);
-    int64_t tile_width[2]; /* columns of a tile, for float and double */
-    loop *loops[OPERATIONS][2];
+    int64_t tile_width[3]; /* columns of a tile, for each element */
+    loop *loops[OPERATIONS][3];
 } variants[] = {
-    VARIANT(plain, 16),
+    VARIANT(plain, plain, 16),
 #if defined(HAVE_AVX2)
-    VARIANT(avx2, 32),
+    VARIANT(avx2, avx2, 32),
 #endif
 #if defined(HAVE_AVX512)
-    VARIANT(avx512, 64),
+    VARIANT(avx512, avx512, 64),
+#endif
+#if defined(HAVE_AVX512_BF16)
+    VARIANT(avx512, avx512_bf16, 64),
 #endif
 };
 
@@ -131,12 +177,21 @@ int recurrence_variants(void)
 
 const char *recurrence_variant_name(int variant) { return variants[variant].name; }
 
+int recurrence_has_bf16(int variant)
+{
+#if defined(HAVE_AVX512_BF16)
+    return variants[variant].is_present == has_avx512_bf16;
+#else
+    return (void)variant, 0;
+#endif
+}
+
 int64_t recurrence_product_scratch(void) { return DEPTH * (WIDTH + 32); }
 
-int64_t recurrence_scan_scratch(int variant, int is_double, int64_t cell, int64_t H)
+int64_t recurrence_scan_scratch(int variant, enum element element, int64_t cell, int64_t B, int64_t H)
 {
-    int64_t width = variants[variant].tile_width[is_double];
-    return (H + width - 1) / width * width * gate_count(cell) * H;
+    int64_t width = variants[variant].tile_width[element], G = gate_count(cell);
+    return (H + width - 1) / width * width * G * H + (element == BF16 ? B * G * H : 0);
 }
 
 /* A loop that several threads run; each takes the next part that is not taken yet. */
@@ -178,34 +233,34 @@ static void run_in_own_pool(shared_loop *shared, int threads)
 
 /* Call loop(task, i) once for each i from 0 to threads − 1. The caller computes the parts that no other thread takes.
  */
-static void run(enum operation operation, const void *task, int variant, int is_double, int64_t threads,
+static void run(enum operation operation, const void *task, int variant, enum element element, int64_t threads,
                 gomp_parallel *pool)
 {
-    shared_loop shared = {variants[variant].loops[operation][is_double], task, 0};
+    shared_loop shared = {variants[variant].loops[operation][element], task, 0};
     if (threads > 1 && pool) pool(take_share, &shared, (unsigned)threads, 0);
     else if (threads > 1) run_in_own_pool(&shared, (int)threads);
     while (atomic_load(&shared.next) < threads) take_share(&shared);
 }
 
-void recurrence_product(const product_task *task, int variant, int is_double, gomp_parallel *pool)
+void recurrence_product(const product_task *task, int variant, enum element element, gomp_parallel *pool)
 {
-    run(PRODUCT, task, variant, is_double, task->threads, pool);
+    run(PRODUCT, task, variant, element, task->threads, pool);
 }
 
-void recurrence_forward(const scan_task *task, int variant, int is_double, gomp_parallel *pool)
+void recurrence_forward(const scan_task *task, int variant, enum element element, gomp_parallel *pool)
 {
-    run(PACK_FORWARD, task, variant, is_double, task->threads, pool);
-    run(FORWARD, task, variant, is_double, task->threads, pool);
+    run(PACK_FORWARD, task, variant, element, task->threads, pool);
+    run(FORWARD, task, variant, element, task->threads, pool);
 }
 
-void recurrence_backward(const scan_task *task, int variant, int is_double, gomp_parallel *pool)
+void recurrence_backward(const scan_task *task, int variant, enum element element, gomp_parallel *pool)
 {
-    run(PACK_BACKWARD, task, variant, is_double, task->threads, pool);
-    run(BACKWARD, task, variant, is_double, task->threads, pool);
-    if (task->index) run(ADD_ROWS, task, variant, is_double, task->threads, pool);
+    run(PACK_BACKWARD, task, variant, element, task->threads, pool);
+    run(BACKWARD, task, variant, element, task->threads, pool);
+    if (task->index) run(ADD_ROWS, task, variant, element, task->threads, pool);
 }
 
-void recurrence_drop(const drop_task *task, int variant, int is_double, gomp_parallel *pool)
+void recurrence_drop(const drop_task *task, int variant, enum element element, gomp_parallel *pool)
 {
-    run(DROP, task, variant, is_double, task->threads, pool);
+    run(DROP, task, variant, element, task->threads, pool);
 }

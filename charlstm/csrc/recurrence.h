@@ -5,7 +5,10 @@
  * second pool would compete with it for the processors. If `pool` is NULL, they run in a pool of this library, which is
  * created at the first call and kept.
  *
- * `variant` is an instruction set, counted from the plainest; `is_double` chooses between float and double.
+ * `variant` is an instruction set, counted from the plainest. `element` is the type of the numbers: in BF16 all arrays
+ * are of float, and the operands of every product, but nothing else, are rounded to bf16 (8 significant bits, the range
+ * of float); the products are summed in float. Instruction sets without bf16 compute the same in float on the rounded
+ * numbers, in another order of the sums.
  *
  * Letters: B batch, T time, V vocabulary, H hidden, G gates. Arrays are row-major.
  */
@@ -15,6 +18,8 @@
 #include "core.h"
 
 #include <stdint.h>
+
+enum element { FLOAT, DOUBLE, BF16 };
 
 /* C (M, N) = A (M, K) · B (K, N), or C += A · B. Element (i, k) of A is a[i * a_row + k * a_col]; B likewise; element
  * (i, j) of C is c[i * c_row + j]. */
@@ -67,14 +72,18 @@ typedef void gomp_parallel(void (*function)(void *), void *argument, unsigned th
 EXPORT int recurrence_variants(void);
 EXPORT const char *recurrence_variant_name(int variant);
 
+/* Whether this set has instructions for bf16, so that BF16 is faster than FLOAT. */
+EXPORT int recurrence_has_bf16(int variant);
+
 /* Elements of scratch for each thread of a product. */
 EXPORT int64_t recurrence_product_scratch(void);
-/* Elements of scratch for a scan: the recurrent matrix in tiles, the last of which is padded with zeros. */
-EXPORT int64_t recurrence_scan_scratch(int variant, int is_double, int64_t cell, int64_t H);
+/* Elements of scratch for a scan: the recurrent matrix in tiles, the last of which is padded with zeros, and in BF16 the
+ * rounded rows of one step. */
+EXPORT int64_t recurrence_scan_scratch(int variant, enum element element, int64_t cell, int64_t B, int64_t H);
 
-EXPORT void recurrence_product(const product_task *task, int variant, int is_double, gomp_parallel *pool);
-EXPORT void recurrence_forward(const scan_task *task, int variant, int is_double, gomp_parallel *pool);
-EXPORT void recurrence_backward(const scan_task *task, int variant, int is_double, gomp_parallel *pool);
-EXPORT void recurrence_drop(const drop_task *task, int variant, int is_double, gomp_parallel *pool);
+EXPORT void recurrence_product(const product_task *task, int variant, enum element element, gomp_parallel *pool);
+EXPORT void recurrence_forward(const scan_task *task, int variant, enum element element, gomp_parallel *pool);
+EXPORT void recurrence_backward(const scan_task *task, int variant, enum element element, gomp_parallel *pool);
+EXPORT void recurrence_drop(const drop_task *task, int variant, enum element element, gomp_parallel *pool);
 
 #endif

@@ -10,6 +10,7 @@
 | seq_len | `_seq_len` |
 | lr | `choose` |
 | dropout, weight_decay | `regularisation` |
+| precision | fp32; `Trainer.start` replaces it if the budget is a time and bf16 is faster |
 | seconds | `DEFAULT_SECONDS`, if there is no budget |
 
 All other defaults are in `config.TrainingOptions`. docs/defaults.md explains the choices, docs/experiments.md records
@@ -46,6 +47,7 @@ def choose(
     base: ModelConfig | None = None,
     *,
     speed: float = NOMINAL_SPEED,
+    product_speed: float | None = None,
 ) -> TrainingConfig:
     """Return the options with a value for every None.
 
@@ -56,15 +58,17 @@ def choose(
         base: the shape of the model that is fine-tuned; None for random weights.
         speed: speed of the machine, from `hardware.speed`. It is used if the budget is a time; a budget in steps or
             epochs gives the same choices, and so the same model, on every machine.
+        product_speed: speed of matrix products, if they can be computed in bf16 and that is faster; None: as `speed`.
 
     Raises:
         UsageError: the options give another shape than that of `base`.
     """
     if options.steps is None and options.epochs is None and options.seconds is None:
         options = TrainingOptions(**{**to_json(options), "seconds": DEFAULT_SECONDS})
-    shape = _shape(options, train_chars, vocab_size, speed) if base is None else _shape_of(base, options)
+    speeds = (speed, product_speed or speed)
+    shape = _shape(options, train_chars, vocab_size, speeds) if base is None else _shape_of(base, options)
     hidden = shape["hidden"]
-    regular = regularisation(_chars_read(options, shape, train_chars, vocab_size, speed) / train_chars)
+    regular = regularisation(_chars_read(options, shape, train_chars, vocab_size, speeds) / train_chars)
     rate = 1e-2 * min(1.0, (256 / hidden) ** 0.5)
     rate *= (GRU_RATE_FACTOR if shape["cell"] == "gru" else 1.0) * (1.0 if base is None else FINE_TUNING_RATE_FACTOR)
     chosen = {
@@ -73,6 +77,7 @@ def choose(
         "batch_size": options.batch_size or DEFAULT_BATCH_SIZE,
         "seq_len": options.seq_len or _seq_len(hidden),
         "lr": rate if options.lr is None else options.lr,
+        "precision": "fp32" if options.precision == "auto" else options.precision,
     }
     return TrainingConfig(**{**to_json(options), **chosen})
 
@@ -95,7 +100,7 @@ def _shape_of(base: ModelConfig, options: TrainingOptions) -> dict[str, Any]:
     return shape
 
 
-def _shape(options: TrainingOptions, train_chars: int, vocab_size: int, speed: float) -> dict[str, Any]:
+def _shape(options: TrainingOptions, train_chars: int, vocab_size: int, speeds: tuple[float, float]) -> dict[str, Any]:
     """Choose the largest hidden size that pays in this budget and that the text is long enough for."""
     limit = max(hidden for hidden, least in HIDDEN_FOR_TEXT.items() if train_chars >= least)
     for hidden, worth in HIDDEN_FOR_CHARS_READ.items():
@@ -104,16 +109,24 @@ def _shape(options: TrainingOptions, train_chars: int, vocab_size: int, speed: f
             "hidden": options.hidden or hidden,
             "layers": options.layers or 1,
         }
-        if hidden <= limit and _chars_read(options, shape, train_chars, vocab_size, speed) >= worth:
+        if hidden <= limit and _chars_read(options, shape, train_chars, vocab_size, speeds) >= worth:
             break
     embedding = options.embedding or min(shape["hidden"], 128 if vocab_size <= 256 else 256)
     return {**shape, "embedding": embedding}
 
 
 def _chars_read(
-    options: TrainingOptions, shape: dict[str, Any], train_chars: int, vocab_size: int, speed: float
+    options: TrainingOptions, shape: dict[str, Any], train_chars: int, vocab_size: int, speeds: tuple[float, float]
 ) -> float:
-    """Estimate the number of characters that the budget is enough to read."""
+    """Estimate the number of characters that the budget is enough to read.
+
+    Args:
+        options: those that the user gave.
+        shape: cell, hidden and layers.
+        train_chars: length of the training text, in characters.
+        vocab_size: number of symbols in the vocabulary.
+        speeds: operations per second in general and of matrix products.
+    """
     if options.epochs is not None:
         return options.epochs * train_chars
     hidden: int = shape["hidden"]
@@ -121,8 +134,9 @@ def _chars_read(
         return options.steps * (options.batch_size or DEFAULT_BATCH_SIZE) * (options.seq_len or _seq_len(hidden))
     assert options.seconds is not None
     products: int = 6 * len(GATES[shape["cell"]]) * hidden**2 * (2 * shape["layers"] - 1) + 6 * hidden * vocab_size
-    operations = 1.2 * products + 600_000  # measured: everything but the products costs as much as this
-    return options.seconds * speed / operations
+    general, of_products = speeds
+    seconds_per_char = 1.2 * products / of_products + 600_000 / general  # 600,000: measured, for all but the products
+    return options.seconds / seconds_per_char
 
 
 def _seq_len(hidden: int) -> int:

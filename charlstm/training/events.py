@@ -42,6 +42,8 @@ class Started:
     valid: tuple[str, ...] = ()  # sources of the separate validation text, if there is one
     base: str | None = None  # the checkpoint that is fine-tuned; None for random initial weights
     boundary: str | None = None  # the boundary between the documents of the text; None for a single document
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the operands of matrix products
+    bf16_speedup: float | None = None  # of a step over one in fp32; None if it was not measured
     unit: Literal["char", "byte"] = "char"  # of all `chars` here and in the other events
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import charlstm
+from charlstm.config import TrainingPrecision
 from charlstm.errors import Field, UsageError
 from charlstm.training import scan_native
 
@@ -86,14 +87,18 @@ def _set_allocator(trim_threshold: int, mmap_max: int) -> None:
         libc.malloc_trim(0)
 
 
-def speed(device: torch.device) -> float:
+def speed(device: torch.device, precision: TrainingPrecision = "fp32") -> float:
     """Measure the speed of a matrix product of the size that training computes.
+
+    Args:
+        device: the device that trains.
+        precision: of the product; bf16 needs the compiled library and a CPU.
 
     Returns:
         Floating-point operations per second, of the fastest product in a short time: other programs that use the
         machine at the moment may have ended when the training runs.
     """
-    native = scan_native.NATIVE
+    native = scan_native.NATIVE_BF16 if precision == "bf16" else scan_native.NATIVE
     multiply = native.product if device.type == "cpu" and native is not None else torch.mm
     a, b = torch.ones(256, 512, device=device), torch.ones(512, 1024, device=device)
     seconds: list[float] = []

@@ -1,16 +1,18 @@
 """The recurrent layers over time, for training.
 
-`choose_path` selects one of four implementations, called paths:
+`choose_path` selects one of five implementations, called paths:
 
 | path | what computes a layer | available for |
 |---|---|---|
 | reference | `cells`, step by step, with autograd | every cell and device; the oracle of the other paths |
 | plain | `scan_torch`: torch operations with an explicit gradient | every cell and device |
 | native | `scan_native`: fused loops in C | every cell, on a CPU, if the C library was built |
+| native-bf16 | `scan_native`, with the operands of every product rounded to bf16 | as native |
 | vendor | torch's own layer: cuDNN on a GPU, oneDNN on a CPU | lstm, gru and rnn without a boundary |
 
 All paths compute the same equations on the same parameters. The tests compare each path with the reference in outputs,
-states and gradients.
+states and gradients, and native-bf16 with the equations on rounded operands. In native-bf16 the parameters, sums,
+gates, states and gradients are float32, as elsewhere; what is rounded is what the processor multiplies.
 
 The plain and native paths receive the input part of the gates, x·weight_ihᵀ. For the first layer, x = embedding[ids]
 has at most V distinct rows: if V ≤ B·T, the product is computed once per symbol, and the ids select its rows.
@@ -32,11 +34,11 @@ from charlstm.config import ModelConfig
 from charlstm.training import scan_native, scan_torch
 from charlstm.training.streams import Part
 
-Path = Literal["reference", "plain", "native", "vendor"]
+Path = Literal["reference", "plain", "native", "native-bf16", "vendor"]
 
 
 def choose_path(cell: str, device: str, has_boundary: bool = False) -> Path:
-    """Return the fastest available path.
+    """Return the fastest available path in float32.
 
     Args:
         cell: the name of the cell.
@@ -107,7 +109,7 @@ class Recurrence(nn.Module):
         finals = []
         for index in range(self.config.layers):
             layer, weights = _LayerInput(x, embedding, ids, state[index], fresh), self.weights(index)
-            if path in ("plain", "native"):
+            if path in ("plain", "native", "native-bf16"):
                 x, final = _explicit_gradient(path, cell, layer, weights)
             elif path == "reference":
                 x, final = _reference(cell, layer, weights)
@@ -193,30 +195,39 @@ def _explicit_gradient(path: str, cell: str, layer: _LayerInput, weights: cells.
 
 def product(path: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x (N, K) · weight (M, K)ᵀ + bias (M,), a linear layer, by the matrix product of the path."""
-    if path != "native":
+    kernels = _kernels(path)
+    if kernels is None:
         return functional.linear(x, weight, bias)
-    result: Tensor = _ProductFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _ProductFunction.apply(kernels, x, weight, bias)  # type: ignore[no-untyped-call]
     return result
+
+
+def _kernels(path: str) -> scan_native.TrainingKernels | None:
+    """Return the kernels of a native path, None for another path."""
+    found = {"native": scan_native.NATIVE, "native-bf16": scan_native.NATIVE_BF16}.get(path)
+    assert found is not None or not path.startswith("native"), "the native library is missing"
+    return found
 
 
 class _ProductFunction(torch.autograd.Function):
     """The product of a linear layer by the native kernels: y = x·weightᵀ + bias."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        assert scan_native.NATIVE is not None
+    def forward(
+        ctx: Any, kernels: scan_native.TrainingKernels, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        ctx.kernels = kernels
         ctx.save_for_backward(x, weight)
         out = None if bias is None else bias.repeat(len(x), 1)
-        return scan_native.NATIVE.product(x, weight.t(), out, add=bias is not None)
+        return kernels.product(x, weight.t(), out, add=bias is not None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        assert scan_native.NATIVE is not None
         x, weight = ctx.saved_tensors
-        d_x = scan_native.NATIVE.product(d_y, weight) if ctx.needs_input_grad[0] else None
-        d_weight = scan_native.NATIVE.product(d_y.t(), x) if ctx.needs_input_grad[1] else None
-        return d_x, d_weight, d_y.sum(0) if ctx.needs_input_grad[2] else None
+        d_x = ctx.kernels.product(d_y, weight) if ctx.needs_input_grad[1] else None
+        d_weight = ctx.kernels.product(d_y.t(), x) if ctx.needs_input_grad[2] else None
+        return None, d_x, d_weight, d_y.sum(0) if ctx.needs_input_grad[3] else None
 
 
 class _ScanFunction(torch.autograd.Function):
@@ -236,9 +247,10 @@ class _ScanFunction(torch.autograd.Function):
         peephole: Tensor | None,
         fresh: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.path, ctx.cell, ctx.index, ctx.rows = path, cell, index, len(source)
-        if path == "native":
-            given = (cell, shape, source, index, state, weight, bias, peephole, fresh)
+        kernels = _kernels(path)
+        ctx.kernels, ctx.cell, ctx.index, ctx.rows = kernels, cell, index, len(source)
+        if kernels is not None:
+            given = (kernels, cell, shape, source, index, state, weight, bias, peephole, fresh)
             outputs, last, ctx.cache = scan_native.forward(*given)
         else:
             x = (source if index is None else source[index]).view(*shape, -1)
@@ -253,15 +265,15 @@ class _ScanFunction(torch.autograd.Function):
             raise RuntimeError("a layer can be differentiated once: the gradients have overwritten its gates")
         if d_output.dtype == torch.float32:  # gradcheck uses float64 and differentiates more than once
             ctx.cache = None
-        if ctx.path == "native":
-            gradients = scan_native.backward(ctx.cell, cache, ctx.index, ctx.rows, d_output, d_state)
-            multiply = scan_native.NATIVE.product  # type: ignore[union-attr]
+        if ctx.kernels is not None:
+            gradients = scan_native.backward(ctx.kernels, ctx.cell, cache, ctx.index, ctx.rows, d_output, d_state)
+            multiply = ctx.kernels.product
         else:
             gradients = scan_torch.backward(ctx.cell, cache, d_output, d_state)
             multiply = torch.mm
         d_weight = multiply(gradients.gates.flatten(0, 1).t(), cache.h.view(-1, hidden))
         d_source = gradients.source
-        if ctx.path == "plain":
+        if ctx.kernels is None:
             d_source = d_source.flatten(0, 1)
             if ctx.index is not None:
                 d_source = d_source.new_zeros(ctx.rows, d_source.shape[1]).index_add_(0, ctx.index.flatten(), d_source)
@@ -272,9 +284,10 @@ def _drop(path: str, x: Tensor, share: float, generator: torch.Generator | None,
     """Apply dropout (Srivastava et al. 2014): the same state of the generator gives the same mask."""
     if share == 0:
         return x
-    if path == "native":
+    if (kernels := _kernels(path)) is not None:
         first, second = torch.randint(2**32, (2,), generator=generator).tolist()
-        dropped: Tensor = _DropoutFunction.apply(x, share, (first, second), part)  # type: ignore[no-untyped-call]
+        given = (kernels, x, share, (first, second), part)
+        dropped: Tensor = _DropoutFunction.apply(*given)  # type: ignore[no-untyped-call]
         return dropped
     steps, streams, width = x.shape
     keep = x.new_empty(steps, streams if part is None else part.total, width).bernoulli_(1 - share, generator=generator)
@@ -287,13 +300,18 @@ class _DropoutFunction(torch.autograd.Function):
     """Dropout by the native kernels, which compute the mask in both passes and do not store it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float, keys: tuple[int, int], part: Part | None) -> Tensor:
-        assert scan_native.NATIVE is not None
-        ctx.given = share, keys, part
-        return scan_native.NATIVE.drop(x, share, keys, part)
+    def forward(
+        ctx: Any,
+        kernels: scan_native.TrainingKernels,
+        x: Tensor,
+        share: float,
+        keys: tuple[int, int],
+        part: Part | None,
+    ) -> Tensor:
+        ctx.kernels, ctx.given = kernels, (share, keys, part)
+        return kernels.drop(x, share, keys, part)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        assert scan_native.NATIVE is not None
-        return scan_native.NATIVE.drop(d_y, *ctx.given), None, None, None
+        return None, ctx.kernels.drop(d_y, *ctx.given), None, None, None

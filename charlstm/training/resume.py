@@ -31,6 +31,7 @@ from charlstm.training.counters import Counters
 CHANGEABLE = {
     *("epochs", "steps", "seconds", "lr", "warmup", "weight_decay", "beta1", "beta2", "clip"),
     *("dropout", "reset", "on_divergence", "validations", "sample_chars", "patience", "keep", "device", "threads"),
+    "precision",
 }
 """Options that may change when a run is resumed. The others shape the model or the streams."""
 
@@ -172,6 +173,8 @@ def options_of(record: TrainingRecord, changes: Mapping[str, Any]) -> TrainingCo
         ResumeError: a change concerns an option that shapes the model or the streams.
     """
     options = record.options
+    if changes.get("precision") == "auto":  # keep what was chosen at the start
+        changes = {name: value for name, value in changes.items() if name != "precision"}
     refused = [
         (Field(name), f" {changes[name]} (saved: {getattr(options, name)})")
         for name in (field.name for field in fields(TrainingOptions))

@@ -12,7 +12,7 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import ModelConfig, TrainingConfig
 from charlstm.provenance import BaseRecord, CorpusRecord, TextRecord
 from charlstm.text.corpus import Corpus, beginning
-from charlstm.training import hardware, memory, validation
+from charlstm.training import hardware, memory, precision, validation
 from charlstm.training.budget import Budget
 from charlstm.training.counters import Clock, StepTime
 from charlstm.training.events import CurvePoint, Progress, Started, Stopped, StopReason, Validated
@@ -47,6 +47,7 @@ class Run:
         step_time: the time that this process has spent in steps.
         clock: the time of the run.
         base: the model that is fine-tuned, or None.
+        bf16_speedup: how many times as fast a step in bf16 is as one in fp32; None if it was not measured.
 
     Raises:
         CorpusError: the text is too short.
@@ -67,6 +68,7 @@ class Run:
         self.train_chars, self._held_out_chars = len(train_ids), len(held_out)
         self.valid_ids = beginning(held_out, options.valid_chars, model.boundary)
         device = hardware.device(options.device)
+        precision.check(options.precision, device)
         part = (workers or Workers()).part(options.batch_size)
         memory.check(model, replace(options, batch_size=part.count), device.type, len(self.valid_ids))
         self.state = TrainingState(model, options, train_ids, device, workers)
@@ -77,11 +79,18 @@ class Run:
         )
         self.clock = Clock()
         self.base: BaseRecord | None = None
+        self.bf16_speedup: float | None = None
 
     @property
     def options(self) -> TrainingConfig:
         """The options of the run; `dropout` and `weight_decay` may change once, when its speed is known."""
         return self.state.options
+
+    def choose_precision(self, workers: Workers) -> None:
+        """Choose the precision before the first step, by measuring in worker 0."""
+        model, options = self.state.network.config, self.options
+        self.bf16_speedup = workers.from_leader(lambda: precision.speedup(model, options))
+        self.state.set_precision("bf16" if self.bf16_speedup >= precision.LEAST_SPEEDUP else "fp32")
 
     @property
     def threads(self) -> int:
@@ -170,6 +179,8 @@ class Run:
             device=str(self.state.device),
             threads=self.threads,
             kernels=self.state.network.recurrence.path,
+            precision=options.precision,
+            bf16_speedup=self.bf16_speedup,
             budget=str(self.budget),
             seed=options.seed,
             resumed_step=self.state.counters.step,

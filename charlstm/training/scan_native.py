@@ -1,6 +1,6 @@
 """Call the training kernels of `csrc/recurrence.c` with torch tensors on the CPU.
 
-`NATIVE` is None where the library is missing or cannot be used.
+`NATIVE` and `NATIVE_BF16` are None where the library is missing or cannot be used.
 
 Tensors must be on the CPU, of one type (float32 or float64), and contiguous unless their strides are passed along:
 `recurrence` guarantees that, and it is not checked again here.
@@ -66,13 +66,19 @@ class DropTask(ctypes.Structure):
 
 
 class TrainingKernels:
-    """The library, at one of its instruction sets (counted from the plainest; -1 is the best that runs here)."""
+    """The library, at one of its instruction sets.
 
-    def __init__(self, library: ctypes.CDLL, variant: int = -1) -> None:
+    Args:
+        library: the loaded library.
+        variant: the instruction set, counted from the plainest; -1 is the best that runs here.
+        is_bf16: round the operands of all products of float32 numbers to bf16; the sums stay in float32.
+    """
+
+    def __init__(self, library: ctypes.CDLL, variant: int = -1, *, is_bf16: bool = False) -> None:
         library.recurrence_variant_name.restype = ctypes.c_char_p
         library.recurrence_product_scratch.restype = _long
         library.recurrence_scan_scratch.restype = _long
-        library.recurrence_scan_scratch.argtypes = [ctypes.c_int, ctypes.c_int, _long, _long]
+        library.recurrence_scan_scratch.argtypes = [ctypes.c_int, ctypes.c_int, _long, _long, _long]
         for name in ("product", "forward", "backward", "drop"):
             call = getattr(library, f"recurrence_{name}")
             call.argtypes, call.restype = [_pointer, ctypes.c_int, ctypes.c_int, _pointer], None
@@ -80,7 +86,13 @@ class TrainingKernels:
         self.variants: int = library.recurrence_variants()
         self.variant = range(self.variants)[variant]
         self.name: str = library.recurrence_variant_name(self.variant).decode()
+        self.is_bf16 = is_bf16
         self._product_scratch: int = library.recurrence_product_scratch()
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether the instruction set multiplies bf16 faster than float32."""
+        return bool(self._library.recurrence_has_bf16(self.variant))
 
     def product(self, a: Tensor, b: Tensor, out: Tensor | None = None, *, add: bool = False) -> Tensor:
         """Multiply a (M, K) and b (K, N), of any strides, into `out` (M, N) with unit column stride, or add to it."""
@@ -112,15 +124,19 @@ class TrainingKernels:
         self.run("drop", task, x.dtype)
         return y
 
-    def scan_scratch(self, cell: str, hidden: int, dtype: torch.dtype) -> int:
+    def scan_scratch(self, cell: str, batch: int, hidden: int, dtype: torch.dtype) -> int:
         """Return the number of elements of `ScanTask.packed`."""
-        size = self._library.recurrence_scan_scratch(self.variant, dtype == torch.float64, _CELLS.index(cell), hidden)
-        return int(size)
+        sizes = (_CELLS.index(cell), batch, hidden)
+        return int(self._library.recurrence_scan_scratch(self.variant, self._element(dtype), *sizes))
 
     def run(self, name: str, task: ctypes.Structure, dtype: torch.dtype) -> None:
         """Call the C function `recurrence_{name}` with a task, in the variant for the element type `dtype`."""
         call = getattr(self._library, f"recurrence_{name}")
-        call(ctypes.byref(task), self.variant, dtype == torch.float64, _openmp_pool())
+        call(ctypes.byref(task), self.variant, self._element(dtype), _openmp_pool())
+
+    def _element(self, dtype: torch.dtype) -> int:
+        """Return the `enum element` of recurrence.h for numbers of this type."""
+        return 1 if dtype == torch.float64 else 2 if self.is_bf16 else 0
 
 
 class ForwardCache(NamedTuple):
@@ -138,6 +154,7 @@ class ForwardCache(NamedTuple):
 
 
 def forward(
+    kernels: TrainingKernels,
     cell: str,
     shape: tuple[int, int],
     source: Tensor,
@@ -149,7 +166,6 @@ def forward(
     fresh: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, ForwardCache]:
     """Do what `scan_torch.forward` does, with another input: the rows of `source` in order, or by an index (T, B)."""
-    assert NATIVE is not None
     (steps, batch), (_, hidden) = shape, weight.shape
     h = source.new_empty(steps + 1, batch, hidden)
     c = source.new_empty(steps + 1, batch, hidden) if len(state) > 1 else None
@@ -167,21 +183,26 @@ def forward(
         peephole=peephole,
         fresh=fresh,
     )
-    task, _scratch = _scan(cell, cache)
+    task, _scratch = _scan(kernels, cell, cache)
     task.source, task.bias, task.index = source.data_ptr(), bias.data_ptr(), _address(index)
-    NATIVE.run("forward", task, source.dtype)
+    kernels.run("forward", task, source.dtype)
     return h[1:], torch.stack((h[-1],) if c is None else (h[-1], c[-1])), cache
 
 
 def backward(
-    cell: str, cache: ForwardCache, index: Tensor | None, rows: int, d_output: Tensor, d_state: Tensor
+    kernels: TrainingKernels,
+    cell: str,
+    cache: ForwardCache,
+    index: Tensor | None,
+    rows: int,
+    d_output: Tensor,
+    d_state: Tensor,
 ) -> scan_torch.Gradients:
     """Do what `scan_torch.backward` does; the gradient of the source has the shape of the source, (rows, G·H)."""
-    assert NATIVE is not None
     if cache.gates.dtype == torch.float64:  # gradcheck goes backward more than once
         cache = cache._replace(gates=cache.gates.clone(), candidate=_clone(cache.candidate))
     gates, candidate, hidden = cache.gates, cache.candidate, cache.h.shape[-1]
-    task, _scratch = _scan(cell, cache)
+    task, _scratch = _scan(kernels, cell, cache)
     d_output, d_state = d_output.contiguous(), d_state.clone(memory_format=torch.contiguous_format)
     d_bias = gates.new_zeros(task.threads, gates.shape[-1] + (hidden if cell == "gru" else 0))
     d_peephole = gates.new_zeros(task.threads, 3, hidden)
@@ -191,7 +212,7 @@ def backward(
     task.d_bias, task.d_peephole = d_bias.data_ptr(), d_peephole.data_ptr()
     if index is not None and d_source is not None:
         task.index, task.d_source = index.data_ptr(), d_source.data_ptr()
-    NATIVE.run("backward", task, gates.dtype)
+    kernels.run("backward", task, gates.dtype)
     if d_source is None:
         d_source = gates.flatten(0, 1)
         if candidate is not None:
@@ -200,12 +221,11 @@ def backward(
     return scan_torch.Gradients(d_source, gates, d_state, d_bias.sum(0), d_p)
 
 
-def _scan(cell: str, cache: ForwardCache) -> tuple[ScanTask, Tensor]:
+def _scan(kernels: TrainingKernels, cell: str, cache: ForwardCache) -> tuple[ScanTask, Tensor]:
     """Return the task with the fields that both passes share, and its scratch, which must live as long as the task."""
-    assert NATIVE is not None
     gates, hidden = cache.gates, cache.h.shape[-1]
     steps, batch = gates.shape[:2]
-    scratch = gates.new_empty(NATIVE.scan_scratch(cell, hidden, gates.dtype))
+    scratch = gates.new_empty(kernels.scan_scratch(cell, batch, hidden, gates.dtype))
     threads = min(_threads(steps * batch * gates.shape[-1] * hidden), batch)
     task = ScanTask(_CELLS.index(cell), threads, steps, batch, hidden)
     task.weight, task.gates, task.packed = cache.weight.data_ptr(), cache.gates.data_ptr(), scratch.data_ptr()
@@ -257,9 +277,10 @@ def _openmp_pool() -> int | None:
     return None
 
 
-def _load() -> TrainingKernels | None:
+def _load(*, is_bf16: bool = False) -> TrainingKernels | None:
     library = None if os.environ.get("CHARLSTM_KERNELS") == "off" else native_library.load().library
-    return None if library is None else TrainingKernels(library)
+    return None if library is None else TrainingKernels(library, is_bf16=is_bf16)
 
 
 NATIVE = _load()
+NATIVE_BF16 = _load(is_bf16=True)

@@ -6,6 +6,7 @@ Letters: B batch (number of streams), T time (symbols of a window), V vocabulary
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import ModelConfig, TrainingConfig
+from charlstm.config import ModelConfig, TrainingConfig, TrainingPrecision
 from charlstm.terminal import escape
 from charlstm.text.corpus import Symbols
 from charlstm.text.vocabulary import Vocabulary
@@ -67,6 +68,7 @@ class TrainingState:
         self.workers = workers or Workers()
         self._part = self.workers.part(options.batch_size)
         self.network = Network(model).to(device)
+        self.set_precision(options.precision)
         self.optimizer = Optimizer(self.network, options)
         self.streams = Streams(train_ids, options.batch_size, options.seq_len, self._part)
         self.carried = self.network.zero_state(self._part.count)
@@ -74,6 +76,11 @@ class TrainingState:
         self.mask_generator = torch.Generator(device).manual_seed(options.seed)
         self.counters = Counters()
         self.is_interrupted: Callable[[], bool] = lambda: False
+
+    def set_precision(self, precision: TrainingPrecision) -> None:
+        """Choose the precision of the matrix products of the following steps."""
+        self.options = replace(self.options, precision=precision)
+        self.network.recurrence.requested_path = "native-bf16" if precision == "bf16" else None
 
     def step(self, share: float) -> Step:
         """Train on one window of every stream: forward, backward, update; in all workers.

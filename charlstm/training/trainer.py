@@ -16,7 +16,7 @@ from charlstm.model import Model, load
 from charlstm.provenance import BaseRecord
 from charlstm.terminal import escape
 from charlstm.text.corpus import Corpus, Symbols
-from charlstm.training import defaults, hardware, memory, resume, run_dir, scan_native, validation
+from charlstm.training import defaults, hardware, memory, precision, resume, run_dir, scan_native, validation
 from charlstm.training.counters import Clock
 from charlstm.training.events import CheckpointSaved, Event, Progress, Warned
 from charlstm.training.loop import TrainingLoop
@@ -93,10 +93,14 @@ class Trainer:
         workers.check_equal(_to_compare(corpus, valid))
         with hardware.run_settings(device, options.threads):
             is_timed = options.steps is None and options.epochs is None
-            speed = hardware.speed(device) * workers.size if is_timed else defaults.NOMINAL_SPEED
-            speed = workers.from_leader(lambda: speed)  # the workers must choose the same options
+            may_be_bf16 = options.precision == "bf16" or (options.precision == "auto" and is_timed)
+            speed, faster = defaults.NOMINAL_SPEED, None
+            if is_timed:  # the workers must choose the same options
+                speed, faster = workers.from_leader(lambda: precision.speeds(device, may_be_bf16=may_be_bf16))
+                speed, faster = speed * workers.size, None if faster is None else faster * workers.size
             base = None if from_ is None else from_.config
-            chosen = defaults.choose(options, len(train_ids), len(vocabulary), base, speed=speed)
+            given = (options, len(train_ids), len(vocabulary), base)
+            chosen = defaults.choose(*given, speed=speed, product_speed=faster)
             batch_size, seq_len = fit_batch(len(train_ids), chosen.batch_size, chosen.seq_len)
             chosen = replace(chosen, batch_size=batch_size, seq_len=seq_len)
             sizes = (len(vocabulary), chosen.hidden, chosen.layers, chosen.embedding, chosen.cell)
@@ -108,6 +112,8 @@ class Trainer:
                     directory.check_free()
                 with memory.shortage_explained(model):
                     parts = Run(corpus, valid, directory, chosen, model, workers)
+                    if options.precision == "auto" and faster is not None:
+                        parts.choose_precision(workers)
                 if from_ is None:
                     counts = np.bincount(train_ids[:COUNTED_CHARS], minlength=len(vocabulary))
                     parts.state.network.initialise(
@@ -121,7 +127,7 @@ class Trainer:
                 raise
         chosen_by_speed = ("dropout", "weight_decay") if is_timed else ()
         provisional = [name for name in chosen_by_speed if getattr(options, name) is None]
-        warnings: list[str] = []
+        warnings = precision.warnings(parts.options.precision)
         if valid is None and options.valid_share and vocabulary.boundary is not None and not len(held_out):
             warnings.append("the text is one document, so that nothing is held out: give a separate validation text")
         if hint := _window_hint(train_ids, vocabulary.boundary_id, seq_len):
@@ -181,7 +187,8 @@ class Trainer:
         now = {**hardware.versions(), "threads": str(parts.threads), "device": parts.state.device.type}
         if workers.size > 1 or "workers" in saved.facts:
             now["workers"] = str(workers.size)
-        return cls(parts, warnings=resume.changes_of_environment(saved, now))
+        warnings = [*resume.changes_of_environment(saved, now), *precision.warnings(options.precision)]
+        return cls(parts, warnings=warnings)
 
     @property
     def state(self) -> TrainingState:

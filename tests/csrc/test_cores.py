@@ -16,6 +16,8 @@ SWAPPED_GATES = ("engine_isa.h", "SIGMOID(Z(1)) * cell_old + SIGMOID(Z(0)) * TAN
                  "SIGMOID(Z(0)) * cell_old + SIGMOID(Z(1)) * TANH(Z(2))")  # fmt: skip
 TRUNCATED_WEIGHTS = ("engine_weights.c", "(int8_t)lrintf(row[k] * inverse)", "(int8_t)(row[k] * inverse)")
 WRONG_GRADIENT = ("recurrence_loops.h", "dn = dh * (1 - z_) * (1 - n_ * n_), dz", "dn = dh * (1 - z_), dz")
+TRUNCATED_OPERANDS = ("recurrence.c", "(number.bits + 0x7fffu + (number.bits >> 16 & 1)) >> 16", "number.bits >> 16")
+ROWS_OF_ANOTHER_THREAD = ("recurrence_loops.h", "return rounded + from * PACKED(K);", "return rounded;")
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
@@ -43,6 +45,8 @@ def test_aarch64_computes_the_equations(tmp_path: Path) -> None:
         (SWAPPED_GATES, "int8", "cell 0, logits in int8"),
         (TRUNCATED_WEIGHTS, "few", "in int8"),
         (WRONG_GRADIENT, "few", "cell 3, gradient"),
+        (TRUNCATED_OPERANDS, "few", "product in bf16"),
+        (ROWS_OF_ANOTHER_THREAD, "few", "scan's h"),
     ],
 )
 def test_a_wrong_equation_is_detected(change: tuple[str, str, str], argument: str, what: str, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_both_cores_pass_under_the_sanitizers(compiler: str, sanitizer: str, tmp
         ),
         pytest.param(
             MEMORY,
-            ("recurrence.c", "return (H + width - 1) / width * width * gate_count(cell) * H;", "return H;"),
+            ("recurrence.c", "return (H + width - 1) / width * width * G * H +", "return H +"),
             "AddressSanitizer: heap-buffer-overflow",
             id="recurrence, address",
         ),
