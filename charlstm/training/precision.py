@@ -90,7 +90,7 @@ def speedup(model: ModelConfig, options: TrainingConfig) -> float:
     began = 0.0
     for number in range(1000):
         for path in ("native", "native-bf16"):
-            network.recurrence.requested_path = path  # type: ignore[assignment]
+            network.recurrence.requested_path = path
             taken = _seconds(step)
             if number:  # the first round allocates memory
                 fastest[path] = min(taken, fastest.get(path, taken))
