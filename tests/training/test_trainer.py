@@ -37,7 +37,7 @@ from charlstm.inference import evaluation
 from charlstm.inference.engine import Engine
 from charlstm.runs import BEST, LAST
 from charlstm.text import corpus
-from charlstm.training import divergence, hardware, loop, trainer
+from charlstm.training import divergence, hardware, loop, precision, trainer
 from charlstm.training.counters import Counters
 from charlstm.training.events import CheckpointSaved, Event, Progress, Started, Stopped, Validated, Warned, to_json
 from charlstm.training.run import CURVE_POINTS
@@ -106,16 +106,18 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
 def test_the_speed_is_measured_only_for_a_budget_in_time(
     text: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any]
 ) -> None:
-    measured: list[torch.device] = []
+    measured: list[tuple[str, str]] = []
 
-    def speed(device: torch.device) -> float:
-        measured.append(device)
+    def speed(device: torch.device, precision: str = "fp32") -> float:
+        measured.append((device.type, precision))
         return 1e10
 
     monkeypatch.setattr(hardware, "speed", speed)
+    monkeypatch.setattr(precision, "is_fast", lambda _: True)
+    monkeypatch.setattr(precision, "speedup", lambda *_: 1.0)
     run = Trainer.start(text, tmp_path / "run", TrainingOptions(**SMALL, **budget))
     *_, stopped = finish(run)
-    assert [device.type for device in measured] == (["cpu"] if "seconds" in budget else [])
+    assert measured == ([("cpu", "fp32"), ("cpu", "bf16")] if "seconds" in budget else [])
     assert isinstance(stopped, Stopped)
     assert 0 < stopped.step_seconds < stopped.seconds
 
@@ -883,7 +885,7 @@ def test_options_chosen_from_an_estimated_speed_are_chosen_again_when_the_speed_
     """The estimate is less than one epoch; then forty steps read the text more than 30 times."""
     (tmp_path / "short.txt").write_text("abc" * 8)
     short = corpus.read([tmp_path / "short.txt"])
-    monkeypatch.setattr(hardware, "speed", lambda _: 1.0)
+    monkeypatch.setattr(hardware, "speed", lambda *_: 1.0)
     options = {**SMALL, "seq_len": 6, "dropout": None, "seconds": 1e6}
 
     def begin(name: str, **given: Any) -> Trainer:
