@@ -11,7 +11,7 @@ import functools
 import importlib.util
 from typing import Literal, NamedTuple
 
-ABI = 6
+ABI = 7
 """CHARLSTM_ABI of `csrc/core.h`. A library with another number is not used."""
 
 Status = Literal["loaded", "missing", "broken", "stale"]

@@ -15,7 +15,7 @@
 
 /* The number changes with every struct or function of engine.h and recurrence.h. The loader compares it before it calls
  * any other function of the library. `charlstm/native_library.py` has the other copy. */
-#define CHARLSTM_ABI 6
+#define CHARLSTM_ABI 7
 EXPORT int charlstm_abi(void);
 
 /* The cells, in the order of `charlstm/cells.py`. */
