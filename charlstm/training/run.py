@@ -88,7 +88,8 @@ class Run:
 
     def choose_precision(self, workers: Workers) -> None:
         """Choose the precision before the first step, by measuring in worker 0."""
-        model, options = self.state.network.config, self.options
+        part = workers.part(self.options.batch_size)
+        model, options = self.state.network.config, replace(self.options, batch_size=part.count)
         self.bf16_speedup = workers.from_leader(lambda: precision.speedup(model, options))
         self.state.set_precision("bf16" if self.bf16_speedup >= precision.LEAST_SPEEDUP else "fp32")
 
