@@ -13,6 +13,7 @@ from charlstm.cli import ranking, score_display
 from charlstm.cli.console import print_table, require_torch, write_stdout
 from charlstm.cli.options import MAX_CHARS, UNKNOWN, Json, ModelOptions, Options, with_options
 from charlstm.cli.progress_bar import counting
+from charlstm.cli.score_files import score_files
 from charlstm.config import UNITS, DynamicConfig, Unknown, check, mutually_exclusive, requires, setting
 from charlstm.errors import Field, UsageError
 
@@ -27,6 +28,7 @@ charlstm eval                          score the validation part of the corpus
 charlstm eval chapter.txt              score any text
 zcat log.gz | charlstm eval - --json   score stdin, with JSON output
 tail -f log | charlstm eval --per-line --unknown replace - | awk '$1 > 3'
+charlstm eval books/ --jsonl scores.jsonl --skip-done   many files, one by one
 charlstm eval chapter.txt --heat       colour each character by its surprisal
 charlstm eval -c new --against old     compare two models
 charlstm eval --rank en --rank ru --per-line mail.txt   the language of each line"""
@@ -54,11 +56,15 @@ class ScoreOptions:
         "Show which of several models gives each file, or with --per-line each line, the fewest bits; one option each.",
         "CKPT",
     )
+    jsonl: Path | None = setting(
+        None, "Score each file by itself and append a JSON line for each to this file.", "FILE"
+    )
+    skip_done: bool = setting(False, "With --jsonl: skip the files that the file has scores of, and keep its lines.")
     dynamic: bool = setting(False, "Dynamic evaluation: let the model learn from the text while it scores the text.")
 
     def __post_init__(self) -> None:
         check(self, ScoreOptions)
-        modes = ("exact", "per_line", "per_char", "heat", "against", "dynamic")
+        modes = ("exact", "per_line", "per_char", "heat", "against", "jsonl", "dynamic")
         chosen = [name for name in modes if getattr(self, name)]
         if len(chosen) > 1 and chosen != ["exact", "per_char"]:
             raise mutually_exclusive(*chosen)
@@ -68,6 +74,8 @@ class ScoreOptions:
             raise UsageError(Field("rank"), " needs two or more different checkpoints, with one option each")
         if self.carry and not self.per_line:
             raise requires("carry", "per_line")
+        if self.skip_done and self.jsonl is None:
+            raise requires("skip_done", "jsonl")
         if self.top and not self.per_char:
             raise requires("top", "per_char")
 
@@ -133,6 +141,12 @@ def evaluate(
     model = model_options.load(warn=not as_json)
     vocabulary, unknown = model.vocabulary, reading.unknown
     how_read = TextFormat(reading.encoding, vocabulary.kind, boundary=vocabulary.boundary, max_chars=reading.max_chars)
+    if how.jsonl is not None:
+        if not text:
+            raise UsageError(Field("jsonl"), " needs texts: give files or directories")
+        if not score_files(model, text, how_read, unknown, how.jsonl, skip_done=how.skip_done):
+            raise typer.Exit(1)
+        return
     if how.per_line:
         parts = iter_text(text, how_read) if text else model.validation_text()
         lines = model.score_lines(parts, carry=how.carry, unknown=unknown)

@@ -232,7 +232,7 @@ def fingerprint(sources: Sequence[Source], options: TextFormat) -> str | None:
     files: list[Any] = []
     size = 0
     for source in sources:
-        for path in _files_of(source):
+        for path in files_of(source):
             file_encoding = encoding
             if path in datasets.DOWNLOADS and _is_corpus_name(path):
                 path, file_encoding = os.fspath(datasets.file_of(path)), "utf-8"
@@ -297,7 +297,7 @@ def _join_sources(
     """Yield the blocks of all files in order, and check the length of the whole text."""
     length = 0
     for source in sources:
-        for path in _files_of(source):
+        for path in files_of(source):
             for block in blocks_of(path):
                 length += len(block)
                 if length > limit:
@@ -310,7 +310,7 @@ def _join_sources(
         raise CorpusError(f"{names}: the text is empty; it needs one {unit} or more")
 
 
-def _files_of(source: Source) -> Iterator[str]:
+def files_of(source: Source) -> Iterator[str]:
     """Yield the path itself, or for a folder all files below it that are not hidden, sorted by path."""
     path = os.fspath(source)
     if path == STDIN or not os.path.isdir(path):

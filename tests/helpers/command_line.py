@@ -134,6 +134,8 @@ OPTIONS = {
         "--heat",
         "--against",
         "--rank",
+        "--jsonl",
+        "--skip-done",
         "--dynamic",
         "--dynamic-rate",
         "--dynamic-decay",

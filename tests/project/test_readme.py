@@ -155,8 +155,10 @@ def test_options_and_commands_in_the_documents_exist(document: Path) -> None:
         "--check",
         "--fault",
         "--no-deps",
+        *("--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-id", "--rdzv-endpoint", "--max-restarts"),
+        *("--array", "--wrap"),
         *re.findall(r'add_argument\("(--[a-z-]+)"', benches),
-    }  # of ruff, pytest, pip and the benchmarks
+    }  # of ruff, pytest, pip, torchrun, sbatch and the benchmarks
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= known | foreign
     commands = {*typer.main.get_command(app).commands}  # type: ignore[attr-defined]
     assert set(re.findall(r"^(?:\S+/)?charlstm ([a-z]+)", text, re.MULTILINE)) <= commands
