@@ -3,6 +3,8 @@
     python bench/train_speed.py                 the shapes of the README's table
     python bench/train_speed.py --cells         every cell at 1 x 512, against torch's own where it has one
                                                 and against the lstm
+    python bench/train_speed.py --precision bf16
+                                                our bf16 in turn with our fp32, stock, and stock with autocast to bf16
     python bench/train_speed.py --sweep         H from 64 to 1024 by B from 16 to 128: is any shape behind stock?
 
 Stock is nn.Embedding -> nn.LSTM (GRU, RNN) -> nn.Linear with the same fused AdamW and clipping; charlstm is the
@@ -12,7 +14,8 @@ changes how its process returns memory to the system; `--stock-keeps-pages` appl
 
 `share` is the share of the machine's limit that a step reaches. The limit is the necessary arithmetic (products with
 the recurrent, input and output matrices, once forward and twice backward; the first layer uses a table) at the speed of
-the fastest 2048 x 2048 x 2048 product, of torch or of charlstm, that was measured in the same run.
+the fastest 2048 x 2048 x 2048 product, of torch or of charlstm, that was measured in the same run; with
+--precision bf16 that is a product in bf16.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +44,7 @@ from charlstm.training.network import Network
 from charlstm.training.optimizer import Optimizer
 
 Shape = tuple[Cell, int, int, int, int]  # cell, L, H, B, T
+SideName = Literal["ours", "ours in bf16", "stock", "autocast"]
 VOCABULARY = 65
 TABLE = [(1, 256, 64, 64), (1, 512, 64, 128), (2, 512, 64, 128), (1, 1024, 64, 128), (2, 128, 50, 50)]
 SWEEP = [(1, hidden, batch, 64) for hidden in (64, 128, 256, 512, 1024) for batch in (16, 32, 64, 128)]
@@ -96,6 +100,26 @@ def sides(cell: Cell, layers: int, hidden: int, batch: int, steps: int) -> list[
     return both
 
 
+def job_side(shape: Shape, name: SideName) -> Side:
+    """Return the side of a job."""
+    ours, *stock = sides(*shape)
+    if name == "ours":
+        return ours
+    if name == "ours in bf16":
+        assert isinstance(ours.network, Network)
+        ours.network.recurrence.requested_path = "native-bf16"
+        return ours
+    if name == "autocast":
+        run = stock[0].run
+
+        def cast(ids: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return run(ids).float()
+
+        stock[0].run = cast
+    return stock[0]
+
+
 def check(both: list[Side]) -> None:
     """Compare loss and all gradients of both sides; exit if they differ."""
     ours, theirs = both
@@ -123,10 +147,10 @@ def settings_of_training() -> contextlib.AbstractContextManager[None]:
     return hardware.run_settings(torch.device("cpu"), threads=None)
 
 
-def work(orders: Connection, number: int, shape: Shape, keep: bool) -> None:
+def work(orders: Connection, name: SideName, shape: Shape, keep: bool) -> None:
     """Serve as the process of a side: make steps on request, and send their seconds."""
     with settings_of_training() if keep else contextlib.nullcontext():
-        side = sides(*shape)[number]
+        side = job_side(shape, name)
         side.step()
         side.step()
         while orders.recv() == "step":
@@ -134,13 +158,13 @@ def work(orders: Connection, number: int, shape: Shape, keep: bool) -> None:
             orders.send(seconds(side.step))
 
 
-def compare(jobs: list[tuple[Shape, int, bool]], budget: float) -> list[float]:
+def compare(jobs: list[tuple[Shape, SideName, bool]], budget: float) -> list[float]:
     """Return the median seconds of a step of each job (shape, side, keeps pages), in turn, in at least five rounds."""
     spawn = multiprocessing.get_context("spawn")
     lines, workers = [], []
-    for shape, number, keep in jobs:
+    for shape, name, keep in jobs:
         here, there = spawn.Pipe()
-        workers.append(spawn.Process(target=work, args=(there, number, shape, keep)))
+        workers.append(spawn.Process(target=work, args=(there, name, shape, keep)))
         workers[-1].start()
         lines.append(here)
     times: list[list[float]] = [[] for _ in jobs]
@@ -167,6 +191,16 @@ def product_speed() -> float:
         ways.append(lambda: torch._C._nn.mkldnn_linear(packed, b, None))
     times = [statistics.median(seconds(way) for _ in range(7)) for way in ways]
     return 2 * 2048**3 / min(times)
+
+
+def bf16_product_speed() -> float:
+    """Return the operations per second of the fastest product in bf16 of two 2048 x 2048 matrices."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    short_a, short_b = a.bfloat16(), b.bfloat16()
+    ways: list[Callable[[], object]] = [lambda: torch.mm(short_a, short_b)]
+    if (native := scan_native.NATIVE_BF16) is not None:
+        ways.append(lambda: native.product(a, b))
+    return 2 * 2048**3 / min(statistics.median(seconds(way) for _ in range(7)) for way in ways)
 
 
 def needed(cell: str, layers: int, hidden: int) -> int:
@@ -205,18 +239,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cells", action="store_true", help="every cell at 1 x 512")
     parser.add_argument("--sweep", action="store_true", help="H 64 to 1024, B 16 to 128")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: measure it beside fp32")
+    parser.add_argument("--only", type=int, nargs=2, metavar=("L", "H"), help="only the rows of this shape")
     parser.add_argument("--stock-keeps-pages", action="store_true", help="let stock keep its memory as charlstm does")
     parser.add_argument("--seconds", type=float, default=10, help="for each row (default 10)")
     arguments = parser.parse_args()
     with settings_of_training():
-        measure(arguments)
+        (measure_bf16 if arguments.precision == "bf16" else measure)(arguments)
+
+
+def print_machine() -> None:
+    """Print the versions, the processor and the command."""
+    native = scan_native.NATIVE.name if scan_native.NATIVE else "none: plain torch"
+    print(f"charlstm {__version__}, torch {torch.__version__}, Python {platform.python_version()}, kernels {native}")
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; {' '.join(sys.argv)}")
+
+
+def measure_bf16(arguments: argparse.Namespace) -> None:
+    """Measure and print our steps in bf16 beside those in fp32 and those of stock, with autocast and without."""
+    print_machine()
+    limit = bf16_product_speed()
+    print(f"2048 x 2048 x 2048: {product_speed() / 1e9:.0f} GFLOP/s in float32, {limit / 1e9:.0f} in bf16\n")
+    print("cell      L     H    B    T       bf16       fp32      stock   autocast  / fp32 / stock / autocast  share")
+    names: tuple[SideName, ...] = ("ours in bf16", "ours", "stock", "autocast")
+    for layers, hidden, batch, steps in TABLE:
+        if arguments.only is not None and [layers, hidden] != arguments.only:
+            continue
+        shape: Shape = ("lstm", layers, hidden, batch, steps)
+        check(sides(*shape))
+        keeps = arguments.stock_keeps_pages
+        taken = compare([(shape, name, name.startswith("ours") or keeps) for name in names], arguments.seconds)
+        speeds = [batch * steps / median for median in taken]
+        ratios = "  ".join(f"{speeds[0] / speed:6.2f}" for speed in speeds[1:])
+        share = needed("lstm", layers, hidden) * speeds[0] / limit
+        sizes = f"{layers:2} {hidden:5} {batch:4} {steps:4} "
+        print(f"lstm     {sizes}{' '.join(f'{speed:10,.0f}' for speed in speeds)}  {ratios}  {share:6.0%}", flush=True)
 
 
 def measure(arguments: argparse.Namespace) -> None:
     """Measure and print the rows that the arguments select."""
-    native = scan_native.NATIVE.name if scan_native.NATIVE else "none: plain torch"
-    print(f"charlstm {__version__}, torch {torch.__version__}, Python {platform.python_version()}, kernels {native}")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; {' '.join(sys.argv)}")
+    print_machine()
     limit = product_speed()
     print(f"2048 x 2048 x 2048 in float32: {limit / 1e9:.0f} GFLOP/s\n")
     versus = "  over lstm" if arguments.cells else ""
@@ -228,12 +290,12 @@ def measure(arguments: argparse.Namespace) -> None:
     for shape in rows:
         cell, layers, hidden, batch, steps = shape
         both = sides(*shape)
-        jobs: list[tuple[Shape, int, bool]] = [(shape, 0, True)]
+        jobs: list[tuple[Shape, SideName, bool]] = [(shape, "ours", True)]
         if len(both) == 2:
             check(both)
-            jobs.append((shape, 1, arguments.stock_keeps_pages))
+            jobs.append((shape, "stock", arguments.stock_keeps_pages))
         if arguments.cells:
-            jobs.append((("lstm", *shape[1:]), 0, True))
+            jobs.append((("lstm", *shape[1:]), "ours", True))
         taken = compare(jobs, arguments.seconds)
         speeds = [batch * steps / median for median in taken]
         stock = f"{speeds[1]:10,.0f} {speeds[0] / speeds[1]:6.2f}" if len(both) == 2 else f"{'-':>10}      -"
