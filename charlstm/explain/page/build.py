@@ -1,10 +1,13 @@
 """Build the page of an explanation: one HTML file in which the model runs.
 
 The assets in this folder are the body, the style and one script per group of elements. The page reads its data from
-the element `charlstm-explain`: the object that `Explanation.to_json` describes, in which
+the element `charlstm-explain`: base64 of JSON that zlib compressed. It is the object that `Explanation.to_json`
+describes, in which
 
 * `text` and `connectivity` are left out, because the page computes them;
-* `top` is {ids, shares, width}: bytes in base64, `width` bytes for each id (little-endian) and one for each share;
+* `traces` has only the activation by which the text is coloured first: {layer, unit, quantity, values};
+* `top` is {ids, shares, width, count} of the first EARLY symbols: bytes in base64, `width` bytes for each id
+  (little-endian) and one for each share;
 * `page` is {version, path, parameters, first_bias, checkpoints}. `first_bias` (G·H) is the bias of the first layer if
   the weights of the page contain its sums in a table. `checkpoints` has {step, mean, bits} of each kept checkpoint,
   where `bits` has one byte per symbol, in units of 1/BITS_SCALE.
@@ -13,6 +16,7 @@ the element `charlstm-explain`: the object that `Explanation.to_json` describes,
 from __future__ import annotations
 
 import base64
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +58,8 @@ SCRIPTS = (
 """The scripts of the page in the order in which they run."""
 
 BITS_SCALE = 24  # one byte of the surprisal of a kept checkpoint is 1/24 bit; the largest is 10.6 bits
-MAX_CHECKPOINTS = 12
+MAX_CHECKPOINTS = 6
+EARLY = 800  # symbols whose predictions are shown before the page has computed them
 _PACKAGE = "charlstm.explain.page"
 
 
@@ -74,24 +79,48 @@ def build(found: Explanation, model: Model, precision: Precision = "auto") -> st
         title=f"{found.name}: what the model has learned",
         body=page.asset("page.html", _PACKAGE),
         scripts=[
-            *(page.asset(name) for name in page.ENGINE),
-            *(page.asset(f"{name}.js", _PACKAGE) for name in SCRIPTS),
+            *(_without_indentation(page.asset(name)) for name in page.ENGINE),
+            *(_without_indentation(page.asset(f"{name}.js", _PACKAGE)) for name in SCRIPTS),
         ],
         styles=[page.asset("style.css", _PACKAGE)],
-        data={"charlstm-explain": _data(found, model, weights)},
+        data={"charlstm-explain": _compressed(_data(found, model, weights))},
         model=weights,
     )
 
 
+def _compressed(values: dict[str, Any]) -> str:
+    return base64.b64encode(zlib.compress(page.to_json(values).encode(), 9)).decode("ascii")
+
+
+def _without_indentation(script: str) -> str:
+    """Return a script without indentation and lines of comments; no string of the assets spans several lines."""
+    lines, is_comment = [], False
+    for line in map(str.strip, script.splitlines()):
+        is_comment = is_comment or line.startswith("/*")
+        if line and not is_comment and not line.startswith("//"):
+            lines.append(line)
+        is_comment = is_comment and not line.endswith("*/")
+    return "\n".join(lines) + "\n"
+
+
 def _data(found: Explanation, model: Model, weights: PageModel) -> dict[str, Any]:
-    values = found.to_json(traced_units=1)  # what is coloured first; the page computes the others
+    values = found.to_json(traced_units=1)
     del values["text"], values["connectivity"]
+    quantity = "h" if found.trace.c is None else "c"
+    values["traces"] = [
+        {"layer": unit["layer"], "unit": unit["unit"], "quantity": quantity, "values": unit[quantity]}
+        for unit in values["traces"]
+    ]
+    for norms in values["gradients"]:
+        del norms["c"], norms["positions"]
+    if values["units"] is not None:
+        del values["units"]["features"]
     values["unit"] = UNITS[values["unit"]]
     top = found.predictions
     kind = np.min_scalar_type(max(1, model.config.vocab_size - 1))
     values["top"] = {
-        "ids": _base64(top.top_ids.astype(kind.newbyteorder("<"))),
-        "shares": _base64(np.rint(top.top_shares * 255).astype(np.uint8)),
+        "ids": _base64(top.top_ids[:EARLY].astype(kind.newbyteorder("<"))),
+        "shares": _base64(np.rint(top.top_shares[:EARLY] * 255).astype(np.uint8)),
         "width": kind.itemsize,
         "count": top.top_ids.shape[1],
     }

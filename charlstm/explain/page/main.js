@@ -62,8 +62,9 @@
     cards.append(card("Is this your first recurrent network?", "The tour takes six steps on this model: what a gate is, how a unit forgets, and why a plain RNN cannot do this.", "card-tour", "Take the tour", () => page.showTour(0)));
   }
 
-  function start() {
-    const json = JSON.parse(at("charlstm-explain").textContent);
+  async function start() {
+    const packed = new Blob([page.bytes(JSON.parse(at("charlstm-explain").textContent))]);
+    const json = await new Response(packed.stream().pipeThrough(new DecompressionStream("deflate"))).json();
     const model = charlstmEngine.load();
     charlstmSampler.expose(model);
     const data = page.read(json, model);

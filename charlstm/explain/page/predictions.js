@@ -54,6 +54,7 @@
       if (here < start || here >= start + count) start = Math.max(0, Math.min(text.length - count, here - Math.floor(count / 3)));
       draw();
     });
+    store.on("version", draw);
     let width = 0;
     new ResizeObserver(() => {
       if (grid.clientWidth !== width) {

@@ -75,18 +75,10 @@
   }
 
   /** The activations of the units that are drawn before the page has computed the text. */
-  function readTraces(found, { gates: names }, length) {
-    const traces = new Map();
-    for (const { layer, unit, gates, h, c } of found) {
-      const values = { h: page.bytes(h), c: c && page.bytes(c) };
-      const all = page.bytes(gates);
-      names.forEach((name, k) => {
-        if (name !== "h") values[name] = all.subarray(k * length, (k + 1) * length);
-      });
-      traces.set(`${layer}:${unit}`, values);
-    }
+  function readTraces(found) {
+    const traces = new Map(found.map(({ layer, unit, quantity, values }) => [`${layer}:${unit}:${quantity}`, page.bytes(values)]));
     return (layer, unit, quantity, t) => {
-      const bytes = traces.get(`${layer}:${unit}`)?.[quantity];
+      const bytes = traces.get(`${layer}:${unit}:${quantity}`);
       return bytes ? bytes[t] / 127.5 - 1 : NaN;
     };
   }
@@ -104,21 +96,23 @@
     const { config, symbols } = model;
     const { ids } = json;
     const trace = new page.Trace(model, ids);
-    const early = readTraces(json.traces, config, ids.length);
+    const colours = readTraces(json.traces);
     const { count } = json.top;
     const topIds = integers(json.top.ids, json.top.width);
     const topShares = page.bytes(json.top.shares);
+    const early = topIds.length / count;
+    const guess = (t, k) => (t < trace.done ? [trace.top.ids[t * count + k], trace.top.shares[t * count + k]] : [topIds[t * count + k], topShares[t * count + k] / 255]);
     const text = {
       ids,
       length: ids.length,
       symbol: (t) => symbols[ids[t]],
       isBoundary: (t) => ids[t] === config.boundary,
       bits: (t) => (t ? json.bits[t] ?? NaN : NaN),
-      guesses: (t) => (t ? Array.from({ length: count }, (_, k) => {
-        const id = topIds[(t - 1) * count + k];
-        return { symbol: symbols[id], share: topShares[(t - 1) * count + k] / 255, came: id === ids[t] };
+      guesses: (t) => (t > 0 && (t <= early || t <= trace.done) ? Array.from({ length: count }, (_, k) => {
+        const [id, share] = guess(t - 1, k);
+        return { symbol: symbols[id], share, came: id === ids[t] };
       }) : []),
-      unitValue: (layer, unit, quantity, t) => (t < trace.done ? trace.value(layer, unit, quantity, t) : early(layer, unit, quantity, t)),
+      unitValue: (layer, unit, quantity, t) => (t < trace.done ? trace.value(layer, unit, quantity, t) : colours(layer, unit, quantity, t)),
     };
     const units = json.units ? json.units.named.map(({ chance, ...found }) => ({ ...found, control: chance })) : [];
     const named = new Map(units.map((found) => [`${found.layer}:${found.unit}`, found]));

@@ -4,6 +4,7 @@
 
 {
   const SLICE_MS = 24;
+  const MOST_TOP = 5; // predictions that are kept of each character
   const SAVED_EVERY = 64; // characters between two saved states
   const SIGNED = new Set(["g", "n", "h", "c"]); // from -1 to 1; the others are from 0 to 1
 
@@ -23,7 +24,9 @@
       this.done = 0; // number of characters that have been computed
       this.bytes = Array.from({ length: config.layers }, () => this.quantities.map(() => new Uint8Array(ids.length * this.size)));
       this.saved = [];
-      this.bits = new Float32Array(ids.length).fill(NaN);
+      this.topCount = Math.min(MOST_TOP, model.config.vocabulary);
+      const count = this.topCount;
+      this.top = { ids: new Uint32Array(count * ids.length), shares: new Float32Array(count * ids.length) };
     }
 
     get length() {
@@ -38,14 +41,17 @@
     start(progress) {
       const state = this.model.zeroState();
       const record = [];
-      let logits = null;
+      const count = this.topCount;
       const slice = () => {
         const end = performance.now() + SLICE_MS;
         while (this.done < this.ids.length && performance.now() < end) {
           const t = this.done;
           if (t % SAVED_EVERY === 0) this.saved.push(copied(state));
-          if (logits) this.bits[t] = page.bits(logits, this.ids[t]);
-          logits = this.model.step(this.ids[t], state, { record });
+          const logits = this.model.step(this.ids[t], state, { record });
+          page.best(logits, count).forEach(({ id, share }, k) => {
+            this.top.ids[count * t + k] = id;
+            this.top.shares[count * t + k] = share;
+          });
           this.keep(t, record);
           this.done += 1;
         }
