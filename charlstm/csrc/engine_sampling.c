@@ -139,9 +139,13 @@ static const uint8_t *allowed_classes(engine *e, int thread, int32_t phase, int 
 {
     const engine_rule *r = &e->job.rule;
     uint8_t *may = e->may + (size_t)thread * (size_t)(e->padded + GROUP);
-    int all = 1;
-    for (int c = 0; c < r->classes; c++) all &= may[c] = state_after(r, phase, c, t) != ENGINE_NEVER;
-    return all ? NULL : may;
+    const int32_t *follows = r->follows + (size_t)phase * (size_t)r->classes;
+    int allowed = 0;
+    for (int c = 0; c < r->classes; c++) may[c] = follows[c] != ENGINE_NEVER;
+    for (int c = 0; r->limit >= 0 && c < r->classes; c++)
+        if (may[c]) may[c] = state_after(r, phase, c, t) != ENGINE_NEVER;
+    for (int c = 0; c < r->classes; c++) allowed += may[c];
+    return allowed == r->classes ? NULL : may;
 }
 
 /* Apply the rule's penalty and exclusions to a sequence's logits at step t. Return the result in this thread's row, or

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from charlstm import checkpoint
 from charlstm.checkpoint import Checkpoint
 from charlstm.inference.ranking import UNKNOWN_BITS, rank, text_bits
-from tests.helpers.commands import here
+from tests.helpers.commands import ROOT, here
 from tests.inference.test_mixture import fixed, random_model
 
 Capture = pytest.CaptureFixture[str]
@@ -91,6 +92,17 @@ def test_options_that_do_not_fit_are_refused_in_one_line(
     done = here(capfd, "eval", *options.split())
     assert (done.status != 0, done.out, len(done.err.splitlines())) == (True, b"", 1)
     assert problem in done.err
+
+
+def test_the_example_of_the_documentation_finds_the_nearest_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "scoring.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n([^`]*model\.embed[^`]*)```", page)
+    model = random_model("".join(sorted(set(example))), 9)
+    monkeypatch.setattr("charlstm.load", lambda: model)
+    exec(example, {})
+    assert capsys.readouterr().out == "He said so\n"
 
 
 def test_the_nearest_neighbour_of_an_embedding_ends_in_the_same_way() -> None:
