@@ -233,7 +233,7 @@ def _definitions(config: ModelConfig, vocabulary: Vocabulary, model: IntegerMode
     if model.table is not None:
         yield "TABLE_UNIT", model.table.unit
     yield "UNIT", model.rows[0].unit
-    yield "OUTPUT_UNIT", model.output.unit
+    yield "PROJECTION_UNIT", model.output.unit
 
 
 def _start(vocabulary: Vocabulary) -> int:
@@ -272,8 +272,8 @@ def _tables(
     groups = -(-config.vocab_size // 4)
     output = np.zeros((groups * 4, hidden), np.uint8)
     output[: config.vocab_size] = _unsigned(model.output.weights)
-    yield "OUTPUT", _columns_by_four(output.reshape(groups, 4, hidden)).ravel()
-    yield "OUTPUT_ROW", np.stack([model.output.start, model.output.factor], axis=1)
+    yield "PROJECTION", _columns_by_four(output.reshape(groups, 4, hidden)).ravel()
+    yield "PROJECTION_ROW", np.stack([model.output.start, model.output.factor], axis=1)
 
 
 def _unit_weights(layer: Sequence[Rows], columns: tuple[int, int]) -> NDArray[np.uint8]:

@@ -55,7 +55,8 @@ def test_the_arduino_sketch_prints_the_text_of_the_host(tmp_path: Path) -> None:
     sketch = shutil.copytree(EXAMPLES / "arduino" / "poet", tmp_path / "poet")
     (sketch / "model.h").write_text(source)
     common = ("-mmcu=atmega328p", "-DF_CPU=16000000L", "-DLOOPS=300", "-Os", "-Wall", "-Wextra", "-Werror")
-    output("avr-gcc", *common, "-std=gnu11", "-c", sketch / "poet.c", "-o", tmp_path / "poet.o")
+    constants = ("-DINPUT=0", "-DOUTPUT=1", "-DHIGH=1", "-DLOW=0")  # of Arduino.h
+    output("avr-gcc", *common, *constants, "-std=gnu11", "-c", sketch / "poet.c", "-o", tmp_path / "poet.o")
     core = ("-std=gnu++11", "-include", Path(__file__).with_name("Arduino.h"), "-x", "c++")
     output("avr-g++", *common, *core, "-c", sketch / "poet.ino", "-o", tmp_path / "sketch.o")
     output("avr-gcc", "-mmcu=atmega328p", tmp_path / "poet.o", tmp_path / "sketch.o", "-o", tmp_path / "poet.elf")
