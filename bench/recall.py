@@ -36,7 +36,7 @@ def command(cell: str, lag: int, seed: int, steps: int, run: str, others: Sequen
     words += ["--lr", "0.02" if cell != "rnn" else "0.005", "--reset", "0", "--steps", str(steps), "--seed", str(seed)]
     words += ["--threads", "1", "--validations", "4", "--sample-chars", "0"]
     if cell != "rnn":
-        words += ["--memory-length", str(lag)]
+        words += ["--memory-length", str(2 * lag)]
     return [*words, *others]
 
 
