@@ -19,7 +19,7 @@ from charlstm.inference.automaton import Automaton
 from charlstm.inference.engine import Engine
 from charlstm.inference.filters import SamplingRule
 from tests.helpers.commands import ROOT
-from tests.helpers.engines import BACKENDS, ISAS
+from tests.helpers.engines import BACKENDS, ISAS, biased
 from tests.helpers.models import CELLS, Weights, chance, equations, losses, random_weights, real_ids
 
 
@@ -554,3 +554,38 @@ def test_the_reference_equations_equal_the_layers_of_torch() -> None:
         expected = output.detach().numpy() @ weights["projection.weight"].T + weights["projection.bias"]
         found, _ = equations(config, weights, ids, np.zeros(config.state_shape(3)))
         assert np.abs(found - expected).max() < 1e-12
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("top", [1, 5, 17])
+def test_the_most_probable_symbols_are_those_of_the_equations(top: int, backend: str) -> None:
+    config = ModelConfig(17, hidden=9, embedding=4, layers=2)
+    weights = {name: 3 * array for name, array in random_weights(config).items()}
+    ids = np.random.default_rng(1).integers(0, 17, (12, 3))
+    engine = make(config, weights, backend)
+    nats, best, shares, state = engine.score_top(ids, engine.zero_state(3), top)
+    logits, _ = equations(config, weights, ids[:-1], np.zeros(config.state_shape(3)))
+    expected = np.exp(logits - logits.max(axis=2, keepdims=True))
+    expected /= expected.sum(axis=2, keepdims=True)
+    order = np.argsort(-expected, axis=2, kind="stable")[..., :top]
+    assert (best == order).all()
+    assert np.allclose(shares, np.take_along_axis(expected, order, 2), atol=1e-5)
+    plain, after = engine.score(ids, engine.zero_state(3))
+    assert np.array_equal(nats, plain)
+    assert np.array_equal(state, after)
+    for wrong in (0, 18):
+        with pytest.raises(ValueError, match="top must be from 1 to 17"):
+            engine.score_top(ids, engine.zero_state(3), wrong)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_equal_probabilities_the_first_symbol_is_returned_and_nan_gives_none(backend: str) -> None:
+    engine = biased([1.0, 2.0, 2.0, 0.0, 2.0], backend)
+    _, best, shares, _ = engine.score_top([[0], [1]], engine.zero_state(), 4)
+    assert best[0, 0].tolist() == [1, 2, 4, 0]
+    assert shares[0, 0].tolist() == pytest.approx(np.exp([2, 2, 2, 1]) / np.exp([1, 2, 2, 0, 2]).sum())
+    infinite = biased([1.0, np.inf, 0.0], backend)
+    nats, best, shares, _ = infinite.score_top([[0], [1]], infinite.zero_state(), 2)
+    assert np.isnan(nats).all()
+    assert np.isnan(shares).all()
+    assert (best == -1).all()

@@ -232,3 +232,24 @@ def test_a_text_without_transition_is_refused(text: str) -> None:
         list(model.score_chars(text))
     with pytest.raises(CorpusError, match="no transition"):
         model.compare(model, text)
+
+
+def test_parallel_parts_give_the_scores_of_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks, parts and their warm-up change only the last digits; without the warm-up the scores differ."""
+    model = sharp_model()
+    ids = model.vocabulary.encode("".join(np.random.default_rng(2).choice(list(SYMBOLS), 3000)))
+    exact = [*surprisal.char_blocks(model.scorer, ids, 2, exact=True)]
+    monkeypatch.setattr(surprisal, "WARM_UP", 40)
+    monkeypatch.setattr(surprisal, "CHAR_BLOCK", 1000)
+    blocks = [*surprisal.char_blocks(model.scorer, ids, 2)]
+    assert [len(block.bits) for block in blocks] == [1000, 1000, 999]
+    assert [block.start for block in blocks] == [1, 1001, 2001]
+    joined = {name: np.concatenate([getattr(b, name) for b in blocks]) for name in ("ids", "bits", "best", "shares")}
+    whole = {name: np.concatenate([getattr(b, name) for b in exact]) for name in joined}
+    assert np.array_equal(joined["ids"], whole["ids"])
+    assert np.allclose(joined["bits"], whole["bits"], atol=1e-4)
+    assert np.allclose(joined["shares"], whole["shares"], atol=1e-4)
+    assert (joined["best"] == whole["best"]).mean() > 0.99
+    monkeypatch.setattr(surprisal, "WARM_UP", 1)
+    cold = np.concatenate([block.bits for block in surprisal.char_blocks(model.scorer, ids)])
+    assert np.abs(cold - whole["bits"]).max() > 1e-3  # negative control
