@@ -92,7 +92,7 @@ class Workers:
         """Send an order to the workers that follow; called by worker 0."""
 
     def next_order(self) -> Order:
-        """Wait for an order of worker 0; called by the workers that follow; a run of one process has no such workers."""
+        """Wait for an order of worker 0; called by the other workers, which a run of one process does not have."""
         return Order("end")
 
     def send(self, value: Any) -> None:
