@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 TOP = 5
 LAGS = 300
-GRADIENT_POSITIONS = 48
-CONNECTED, CONNECTED_LAGS = 320, 50
+GRADIENT_POSITIONS, MIN_GRADIENT_POSITIONS = 48, 12
+CONNECTED, MIN_CONNECTED, CONNECTED_LAGS = 320, 40, 50
+LARGE = 1_000_000  # parameters above which gradients are computed from fewer positions
 COPY_SAMPLES, COPY_LENGTH = 3, 1000
 MAX_TRAINING = 4_000_000  # symbols of the training text that n-gram models and the copy meter read
 TRACED_UNITS = 8
@@ -269,6 +270,7 @@ def _measured(model: Model, ids: Ids, shown: str, beside: Sequence[Model]) -> Ex
     course = None if model.path is None else learning(model.path.parent)
     if course is None:
         missing["learning"] = "The directory of the checkpoint has no log of its training."
+    connected = _positions(config, MIN_CONNECTED, CONNECTED)
     return Explanation(
         name_of(model),
         config,
@@ -281,7 +283,7 @@ def _measured(model: Model, ids: Ids, shown: str, beside: Sequence[Model]) -> Ex
         tuple(norms),
         tuple(curves),
         gradients.connectivity(
-            config, model.weights, found, np.arange(min(CONNECTED, len(ids) - 1)), min(CONNECTED_LAGS, len(ids) - 1)
+            config, model.weights, found, np.arange(min(connected, len(ids) - 1)), min(CONNECTED_LAGS, len(ids) - 1)
         ),
         ablation.ablation(config, model.weights, found, predictions.bits),
         comparison,
@@ -323,8 +325,14 @@ def _read(model: Model, ids: Ids) -> tuple[Engine, Trace, Predictions]:
 def _norms(model: Model, found: Trace) -> GradientNorms:
     last = len(found.ids) - 2  # the last step whose prediction is known
     lags = min(LAGS, last)
-    positions = np.unique(np.linspace(lags, last, GRADIENT_POSITIONS).astype(np.int64))
+    count = _positions(model.config, MIN_GRADIENT_POSITIONS, GRADIENT_POSITIONS)
+    positions = np.unique(np.linspace(lags, last, count).astype(np.int64))
     return gradients.norms(model.config, model.weights, found, positions, lags, name_of(model))
+
+
+def _positions(config: ModelConfig, least: int, most: int) -> int:
+    """Return the number of positions that gradients are computed from, which is smaller in a large model."""
+    return max(least, min(most, most * LARGE // config.parameters()))
 
 
 def _against_training(

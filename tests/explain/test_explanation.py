@@ -104,6 +104,15 @@ def test_a_text_without_a_prediction_is_refused(text: str, count: str) -> None:
         model().explain(text)
 
 
+def test_gradients_of_a_large_model_are_computed_from_fewer_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = real_text(900)
+    assert model().explain(text).gradients[0].positions[0] == explanation.GRADIENT_POSITIONS
+    monkeypatch.setattr(explanation, "LARGE", 1)
+    found = model().explain(text)
+    assert found.gradients[0].positions[0] == explanation.MIN_GRADIENT_POSITIONS
+    assert len(found.connectivity.positions) == explanation.MIN_CONNECTED
+
+
 def test_documents_begin_with_the_zero_state_and_bytes_are_counted() -> None:
     text = "\n".join("abba cab" for _ in range(60))
     found = model("lstm", 2, Vocabulary.of("abc ").with_boundary("\n")).explain(text)
