@@ -3,7 +3,7 @@
     python forecast.py series > series.txt         the years before the last five, as symbols
     python forecast.py history 3 > history.txt     the series up to the third of the last five years
     python forecast.py decode 3 < sampled > f.csv  quantiles of a forecast of that year, from one line per sample
-    python forecast.py score f1.csv … f5.csv       the error beside those of two plain forecasts
+    python forecast.py score f1.csv … f5.csv       the error beside those of three plain forecasts
 
 A symbol is the difference from the value 52 weeks earlier, in steps of 0.25 ppm. The season and most of the trend
 cancel out, so that a small model has little left to learn. The data are public domain and are a part of statsmodels,
@@ -76,12 +76,15 @@ def scaled_errors(medians: list[Values]) -> dict[str, list[float]]:
     series = read_series()
     train = series[: cut(series, 1)]
     unit = np.abs(train[SEASON:] - train[:-SEASON]).mean()
-    errors: dict[str, list[float]] = {"model": [], "seasonal naive": [], "seasonal naive + last difference": []}
+    names = ("model", "seasonal naive", "seasonal naive + mean difference", "seasonal naive + last difference")
+    errors: dict[str, list[float]] = {name: [] for name in names}
     for year, median in enumerate(medians, 1):
         start = cut(series, year)
         truth, naive = series[start : start + SEASON], series[start - SEASON : start]
-        difference = series[start - 1] - series[start - 1 - SEASON]
-        for name, values in zip(errors, (median, naive, naive + difference), strict=True):
+        differences = series[SEASON:start] - series[: start - SEASON]
+        for name, values in zip(
+            errors, (median, naive, naive + differences.mean(), naive + differences[-1]), strict=True
+        ):
             errors[name].append(float(np.abs(truth - values).mean() / unit))
     return errors
 

@@ -31,7 +31,7 @@ tail -f log | charlstm eval --per-line --unknown replace - | awk '$1 > 3'
 charlstm eval books/ --jsonl scores.jsonl --skip-done   many files, one by one
 charlstm eval chapter.txt --heat       colour each character by its surprisal
 charlstm eval -c new --against old     compare two models
-charlstm eval --rank en --rank ru --per-line mail.txt   the language of each line"""
+charlstm eval --rank en --rank ru --per-line mail    the language of each line"""
 
 VALIDATION_PART = "the validation part of the model's corpus"  # or the validation text of its training
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from charlstm.model import Model
 
 EXAMPLES = """\
-charlstm explain --open                      the newest run and its held-out text
+charlstm explain --open                  the newest run and its held-out text
 charlstm explain book.txt -c runs/book -o book.html
 charlstm explain --beside runs/rnn --beside runs/gru
-charlstm explain --json > explain.json       the same data, for programs"""
+charlstm explain --json > explain.json   the same data, for programs"""
 
 DEFAULT_OUTPUT = Path("explain.html")
 MAX_CHARS = 20_000  # every character of the text is an element of the page

@@ -14,18 +14,23 @@ import contextlib
 import datetime
 import os
 import platform
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from charlstm.errors import CharlstmError, Field, UsageError
 from charlstm.training.streams import Part
 
 _ALIVE_SECONDS = 5.0  # that worker 0 waits for the reports of the workers that wait, too
-_FAILED, _WAITING = "charlstm/failed", "charlstm/waiting"
+_POLL_SECONDS = 0.01
+_FAILED, _WAITING, _START = "charlstm/failed", "charlstm/waiting", "charlstm/start"
 
 T = TypeVar("T")
 
@@ -213,9 +218,9 @@ class ProcessGroup(Workers):
     def fails_first(self, message: str) -> bool:
         """Report that this worker fails; return whether it is the first one, which prints the message."""
         key = f"{self.rank}\0{message}"
-        with contextlib.suppress(RuntimeError):  # the store is gone with the process that held it
+        with contextlib.suppress(RuntimeError):  # the store has ended with a process that failed before
             return self._store.compare_set(_FAILED, "", key).decode() == key
-        return True
+        return self.leads
 
     @contextlib.contextmanager
     def _named_if_lost(self) -> Iterator[None]:
@@ -258,16 +263,48 @@ def join(device: str, timeout: float) -> Iterator[ProcessGroup]:
     Raises:
         WorkerLost: the other workers cannot be reached.
     """
+    backend, wait = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", datetime.timedelta(seconds=timeout)
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
-        )
+        shared, rank, size = next(iter(rendezvous("env://", timeout=wait)))
+        store = _store_of_this_start(shared, rank, size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     except (RuntimeError, ValueError) as error:  # ValueError: a variable of the environment is missing
         raise WorkerLost(f"cannot join the other workers: {str(error).splitlines()[0][:300]}") from error
     try:
         yield ProcessGroup(timeout)
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_this_start(store: Store, rank: int, size: int, timeout: float) -> Store:
+    """Return the part of a store that only the workers of this start use.
+
+    The store of torchrun outlives its workers. After a restart it still has the addresses of the workers that have
+    ended, and Gloo would try to connect to them. So worker 0 chooses a new name for each start and tells it to each
+    worker that asks. The name under which a worker asks is new, so that it cannot receive an old answer.
+
+    Raises:
+        WorkerLost: a worker does not start in time.
+    """
+    token = uuid.uuid4().hex
+    ends = time.monotonic() + timeout
+    if rank > 0:
+        store.set(f"{_START}/ask/{rank}", token)
+        store.wait([f"{_START}/answer/{token}"], datetime.timedelta(seconds=timeout))
+        name = store.get(f"{_START}/answer/{token}").decode()
+        store.set(f"{_START}/joined/{name}/{rank}", "")
+        return PrefixStore(name, store)
+    missing = {*range(1, size)}
+    while missing:
+        for worker in sorted(missing):
+            if store.check([f"{_START}/ask/{worker}"]):
+                store.set(f"{_START}/answer/{store.get(f'{_START}/ask/{worker}').decode()}", token)
+            if store.check([f"{_START}/joined/{token}/{worker}"]):
+                missing.remove(worker)
+        if missing and time.monotonic() > ends:
+            raise WorkerLost(f"worker {min(missing)} did not start within {timeout:g} s")
+        time.sleep(_POLL_SECONDS)
+    return PrefixStore(token, store)
 
 
 def is_restarted() -> bool:

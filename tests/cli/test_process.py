@@ -432,7 +432,7 @@ def test_training_prints_plain_lines_to_a_log() -> None:
     assert done.stdout == b""
     log = done.stderr.decode()
     assert not set("\r\x1b█") & set(log)
-    assert "run       checkpoints/book\n" in log
+    assert "run        checkpoints/book\n" in log
     assert "step 3  0:03  train 2.500  validation 2.250 bits/char (best)" in log
     assert "has used its budget" in log
 

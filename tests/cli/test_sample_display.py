@@ -14,7 +14,7 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import GREEDY_LENGTH, ModelConfig
 from charlstm.text.vocabulary import Vocabulary
 from tests.helpers.commands import here, model_file
-from tests.inference.test_mixture import fixed, random_model
+from tests.helpers.models import fixed, random_model
 
 Capture = pytest.CaptureFixture[str]
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -58,9 +58,9 @@ def test_a_run_is_named_after_its_text_and_never_overwrites_another(train: Train
 def test_a_log_has_the_settings_first_and_the_result_last(train: Train) -> None:
     lines = train("-o", "run").err.splitlines()
     assert lines[0].split() == ["run", "run"]
-    assert "text      1,440 characters, 12 distinct" in lines
-    assert any(line.startswith("model     lstm 1 × 8, embedding 4: ") for line in lines)
-    assert "budget    6 steps" in lines
+    assert "text       1,440 characters, 12 distinct" in lines
+    assert any(line.startswith("model      lstm 1 × 8, embedding 4: ") for line in lines)
+    assert "budget     6 steps" in lines
     assert any("validation" in line and "bits/char" in line for line in lines)
     assert "saved step 6 to run/last.safetensors" in lines
     assert lines[-2].startswith("done: 6 steps in 0:0")
@@ -77,9 +77,9 @@ def test_reading_a_slow_training_text_shows_the_progress(tmp_path: Path) -> None
 
 def test_a_count_of_one_is_printed_in_the_singular(train: Train) -> None:
     said = train("-o", "run", "--steps", "1", "--threads", "1", "--batch-size", "1").err
-    assert re.search(r"^training  1 stream × \d+ characters, ", said, re.MULTILINE)
-    assert re.search(r"^device    cpu, 1 thread, ", said, re.MULTILINE)
-    assert re.search(r"^budget    1 step$", said, re.MULTILINE)
+    assert re.search(r"^training   1 stream × \d+ characters, ", said, re.MULTILINE)
+    assert re.search(r"^device     cpu, 1 thread, ", said, re.MULTILINE)
+    assert re.search(r"^budget     1 step$", said, re.MULTILINE)
     assert re.search(r"^done: 1 step in 0:0", said, re.MULTILINE)
 
 
@@ -276,7 +276,7 @@ def test_a_run_without_improvement_reports_it_and_exits_with_status_0(train: Tra
     done = train("-o", "run", *more)
     lines = done.err.splitlines()
     assert (done.status, done.out) == (0, b"")
-    assert "budget    90 steps, or 2 validations without improvement" in lines
+    assert "budget     90 steps, or 2 validations without improvement" in lines
     assert lines[-3] == "stopped by --patience: 2 validations without improvement"
     assert lines[-1] == "next: charlstm sample -c run"
     assert len([*Path("run").glob("step-*.safetensors")]) == 1

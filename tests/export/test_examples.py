@@ -18,9 +18,9 @@ from charlstm.config import ModelConfig
 from charlstm.export.c import c_source
 from charlstm.export.integer_model import IntegerModel
 from charlstm.text.vocabulary import Vocabulary
-from tests.export.test_targets import EXAMPLES, needs, output
 from tests.helpers.commands import environment, model_file
 from tests.helpers.models import equations, random_weights
+from tests.helpers.tools import EXAMPLES, needs, output
 
 
 def test_every_example_is_listed_and_tested() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +12,10 @@ from charlstm.config import ModelConfig
 from charlstm.export.c import c_source, footprint
 from charlstm.export.integer_model import IntegerModel
 from charlstm.text.vocabulary import Vocabulary
-from tests.helpers.commands import ROOT
 from tests.helpers.models import random_weights
+from tests.helpers.tools import EXAMPLES, needs, output
 
 CHARACTERS = 2000
-EXAMPLES = ROOT / "examples"
 TOOLS = {
     "aarch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64"),
     "riscv64": ("riscv64-linux-gnu-gcc", "qemu-riscv64"),
@@ -26,23 +23,6 @@ TOOLS = {
     "cortex-m33": ("arm-none-eabi-gcc", "qemu-system-arm"),
     "avr": ("avr-gcc", "gcc"),
 }
-
-
-def needs(*tools: str) -> None:
-    """Skip where a tool is missing; in CI that is a failure."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing and "CI" in os.environ:
-        pytest.fail(f"CI needs {', '.join(missing)}")
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not installed")
-
-
-def output(*command: object) -> bytes:
-    """What a command writes to stdout and stderr (where the emulator shows the output of the target)."""
-    pipe, merged = subprocess.PIPE, subprocess.STDOUT
-    done = subprocess.run([*map(str, command)], stdout=pipe, stderr=merged, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")
-    return done.stdout
 
 
 def on_linux(target: str) -> Callable[[Path], bytes]:

@@ -12,6 +12,7 @@ OPTIONS = {
         "--resume",
         "--allow-new-corpus",
         "--worker-timeout",
+        "--precision",
         "--symbols",
         "--encoding",
         "--lines-as-documents",

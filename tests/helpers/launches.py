@@ -45,10 +45,18 @@ def finish(workers: Sequence[subprocess.Popen[bytes]], timeout: float = 120) -> 
             err = worker.communicate(timeout=timeout)[1].decode()
             found.append((worker.returncode, err))
     finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+        stop(workers)
     return found
+
+
+def stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill processes that still run, and close their pipes."""
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+        for pipe in (worker.stdout, worker.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def train(count: int, arguments: Sequence[object], cwd: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from charlstm import cells
 from charlstm.config import Cell, ModelConfig
+from charlstm.model import Model
 from charlstm.text import datasets
 from charlstm.text.vocabulary import Vocabulary
 
@@ -106,3 +107,20 @@ def interrupt(run: Trainer, at: int) -> None:
         return step(share)
 
     run.state.step = stopping  # type: ignore[method-assign]
+
+
+def fixed(symbols: str, shares: list[float]) -> Model:
+    """Return a model whose distribution is always this one."""
+    config = ModelConfig(len(symbols), hidden=1, embedding=1)
+    weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
+    weights["projection.bias"] = np.log(np.array(shares, np.float32))
+    return Model(config, Vocabulary(symbols), weights, precision="fp32")
+
+
+def random_model(symbols: str, seed: int, cell: Any = "lstm", layers: int = 1, boundary: str | None = None) -> Model:
+    """Return a model with random weights, which differ with the seed."""
+    vocabulary = Vocabulary(symbols, boundary)
+    shape = {"hidden": 5 + seed, "embedding": 3, "layers": layers}
+    config = ModelConfig(len(symbols), cell=cell, boundary=vocabulary.boundary_id, **shape)
+    weights = {name: 4 * array for name, array in random_weights(config, seed).items()}
+    return Model(config, vocabulary, weights, precision="fp32")

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 import charlstm
 from charlstm.config import ModelConfig, SamplingConfig
 from charlstm.errors import UsageError
 from charlstm.model import Model
-from charlstm.text.vocabulary import ByteVocabulary, Vocabulary
-from tests.helpers.models import random_weights
-
-
-def fixed(symbols: str, shares: list[float]) -> Model:
-    """Return a model whose distribution is always this one."""
-    config = ModelConfig(len(symbols), hidden=1, embedding=1)
-    weights = {name: np.zeros(shape, np.float32) for name, shape in config.shapes().items()}
-    weights["projection.bias"] = np.log(np.array(shares, np.float32))
-    return Model(config, Vocabulary(symbols), weights, precision="fp32")
-
-
-def random_model(symbols: str, seed: int, cell: Any = "lstm", layers: int = 1, boundary: str | None = None) -> Model:
-    vocabulary = Vocabulary(symbols, boundary)
-    shape = {"hidden": 5 + seed, "embedding": 3, "layers": layers}
-    config = ModelConfig(len(symbols), cell=cell, boundary=vocabulary.boundary_id, **shape)
-    weights = {name: 4 * array for name, array in random_weights(config, seed).items()}
-    return Model(config, vocabulary, weights, precision="fp32")
-
+from charlstm.text.vocabulary import ByteVocabulary
+from tests.helpers.models import fixed, random_model, random_weights
 
 A, B = fixed("abc", [0.5, 0.25, 0.25]), fixed("bcd", [0.5, 0.25, 0.25])
 

@@ -13,7 +13,7 @@ from charlstm import checkpoint
 from charlstm.checkpoint import Checkpoint
 from charlstm.inference.ranking import UNKNOWN_BITS, rank, text_bits
 from tests.helpers.commands import ROOT, here
-from tests.inference.test_mixture import fixed, random_model
+from tests.helpers.models import fixed, random_model
 
 Capture = pytest.CaptureFixture[str]
 

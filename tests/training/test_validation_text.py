@@ -153,7 +153,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 def test_the_validation_text_is_shown_saved_and_required_on_resume(run: Callable[..., Done]) -> None:
     done = run("train", "text.txt", "--valid", "dev.txt", "-o", "run", *TINY)
     assert (done.status, done.out) == (0, b"")
-    assert f"split     {len(TEXT):,} for training, {len(DEV)} for validation, dev.txt" in done.err.splitlines()
+    assert f"split      {len(TEXT):,} for training, {len(DEV)} for validation, dev.txt" in done.err.splitlines()
     assert "text                dev.txt" in run("eval", "-c", "run").text
     assert f"validation text  dev.txt: {len(DEV)} characters" in run("info", "run").text
     assert run("train", "text.txt", "--config", "run/config.toml", "-o", "again", "-q") == (0, b"", "")

@@ -285,9 +285,7 @@ def test_a_worker_that_hangs_is_named_after_the_time_out(text: Path) -> None:
     try:
         errors = [workers[rank].communicate(timeout=60)[1].decode() for rank in (0, 2)]
     finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+        launches.stop(workers)
     lines = [line for err in errors for line in err.splitlines() if line.startswith("charlstm: ")]
     assert len(lines) == 1
     assert "worker 1 did not answer within 4 s" in lines[0]
@@ -326,8 +324,9 @@ def killed(text: Path, run: str, kills: int, *options: object, rank: int | None 
                 kill_one(launch, rank)
         _, err = launch.communicate(timeout=120)
     finally:
-        launch.kill()
-        launch.wait()
+        if launch.poll() is None:
+            os.killpg(launch.pid, signal.SIGKILL)  # of its workers, too
+        launches.stop([launch])
     assert launch.returncode == 0, err.decode()
     return text.parent / run
 
